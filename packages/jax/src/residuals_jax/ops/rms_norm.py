@@ -1,0 +1,78 @@
+"""Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import floating, match, nonnegative, wide
+
+
+class Residuals(NamedTuple):
+    x: Array  # (..., d)  input: rebuilds x̂ = x·rstd
+    weight: Array | None  # (d,)      input: scales the cotangent
+    rstd: Array  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Array, weight: Array | None, eps: float) -> tuple[Array, Residuals]:
+    rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=-1, keepdims=True) + eps)
+    y = wide(x) * rstd
+    if weight is not None:
+        y = y * wide(weight)
+    return y.astype(x.dtype), Residuals(x, weight, rstd)
+
+
+def bwd(eps: float, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
+    x, weight, rstd = residuals
+    x_hat = wide(x) * rstd
+    g_hat = wide(g) if weight is None else wide(g) * wide(weight)
+    dx = rstd * (g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True))
+    dweight = None if weight is None else match(wide(g) * x_hat, weight)
+    return match(dx, x), dweight
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rms_norm(x: Array, weight: Array | None, eps: float) -> Array:
+    return fwd(x, weight, eps)[0]
+
+
+_rms_norm.defvjp(fwd, bwd)
+
+
+def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: float = 1e-6) -> Array:
+    """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
+
+    Args:
+        x: (..., d) floating.
+        weight: (d,) floating, or None for 1.
+        eps: added to the mean square; a Python number, not a tracer.
+
+    Returns:
+        (..., d), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (..., d), an input, no new bytes.
+        weight: (d,), an input, no new bytes.
+        rstd: (..., 1), new, 4 bytes a row (8 in float64): without it the backward would reduce x² again.
+
+    Raises:
+        TypeError: x or weight is not floating, or eps is not a number.
+        ValueError: x has no axis, weight is not (d,), or eps is negative.
+
+    Source:
+        Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
+    """
+    x = floating("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    if weight is not None:
+        weight = floating("weight", weight)
+        if weight.shape != x.shape[-1:]:
+            raise ValueError(f"weight: expected shape {x.shape[-1:]} to match x {x.shape}, got {weight.shape}")
+    return _rms_norm(x, weight, nonnegative("eps", eps))

@@ -1,0 +1,64 @@
+"""The mini-example: y = x·scale with broadcasting; dx = g·scale and dscale = g·x, each summed to its primal's shape."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import floating, match
+
+
+class Residuals(NamedTuple):
+    x: Array  # (...)  input: scale's cotangent is g·x
+    scale: Array  # (...)  input: x's cotangent is g·scale
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Array, scale: Array) -> tuple[Array, Residuals]:
+    return x * scale, Residuals(x, scale)
+
+
+def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:
+    x, scale = residuals
+    return match(g * scale, x), match(g * x, scale)
+
+
+@jax.custom_vjp
+def _scaled(x: Array, scale: Array) -> Array:
+    return fwd(x, scale)[0]
+
+
+_scaled.defvjp(fwd, bwd)
+
+
+def scaled(x: ArrayLike, scale: ArrayLike) -> Array:
+    """y = x·scale, with dx = g·scale and dscale = g·x.
+
+    Args:
+        x: (...) floating.
+        scale: (...) floating, of any shape that broadcasts with x; a Python float counts as a scalar.
+
+    Returns:
+        The product, in the shape to which both broadcast and the dtype to which both promote.
+
+    Saves:
+        x: an input, no new bytes.
+        scale: an input, no new bytes.
+
+    Raises:
+        TypeError: x or scale is not floating.
+        ValueError: their shapes do not broadcast.
+
+    Source:
+        The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
+    """
+    x, scale = floating("x", x), floating("scale", scale)
+    try:
+        jnp.broadcast_shapes(x.shape, scale.shape)
+    except ValueError:
+        raise ValueError(f"scale: expected a shape that broadcasts with x {x.shape}, got {scale.shape}") from None
+    return _scaled(x, scale)

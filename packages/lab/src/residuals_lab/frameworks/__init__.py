@@ -1,0 +1,44 @@
+"""The adapters: the only place where a framework is imported, and each imports its own.
+
+An adapter is a module with the functions that `residuals_lab.frameworks.jax` documents. Everything the lab does with a
+framework goes through them.
+"""
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from residuals_lab.errors import MissingFramework, UsageError
+
+NAMES = ("jax", "torch")
+TITLES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}
+_INSTALL = {
+    "jax": "pip install ./packages/jax",
+    "torch": "pip install -c constraints.txt ./packages/torch",
+}
+
+
+def is_installed(name: str) -> bool:
+    """Whether a framework and its ops package can be imported, without importing them.
+
+    A folder named `jax` on the path looks like an empty namespace package, so only a spec with a file counts.
+    """
+
+    def found(module: str) -> bool:
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None
+
+    return found(name) and found(f"residuals_{name}")
+
+
+def installed() -> tuple[str, ...]:
+    return tuple(name for name in NAMES if is_installed(name))
+
+
+def load(name: str) -> ModuleType:
+    """The adapter of a framework; MissingFramework if it is not installed."""
+    if name not in NAMES:
+        raise UsageError(f"framework: expected one of {', '.join(NAMES)}, got {name!r}")
+    if not is_installed(name):
+        raise MissingFramework(f"{TITLES[name]} or residuals_{name} is not installed; run: {_INSTALL[name]}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,140 @@
+"""A framework-neutral record of one forward and one backward, with value numbering.
+
+Equal numbers mean equal values: an operation with the same name, attributes and input numbers gives the same output
+numbers, whenever it runs. So a backward step that makes numbers the forward already made is a recomputation, and a
+saved array is known by its number wherever it turns up. Adapters write a trace through a `Recorder`; everyone else
+reads it.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Phase = Literal["forward", "backward", "naming"]
+Kind = Literal["input", "output", "new", "view", "hidden"]
+
+# The cost class of an operation, by the name that both adapters use for it. What is not here is elementwise.
+COSTS = {
+    "view": "alias broadcast detach expand permute reshape select slice squeeze transpose unsqueeze view",
+    "transcendental": "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
+    "lgamma log log10 log1p log2 pow rsqrt sigmoid sin sinh sqrt tan tanh",
+    "reduction": "all any argmax argmin cumlogsumexp cummax cummin cumprod cumsum logsumexp max mean min norm prod "
+    "softmax sort std sum topk var var_mean",
+    "contraction": "conv matmul",
+    "random": "random",
+}
+_COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
+COSTLY = frozenset({"transcendental", "reduction", "contraction", "random"})  # what a backward should not do twice
+
+
+@dataclass(frozen=True)
+class Value:
+    """An array as far as a trace knows it; `dtype` is NumPy's name for it."""
+
+    number: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: the numbers it reads and the numbers it makes."""
+
+    op: str
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    phase: Phase
+
+    @property
+    def cost(self) -> str:
+        return _COST.get(self.op, "elementwise")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An array held between forward and backward. `nbytes` is what its storage holds, which a view shares."""
+
+    name: str
+    value: Value
+    kind: Kind
+    storage: Hashable
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    steps: tuple[Step, ...]
+    crossing: tuple[Residual, ...]
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes held between forward and backward, each storage once."""
+        return sum({r.storage: r.nbytes for r in self.crossing}.values())
+
+    def recomputed(self, costs: Iterable[str] = COSTLY) -> list[str]:
+        """The operations of these cost classes that the backward repeats, by name, each once."""
+        made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
+        again = [s.op for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
+        return sorted({op for op in again if _COST.get(op, "elementwise") in set(costs)})
+
+
+@dataclass
+class Recorder:
+    """Numbers values and collects steps; the adapters' side of a trace."""
+
+    phase: Phase = "forward"
+    steps: list[Step] = field(default_factory=list)
+    values: dict[int, Value] = field(default_factory=dict)
+    _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
+
+    def value(self, key: Hashable, shape: Sequence[int], dtype: str) -> int:
+        """The number of a value that no step makes: an input, a constant. Equal keys are equal values."""
+        return self._assign(("value", key), [(shape, dtype)])[0]
+
+    def step(
+        self, op: str, attrs: Hashable, ins: Sequence[int], outs: Sequence[tuple[Sequence[int], str]]
+    ) -> tuple[int, ...]:
+        """Record one operation and return its outputs' numbers; `outs` gives each one's shape and dtype."""
+        numbers = self._assign((op, attrs, tuple(ins)), outs)
+        self.steps.append(Step(op, tuple(ins), numbers, self.phase))
+        return numbers
+
+    def _assign(self, key: Hashable, outs: Sequence[tuple[Sequence[int], str]]) -> tuple[int, ...]:
+        if key not in self._numbers:
+            first = len(self.values)
+            for number, (shape, dtype) in enumerate(outs, first):
+                self.values[number] = Value(number, tuple(shape), dtype)
+            self._numbers[key] = tuple(range(first, first + len(outs)))
+        return self._numbers[key]
+
+    def trace(
+        self,
+        held: Iterable[tuple[int, Hashable, int, bool]],
+        inputs: dict[int, Hashable],
+        outputs: Iterable[int],
+        names: dict[int, str],
+    ) -> Trace:
+        """The finished trace.
+
+        Args:
+            held: number, storage, bytes and whether it is hidden, for each array held for the backward.
+            inputs: the inputs' numbers and storages.
+            outputs: the outputs' numbers.
+            names: what to call a value; one that is not here is called after the operation that makes it.
+        """
+        makers = {n: step.op for step in reversed(self.steps) for n in step.outs}
+        storages, outputs = set(inputs.values()), set(outputs)
+        crossing: dict[tuple[int, Hashable], Residual] = {}
+        for number, storage, nbytes, hidden in held:
+            kind: Kind = "new"
+            if hidden:
+                kind = "hidden"
+            elif number in inputs:
+                kind = "input"
+            elif number in outputs:
+                kind = "output"
+            elif storage in storages:
+                kind = "view"
+            name = names.get(number) or makers.get(number, "constant")
+            crossing.setdefault((number, storage), Residual(name, self.values[number], kind, storage, nbytes))
+        return Trace(tuple(self.steps), tuple(crossing.values()))

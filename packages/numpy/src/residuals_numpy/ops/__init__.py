@@ -1,0 +1,1 @@
+"""One module an op, at the same path in the NumPy, JAX and PyTorch packages."""

@@ -1,0 +1,8 @@
+"""Ops as `torch.autograd.Function` that save exactly the residuals they name: the functions here, their parts in `ops`."""
+
+from residuals_torch.ops.rms_norm import rms_norm
+from residuals_torch.ops.scaled import scaled
+from residuals_torch.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_sin, x_sin_x
+
+__version__ = "0.1.0"
+__all__ = ["custom_vjp_with_extra_residual", "f_with_sin", "rms_norm", "scaled", "x_sin_x"]

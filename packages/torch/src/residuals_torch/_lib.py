@@ -1,0 +1,59 @@
+"""Functions of tensors that several ops need; nothing here knows about an op."""
+
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Like(NamedTuple):
+    """What a gradient has to look like: metadata that outlives a primal nobody saves."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+Wanted = tuple[Like | None, ...]  # one for each input, None where it needs no gradient
+
+
+def floating(name: str, a: Tensor) -> Tensor:
+    """`a` itself; TypeError unless it is a real floating tensor."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{name}: expected a floating tensor, got {type(a).__name__}")
+    if not a.dtype.is_floating_point:
+        raise TypeError(f"{name}: expected a floating tensor, got {str(a.dtype).removeprefix('torch.')}{list(a.shape)}")
+    return a
+
+
+def nonnegative(name: str, value: float) -> float:
+    """`value` as a float; TypeError unless it is a number, ValueError if it is < 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    return float(value)
+
+
+def wide(a: Tensor) -> Tensor:
+    """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
+    return a.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def match(cotangent: Tensor, primal: Tensor | Like) -> Tensor:
+    """The cotangent as its primal needs it: of the same shape and dtype.
+
+    An axis along which the primal was broadcast is summed. The engine would do both without a word, and so hide it.
+    """
+    return cotangent.sum_to_size(primal.shape).to(primal.dtype)
+
+
+def add(a: Tensor | None, b: Tensor) -> Tensor:
+    """The sum of two cotangents, where None is zero."""
+    return b if a is None else a + b
+
+
+def wanted(ctx: Any, *inputs: Tensor | None) -> Wanted:
+    """What the gradient of each of `inputs`, the first ones of a Function, has to look like; None if it is frozen."""
+    needs = zip(inputs, ctx.needs_input_grad, strict=False)
+    return tuple(Like(a.shape, a.dtype) if need and a is not None else None for a, need in needs)

@@ -1,0 +1,104 @@
+"""Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Wanted, add, floating, match, nonnegative, wanted, wide
+
+
+class Residuals(NamedTuple):
+    x: Tensor  # (..., d)  input: rebuilds x̂ = x·rstd
+    weight: Tensor | None  # (d,)      input: scales the cotangent; None also if x is frozen
+    rstd: Tensor  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Residuals]:
+    rstd = torch.rsqrt(torch.mean(torch.square(wide(x)), dim=-1, keepdim=True) + eps)
+    y = wide(x) * rstd
+    if weight is not None:
+        y = y * wide(weight)
+    return y.to(x.dtype), Residuals(x, weight, rstd)
+
+
+def bwd(
+    eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    x, weight, rstd = residuals
+    like_x, like_weight = like or (x, weight)
+    x_hat = wide(x) * rstd
+    dx = dweight = None
+    if like_x is not None:
+        g_hat = wide(g) if weight is None else wide(g) * wide(weight)
+        dx = match(rstd * (g_hat - x_hat * torch.mean(g_hat * x_hat, dim=-1, keepdim=True)), like_x)
+    if like_weight is not None:
+        dweight = match(wide(g) * x_hat, like_weight)
+    return dx, dweight
+
+
+def bwd_rstd(residuals: Residuals, g_rstd: Tensor) -> Tensor:
+    """What reaches x through rstd: drstd/dx = -rstd³·x/d."""
+    x, _, rstd = residuals
+    return match(-g_rstd * rstd**3 * wide(x) / x.shape[-1], x)
+
+
+class RMSNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+        y, residuals = fwd(x, weight, eps)
+        return y, residuals.rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
+        (x, weight, ctx.eps), (_, rstd) = inputs, output
+        ctx.save_for_backward(*Residuals(x, weight if ctx.needs_input_grad[0] else None, rstd))
+        ctx.like = wanted(ctx, x, weight)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_rstd: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        residuals = Residuals(*ctx.saved_tensors)
+        dx, dweight = (None, None) if g is None else bwd(ctx.eps, residuals, g, ctx.like)
+        if g_rstd is not None and ctx.needs_input_grad[0]:  # second order only: rstd is an output
+            dx = add(dx, bwd_rstd(residuals, g_rstd))
+        return dx, dweight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:
+    """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
+
+    Args:
+        x: (..., d) floating.
+        weight: (d,) floating, or None for 1.
+        eps: added to the mean square; a Python number.
+
+    Returns:
+        (..., d), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (..., d), an input, no new bytes.
+        weight: (d,), an input, no new bytes; not saved if x needs no gradient.
+        rstd: (..., 1), new, 4 bytes a row (8 in float64): without it the backward would reduce x² again.
+
+    Raises:
+        TypeError: x or weight is not floating, or eps is not a number.
+        ValueError: x has no axis, weight is not (d,), or eps is negative.
+
+    Source:
+        Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
+    """
+    x = floating("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    if weight is not None:
+        weight = floating("weight", weight)
+        if weight.shape != x.shape[-1:]:
+            raise ValueError(f"weight: expected shape {tuple(x.shape[-1:])} to match x {tuple(x.shape)}, got {tuple(weight.shape)}")
+    y, _ = RMSNorm.apply(x, weight, nonnegative("eps", eps))
+    return y

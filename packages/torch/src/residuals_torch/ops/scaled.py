@@ -1,0 +1,78 @@
+"""The mini-example: y = x·scale with broadcasting; dx = g·scale and dscale = g·x, each summed to its primal's shape."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Wanted, floating, match, wanted
+
+
+class Residuals(NamedTuple):
+    x: Tensor | None  # (...)  input: scale's cotangent is g·x; None if scale is frozen
+    scale: Tensor | None  # (...)  input: x's cotangent is g·scale; None if x is frozen
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor, scale: Tensor) -> tuple[Tensor, Residuals]:
+    return x * scale, Residuals(x, scale)
+
+
+def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
+    x, scale = residuals
+    like_x, like_scale = like or (x, scale)
+    dx = None if like_x is None else match(g * scale, like_x)
+    dscale = None if like_scale is None else match(g * x, like_scale)
+    return dx, dscale
+
+
+class Scaled(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor) -> Tensor:
+        return fwd(x, scale)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        x, scale = inputs
+        need_x, need_scale = ctx.needs_input_grad
+        ctx.save_for_backward(*Residuals(x if need_scale else None, scale if need_x else None))
+        ctx.like = wanted(ctx, x, scale)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, ctx.like)
+
+
+def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
+    """y = x·scale, with dx = g·scale and dscale = g·x.
+
+    Args:
+        x: (...) floating.
+        scale: (...) floating, of any shape that broadcasts with x; a Python float counts as a scalar.
+
+    Returns:
+        The product, in the shape to which both broadcast and the dtype to which both promote.
+
+    Saves:
+        x: an input, no new bytes; not saved if scale needs no gradient.
+        scale: an input, no new bytes; not saved if x needs no gradient.
+
+    Raises:
+        TypeError: x or scale is not floating.
+        ValueError: their shapes do not broadcast.
+
+    Source:
+        The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
+    """
+    x = floating("x", x)
+    scale = floating("scale", x.new_tensor(scale) if isinstance(scale, float) else scale)
+    try:
+        torch.broadcast_shapes(x.shape, scale.shape)
+    except RuntimeError:
+        raise ValueError(f"scale: expected a shape that broadcasts with x {x.shape}, got {scale.shape}") from None
+    return Scaled.apply(x, scale)
