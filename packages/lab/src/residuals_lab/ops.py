@@ -2,6 +2,10 @@
 
 from typing import Any, NamedTuple
 
+from residuals_lab.errors import UsageError
+
+Axes = dict[str, tuple[int, ...]]  # what each letter of an op stands for; `...` may stand for any number of axes
+
 
 class Op(NamedTuple):
     """`name` is the module in every ops package; `arrays` maps each array argument to its axes, in order.
@@ -13,6 +17,31 @@ class Op(NamedTuple):
     name: str
     arrays: dict[str, str]
     static: dict[str, Any] = {}
+
+    def shape(self, name: str, axes: Axes) -> tuple[int, ...]:
+        """The shape of the array `name` where the letters stand for `axes`."""
+        return tuple(n for letter in self.arrays[name].split() for n in axes[letter])
+
+    def axes(self, name: str, shape: tuple[int, ...]) -> Axes:
+        """What the letters of the array `name` stand for in `shape`; UsageError if it has the wrong rank."""
+        letters = self.arrays[name].split()
+        spare = len(shape) - len(letters) + 1
+        if spare < 0 or ("..." not in letters and spare != 1):
+            raise UsageError(f"{name}: {self.name} expects axes ({self.arrays[name]}), got shape {shape}")
+        found: Axes = {}
+        rest = list(shape)
+        for letter in letters:
+            count = spare if letter == "..." else 1
+            found[letter], rest = tuple(rest[:count]), rest[count:]
+        return found
+
+    def default_axes(self, size: int) -> Axes:
+        """Axes that give the first array about `size` elements."""
+        letters = next(iter(self.arrays.values())).split()
+        if "..." not in letters:
+            return {letter: (size,) for letter in letters}
+        width = min(size, 64)
+        return {"...": (size // width,), "d": (width,)}
 
 
 OPS = (

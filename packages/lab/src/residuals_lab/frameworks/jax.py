@@ -86,8 +86,13 @@ def dtype_of(a: jax.Array) -> str:
 
 def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
     """`fn(*args)`, and its gradients for the cotangent `g`."""
-    y, pull = jax.vjp(fn, *args)
-    return y, pull(g)
+
+    @jax.jit  # one program compiles far faster than every operation by itself
+    def run(args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
+        y, pull = jax.vjp(fn, *args)
+        return y, pull(g)
+
+    return run(args, g)
 
 
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,0 +1,25 @@
+"""How wrong a result may be. No tolerance is a constant chosen to pass: each follows from the dtype or from plain autodiff."""
+
+import numpy as np
+
+ULP = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+FLOAT64_LIMIT = 1e-9
+
+
+def error(found: np.ndarray, truth: np.ndarray) -> float:
+    """The largest difference, relative to the largest entry of the truth; infinite if shapes, NaNs or infinities differ."""
+    found, truth = np.asarray(found, np.float64), np.asarray(truth, np.float64)
+    finite = np.isfinite(truth)
+    if found.shape != truth.shape or not np.array_equal(found[~finite], truth[~finite], equal_nan=True):
+        return float("inf")
+    found, truth = found[finite], truth[finite]
+    if not np.isfinite(found).all():
+        return float("inf")
+    difference = np.abs(found - truth).max(initial=0.0)
+    scale = np.abs(truth).max(initial=0.0)
+    return float(difference / scale) if difference else 0.0
+
+
+def limit(dtype: str, autodiff_error: float) -> float:
+    """The largest error allowed: 1e-9 in float64; below it twice what plain autodiff has in the same dtype, and one ulp."""
+    return FLOAT64_LIMIT if dtype == "float64" else 2 * autodiff_error + ULP[dtype]

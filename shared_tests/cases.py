@@ -1,0 +1,90 @@
+"""The cases of the shared tests: op × framework × device × dtype × sample, from the lab's table and the NumPy samples."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from residuals_lab import frameworks
+from residuals_lab.call import Call, samples
+from residuals_lab.ops import OPS
+
+DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample call of an op in one framework, on one device, in one dtype."""
+
+    source: Call
+    sample: str
+    dtype: str
+    adapter: ModuleType
+    device: str
+    first: bool  # of the op's samples: for tests that need one ordinary call, or are slow
+
+    def __str__(self) -> str:
+        return f"{self.source.op.name}-{self.sample}-{DTYPES[self.dtype]}-{self.adapter.NAME}:{self.device}"
+
+    @cached_property
+    def call(self) -> Call:
+        """The call as this case's dtype has it: the truth starts from the rounded arrays."""
+        return self.source.rounded(self.adapter, self.dtype)
+
+    def array(self, a: np.ndarray) -> Any:
+        """`a` as a differentiable array of this case's framework, dtype and device."""
+        return self.adapter.array(a, self.dtype, self.device)
+
+    def noise(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        """Random numbers that never change, rounded to this case's dtype."""
+        return self.adapter.to_numpy(self.array(np.random.default_rng(seed).standard_normal(shape)))
+
+    @property
+    def args(self) -> list[Any]:
+        """The call's arrays; fresh ones each time."""
+        return [self.array(a) for a in self.call.arrays.values()]
+
+    @cached_property
+    def g(self) -> np.ndarray:
+        """A random cotangent."""
+        return self.noise(np.shape(self.call.forward()), 1)
+
+    def vjp(self, fn: Callable[..., Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The value of `fn` at this case's arrays and its gradients for `g`, in NumPy."""
+        y, gradients = self.adapter.value_and_vjp(fn, self.args, self.array(self.g))
+        to_numpy = self.adapter.to_numpy
+        return to_numpy(y), {name: to_numpy(d) for name, d in zip(self.call.arrays, gradients, strict=True)}
+
+    @cached_property
+    def autodiff(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What plain autodiff of the same maths gives."""
+        return self.vjp(self.call.plain(self.adapter))
+
+
+def only(**attributes: Any) -> Callable[[Any], Any]:
+    """Decorate a test to run only on cases with these attributes, such as `dtype="float64"`."""
+
+    def mark(test: Any) -> Any:
+        test.only = lambda case: all(getattr(case, name) == value for name, value in attributes.items())
+        return test
+
+    return mark
+
+
+def cases(names: Iterable[str], device: str) -> list[Case]:
+    """Every case of these frameworks on this device."""
+    return [case for name in names for case in _cases(name, device)]
+
+
+@cache
+def _cases(name: str, device: str) -> tuple[Case, ...]:
+    adapter = frameworks.load(name)
+    return tuple(
+        Case(call, sample, dtype, adapter, device, first=i == 0)
+        for op in OPS
+        for i, (sample, call) in enumerate(samples(op.name).items())
+        for dtype in DTYPES
+    )

@@ -1,0 +1,64 @@
+"""Options, and the cases that tests ask for: `case` of every framework, `jax_case`, `torch_case`."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+# Read when JAX starts: eight devices to shard over, and a GPU's memory left to share with PyTorch.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+from cases import Case, cases
+from residuals_lab import frameworks
+
+FIXTURES = {"case": frameworks.NAMES, "jax_case": ("jax",), "torch_case": ("torch",)}
+NEEDS = {"test_jax": {"jax"}, "test_torch": {"torch"}, "test_parity": {"jax", "torch"}}  # by the file's first words
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "gpu"), default="cpu", help="where the ops run (default: cpu)")
+
+
+def pytest_ignore_collect(collection_path: Any) -> bool | None:
+    """A file for a framework that is not installed is not collected."""
+    needed = [needs for start, needs in NEEDS.items() if collection_path.stem.startswith(start)]
+    return True if needed and needed[0] - set(frameworks.installed()) else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, names in FIXTURES.items():
+        if fixture in metafunc.fixturenames:
+            device = metafunc.config.getoption("device")
+            here = [name for name in names if name in frameworks.installed() and _has(name, device)]
+            wanted = getattr(metafunc.function, "only", lambda case: True)
+            found = [case for case in cases(here, device) if wanted(case)]
+            metafunc.parametrize(fixture, found, ids=str, indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what did not run here, and why."""
+    absent = [frameworks.TITLES[name] for name in frameworks.NAMES if name not in frameworks.installed()]
+    if absent:
+        terminalreporter.write_line(f"not installed, cases not collected: {', '.join(absent)}")
+    device = config.getoption("device")
+    if device == "cpu":
+        terminalreporter.write_line("cases on the CPU only; on a machine with a GPU run also with --device gpu")
+    for name in frameworks.installed():
+        if not _has(name, device):
+            terminalreporter.write_line(f"{frameworks.TITLES[name]} finds no GPU: its GPU cases were not collected")
+
+
+def _has(name: str, device: str) -> bool:
+    return device == "cpu" or device in frameworks.load(name).devices()
+
+
+def _within_precision(request: pytest.FixtureRequest) -> Iterator[Case]:
+    with request.param.adapter.precision(request.param.dtype):
+        yield request.param
+
+
+case = pytest.fixture(_within_precision, name="case")
+jax_case = pytest.fixture(_within_precision, name="jax_case")
+torch_case = pytest.fixture(_within_precision, name="torch_case")
