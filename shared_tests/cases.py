@@ -29,6 +29,10 @@ class Case:
     def __str__(self) -> str:
         return f"{self.source.op.name}-{self.sample}-{DTYPES[self.dtype]}-{self.adapter.NAME}:{self.device}"
 
+    def is_before(self, twin: "Case") -> bool:
+        """Whether `twin` is the same call in a later framework."""
+        return self.source is twin.source and self.dtype == twin.dtype and self.adapter.NAME < twin.adapter.NAME
+
     @cached_property
     def call(self) -> Call:
         """The call as this case's dtype has it: the truth starts from the rounded arrays."""
@@ -85,6 +89,9 @@ def _cases(name: str, device: str) -> tuple[Case, ...]:
     return tuple(
         Case(call, sample, dtype, adapter, device, first=i == 0)
         for op in OPS
-        for i, (sample, call) in enumerate(samples(op.name).items())
+        for i, (sample, call) in enumerate(_samples(op.name).items())
         for dtype in DTYPES
     )
+
+
+_samples = cache(samples)  # one call shared by the frameworks: their cases are twins

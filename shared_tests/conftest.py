@@ -1,7 +1,8 @@
-"""Options, and the cases that tests ask for: `case` of every framework, `jax_case`, `torch_case`."""
+"""Options, and what tests ask for: `case` of every framework, `jax_case`, `torch_case`, `pair` of the same call."""
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 from cases import Case, cases
 from residuals_lab import frameworks
 
-FIXTURES = {"case": frameworks.NAMES, "jax_case": ("jax",), "torch_case": ("torch",)}
+FIXTURES = {"case": frameworks.NAMES, "jax_case": ("jax",), "torch_case": ("torch",), "pair": frameworks.NAMES}
 NEEDS = {"test_jax": {"jax"}, "test_torch": {"torch"}, "test_parity": {"jax", "torch"}}  # by the file's first words
 
 
@@ -34,7 +35,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             here = [name for name in names if name in frameworks.installed() and _has(name, device)]
             wanted = getattr(metafunc.function, "only", lambda case: True)
             found = [case for case in cases(here, device) if wanted(case)]
-            metafunc.parametrize(fixture, found, ids=str, indirect=True)
+            if fixture == "pair":
+                found = [(case, twin) for case in found for twin in found if case.is_before(twin)]
+            metafunc.parametrize(fixture, found, ids=_id, indirect=True)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -54,11 +57,19 @@ def _has(name: str, device: str) -> bool:
     return device == "cpu" or device in frameworks.load(name).devices()
 
 
-def _within_precision(request: pytest.FixtureRequest) -> Iterator[Case]:
-    with request.param.adapter.precision(request.param.dtype):
+def _id(found: Case | tuple[Case, Case]) -> str:
+    return str(found) if isinstance(found, Case) else f"{found[0]}-{found[1].adapter.NAME}:{found[1].device}"
+
+
+def _within_precision(request: pytest.FixtureRequest) -> Iterator[Any]:
+    found = (request.param,) if isinstance(request.param, Case) else request.param
+    with ExitStack() as stack:
+        for case in found:
+            stack.enter_context(case.adapter.precision(case.dtype))
         yield request.param
 
 
 case = pytest.fixture(_within_precision, name="case")
 jax_case = pytest.fixture(_within_precision, name="jax_case")
 torch_case = pytest.fixture(_within_precision, name="torch_case")
+pair = pytest.fixture(_within_precision, name="pair")

@@ -1,15 +1,17 @@
 """What every op keeps, in every framework: values, gradients, residuals, second order, purity, clear errors."""
 
+from typing import Any
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from cases import Case, only
 
+from residuals_lab import frameworks
 from residuals_lab.call import Call
-from residuals_lab.tolerance import error, limit
-
-float64 = only(dtype="float64")
+from residuals_lab.ops import BY_NAME, OPS
+from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
 
 
 def assert_close(case: Case, found: np.ndarray, truth: np.ndarray, autodiff: np.ndarray) -> None:
@@ -22,7 +24,6 @@ def test_forward_and_gradients(case: Case) -> None:
     plain_y, plain_gradients = case.autodiff
     assert_close(case, y, case.call.forward(), plain_y)
     for name, truth in case.call.vjp(case.g).items():
-        assert gradients[name].shape == truth.shape
         assert_close(case, gradients[name], truth, plain_gradients[name])
 
 
@@ -36,10 +37,149 @@ def test_tolerance_rejects_wrong_gradients(case: Case) -> None:
             assert error(1.05 * truth, truth) > allowed
 
 
-def test_backward_formula_alone(case: Case) -> None:
-    """The engines sum and cast gradients without a word, so the formula itself is asked for shape and dtype."""
+def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
+    """The engines sum and cast gradients without a word, so the formula itself is asked."""
     args, g = case.args, case.array(case.g)
-    fields = case.call.saved(case.adapter)(*args)._asdict()
-    gradients = case.call.backward(case.adapter, fields, g)
+    gradients = case.call.backward(case.adapter, case.call.saved(case.adapter)(*args)._asdict(), g)
     for (name, d), arg in zip(gradients.items(), args, strict=True):
         assert (d.shape, d.dtype) == (arg.shape, arg.dtype), name
+
+
+def test_residuals_are_the_declared_ones(case: Case) -> None:
+    """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
+    args, saved = case.args, case.call.saved(case.adapter)
+    trace = case.adapter.trace(case.call.ours(case.adapter), args, list(case.call.arrays), saved)
+    values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
+    truths = case.call.residuals()
+    assert [r.name for r in trace.crossing] == list(values) == list(truths)
+    for residual in trace.crossing:
+        value, truth = values[residual.name], truths[residual.name]
+        assert residual.kind == ("input" if residual.name in case.call.arrays else "new")
+        assert residual.value.shape == value.shape == truth.shape
+        assert residual.value.dtype == case.adapter.dtype_of(value)
+        assert residual.nbytes == value.nbytes
+        assert error(case.adapter.to_numpy(value), truth) <= limit(case.dtype, ULP[case.dtype])
+
+
+@only(dtype="float32", first=True)
+def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
+    call, adapter = case.call, case.adapter
+    plain = call.plain(adapter)
+    for fn in (call.ours(adapter), plain, adapter.checkpointed(plain)):
+        trace = adapter.trace(fn, case.args, list(call.arrays), call.saved(adapter))
+        assert trace.saved_bytes == adapter.held_bytes(fn, case.args) > 0
+
+
+@only(dtype="float64")
+def test_every_residual_earns_its_place(case: Case) -> None:
+    """Rule 2, one way: another value in any field makes another gradient."""
+    args, g = case.args, case.array(case.g)
+    fields = {k: a for k, a in case.call.saved(case.adapter)(*args)._asdict().items() if a is not None}
+    if any(0 in a.shape for a in args):
+        return  # no element, no gradient to change
+
+    def gradients(**changed: Any) -> list[np.ndarray]:
+        found = case.call.backward(case.adapter, fields | changed, g)
+        return [case.adapter.to_numpy(d) for d in found.values()]
+
+    for name, a in fields.items():
+        other = case.array(case.adapter.to_numpy(a) + 1 + np.random.default_rng(2).random(a.shape))
+        pairs = zip(gradients(), gradients(**{name: other}), strict=True)
+        assert not all(np.array_equal(before, after) for before, after in pairs), name
+
+
+@only(dtype="float32")
+def test_backward_repeats_what_is_declared(case: Case) -> None:
+    """Rule 2, the other way: no costly operation of the forward runs again, except what `RECOMPUTES` says."""
+    trace = case.adapter.trace(case.call.ours(case.adapter), case.args, list(case.call.arrays))
+    assert trace.recomputed() == sorted(case.adapter.op(case.call.op.name).RECOMPUTES)
+
+
+@only(dtype="float64")
+def test_second_order_is_right(case: Case) -> None:
+    """Against plain autodiff of the plain maths, which has no rule to be wrong."""
+    us = [case.array(case.noise(a.shape, 3)) for a in case.call.arrays.values()]
+    found, truth = (
+        case.adapter.second_vjp(fn, case.args, case.array(case.g), us)
+        for fn in (case.call.ours(case.adapter), case.call.plain(case.adapter))
+    )
+    for a, b in zip(found, truth, strict=True):
+        assert error(case.adapter.to_numpy(a), case.adapter.to_numpy(b)) <= FLOAT64_LIMIT
+
+
+@only(dtype="float64")
+def test_second_order_is_the_derivative_of_the_analytic_gradient(case: Case) -> None:
+    """By central differences of NumPy's `vjp`, along one direction."""
+    arrays, g = case.call.arrays, case.g
+    directions = {name: case.noise(a.shape, 4) for name, a in arrays.items()}
+    us = {name: case.noise(a.shape, 3) for name, a in arrays.items()}
+    step = 1e-6
+
+    def along(t: float) -> float:
+        moved = {name: a + t * directions[name] for name, a in arrays.items()}
+        gradients = Call(case.call.op, moved, case.call.static).vjp(g)
+        return sum(float(np.sum(us[name] * d)) for name, d in gradients.items())
+
+    seconds = case.adapter.second_vjp(
+        case.call.ours(case.adapter), case.args, case.array(g), [case.array(u) for u in us.values()]
+    )
+    terms = [directions[name] * case.adapter.to_numpy(d) for name, d in zip(arrays, seconds, strict=False)]
+    found = sum(float(np.sum(term)) for term in terms)
+    size = sum(float(np.sum(np.abs(term))) for term in terms)  # what the sum would be without cancellation
+    assert found == pytest.approx((along(step) - along(-step)) / (2 * step), rel=0, abs=1e-5 * size + 1e-12)
+
+
+@only(dtype="float32")
+def test_inputs_cotangents_and_residuals_are_left_as_they_were(case: Case) -> None:
+    args, g = case.args, case.array(case.g)
+    fields = case.call.saved(case.adapter)(*args)._asdict()
+    watched = [*args, g, *(a for a in fields.values() if a is not None)]
+    before = [case.adapter.to_numpy(a).copy() for a in watched]
+    case.adapter.value_and_vjp(case.call.ours(case.adapter), args, g)
+    case.call.backward(case.adapter, fields, g)
+    for a, b in zip(watched, before, strict=True):
+        assert np.array_equal(case.adapter.to_numpy(a), b, equal_nan=True)
+
+
+@only(dtype="float32", first=True)
+@pytest.mark.parametrize("bad", ["integer", "complex", "text"])
+def test_a_wrong_dtype_is_named(case: Case, bad: str) -> None:
+    made = {"integer": np.ones(5, np.int32), "complex": np.ones(5, np.complex64), "text": "five"}[bad]
+    for i, name in enumerate(case.call.arrays):
+        args = case.args
+        args[i] = made if bad == "text" else case.adapter.array(made, None, case.device)
+        with pytest.raises(TypeError, match=f"^{name}: expected a floating (array|tensor), got ") as caught:
+            case.call.ours(case.adapter)(*args)
+        assert {"integer": "int32[5]", "complex": "complex64[5]", "text": "str"}[bad] in str(caught.value)
+
+
+@only(dtype="float32", first=True)
+def test_a_shape_that_does_not_fit_is_named(case: Case) -> None:
+    names, args = list(case.call.arrays), case.args
+    for i, name in enumerate(names[1:], 1):
+        wrong = [*args[:i], case.array(np.ones(args[i].shape[-1] + 1)), *args[i + 1 :]]
+        with pytest.raises(ValueError, match=f"^{name}: expected "):
+            case.call.ours(case.adapter)(*wrong)
+
+
+@pytest.mark.parametrize("framework", frameworks.installed())
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True, database=None)
+@hypothesis.given(data=st.data())
+def test_any_shape(framework: str, op: str, data: st.DataObject) -> None:
+    """Shapes drawn from the op's axes: the gradient of every array is the analytic one."""
+    adapter, row = frameworks.load(framework), BY_NAME[op]
+    letters = sorted({letter for axes in row.arrays.values() for letter in axes.split()})
+    sizes = st.integers(0, 5)
+    axes = {
+        letter: tuple(data.draw(st.lists(sizes, max_size=3) if letter == "..." else st.tuples(sizes), label=letter))
+        for letter in letters
+    }
+    rng = np.random.default_rng(0)
+    call = Call.of(row, {name: rng.standard_normal(row.shape(name, axes)) for name in row.arrays} | {"eps": 0.1})
+    g = rng.standard_normal(np.shape(call.forward()))
+    with adapter.precision("float64"):
+        args = [adapter.array(a, "float64") for a in call.arrays.values()]
+        _, found = adapter.value_and_vjp(call.ours(adapter), args, adapter.array(g, "float64"))
+        for d, truth in zip(found, call.vjp(g).values(), strict=True):
+            assert error(adapter.to_numpy(d), truth) <= FLOAT64_LIMIT

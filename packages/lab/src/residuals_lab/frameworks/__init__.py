@@ -12,7 +12,7 @@ from residuals_lab.errors import MissingFramework, UsageError
 
 NAMES = ("jax", "torch")
 TITLES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}
-_INSTALL = {
+INSTALL = {
     "jax": "pip install ./packages/jax",
     "torch": "pip install -c constraints.txt ./packages/torch",
 }
@@ -40,5 +40,5 @@ def load(name: str) -> ModuleType:
     if name not in NAMES:
         raise UsageError(f"framework: expected one of {', '.join(NAMES)}, got {name!r}")
     if not is_installed(name):
-        raise MissingFramework(f"{TITLES[name]} or residuals_{name} is not installed; run: {_INSTALL[name]}")
+        raise MissingFramework(f"{TITLES[name]} or residuals_{name} is not installed; run: {INSTALL[name]}")
     return importlib.import_module(f"{__name__}.{name}")

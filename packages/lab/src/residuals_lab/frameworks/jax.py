@@ -97,9 +97,14 @@ def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[
 
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
     """The VJP of the VJP: the gradients of `Σ u·vjp(fn)(args, g)` with respect to `args` and `g`."""
-    _, pull = jax.vjp(lambda args, g: jax.vjp(fn, *args)[1](g), tuple(args), g)
-    d_args, d_g = pull(tuple(us))
-    return (*d_args, d_g)
+
+    @jax.jit
+    def run(args: tuple[Any, ...], g: Any, us: tuple[Any, ...]) -> tuple[Any, ...]:
+        _, pull = jax.vjp(lambda args, g: jax.vjp(fn, *args)[1](g), args, g)
+        d_args, d_g = pull(us)
+        return (*d_args, d_g)
+
+    return run(tuple(args), g, tuple(us))
 
 
 def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,3 @@
+from residuals_lab.cli import main
+
+raise SystemExit(main())

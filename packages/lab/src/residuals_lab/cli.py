@@ -1,0 +1,177 @@
+"""The command `residuals`. The only place that knows about arguments; nothing heavy is imported until it is needed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from residuals_lab import __version__
+from residuals_lab.errors import MissingFramework, UsageError
+
+FRAMEWORKS = ("jax", "torch")
+DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+EXIT_CODES = "exit codes: 0 fine; 1 a check failed; 2 wrong usage or input; 3 a framework is missing"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong argument instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments)
+    except (UsageError, MissingFramework) as problem:
+        print(f"residuals: {problem}", file=sys.stderr)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        print("residuals: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="residuals",
+        description="See, choose and prove what a backward pass keeps, in JAX and in PyTorch.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"residuals {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    compare = commands.add_parser(
+        "compare",
+        help="ops in NumPy, JAX and PyTorch side by side: errors, residuals, bytes, the exchange",
+        description="Compare ops, or your own function beside an op, in every installed framework: errors against the "
+        "float64 truth, residuals by name, bytes really held, what the backward computes again, and the exchange of "
+        "residuals between frameworks. With no OP, all of them.",
+        epilog=EXIT_CODES,
+    )
+    compare.add_argument(
+        "what", nargs="*", metavar="OP", help="ops; with --like, one file.py:function or module:function"
+    )
+    compare.add_argument("--like", metavar="OP", help="the op that your function does the work of")
+    compare.add_argument("--framework", choices=FRAMEWORKS, help="only this one (default: all that are installed)")
+    compare.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (default: cpu)")
+    compare.add_argument(
+        "--dtype",
+        type=_dtype,
+        help="one dtype for everything (default: errors in float64 and float32, bytes in float32)",
+    )
+    compare.add_argument("--size", type=_size, default=4096, help="elements of the first array (default: 4096)")
+    compare.add_argument("--seed", type=_seed, default=0, help="of the random arrays (default: 0)")
+    compare.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE", help="an array from a .npy, .npz or .csv file"
+    )
+    compare.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    compare.set_defaults(run=_compare)
+
+    learn = commands.add_parser(
+        "learn",
+        help="exercises: a stub to fill in, graded on what it saves",
+        description="Put an exercise into the current directory, then grade it: the gradient, the residuals, their bytes.",
+        epilog=EXIT_CODES,
+    )
+    learn.add_argument("exercise", help="extra_residual")
+    learn.add_argument("--framework", choices=FRAMEWORKS, help="which one (default: the only one installed)")
+    does = learn.add_mutually_exclusive_group()
+    does.add_argument("--check", action="store_true", help="grade your file and explain the first thing that is wrong")
+    does.add_argument("--hint", type=int, nargs="?", const=1, metavar="N", help="show a hint: the first, or the Nth")
+    does.add_argument("--reset", action="store_true", help="overwrite your file with a fresh stub")
+    learn.add_argument("--json", action="store_true", help="with --check: one JSON document")
+    learn.set_defaults(run=_learn)
+    return parser
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from residuals_lab import frameworks, inputs, show
+    from residuals_lab.compare import Options, Target, compare
+    from residuals_lab.ops import BY_NAME, OPS
+
+    def op(name: str) -> Any:
+        if name not in BY_NAME:
+            raise UsageError(f"op: expected one of {', '.join(BY_NAME)}, got {name!r}")
+        return BY_NAME[name]
+
+    target = None
+    if arguments.like is None:
+        ops = [op(name) for name in arguments.what] or list(OPS)
+        names = [arguments.framework] if arguments.framework else list(frameworks.installed())
+    else:
+        ops = [op(arguments.like)]
+        if len(arguments.what) != 1:
+            raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
+        fn = inputs.load_target(arguments.what[0])
+        names = [arguments.framework or inputs.framework_of(fn)]
+        target = Target(arguments.what[0], fn, names[0])
+    if not names:
+        raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
+    arrays = dict(_input(text) for text in arguments.input)
+    options = Options(
+        dtypes=(arguments.dtype,) if arguments.dtype else Options.dtypes,
+        device=arguments.device,
+        size=arguments.size,
+        seed=arguments.seed,
+        inputs={name: inputs.read_array(name, path) for name, path in arrays.items()},
+    )
+    with show.progress("importing frameworks"):
+        adapters = [frameworks.load(name) for name in names]
+    for adapter in adapters:
+        if options.device not in adapter.devices():
+            raise UsageError(f"device: {adapter.TITLE} finds no {options.device} here")
+    with show.progress(f"comparing {', '.join(op.name for op in ops)}"):
+        document = compare(ops, adapters, options, target)
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        from residuals_lab import compare_view
+
+        compare_view.show(document, show.console())
+    return 1 if document["failures"] else 0
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    from residuals_lab import learn
+
+    return learn.run(
+        arguments.exercise,
+        arguments.framework,
+        check=arguments.check,
+        hint=arguments.hint,
+        reset=arguments.reset,
+        as_json=arguments.json,
+    )
+
+
+def _dtype(text: str) -> str:
+    name = DTYPES.get(text, text)
+    if name not in DTYPES.values():
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(DTYPES.values())}, got {text!r}")
+    return name
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or above, got {text!r}")
+    return int(text)
+
+
+def _input(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UsageError(f"--input: expected NAME=FILE, got {text!r}")
+    return name, Path(path)

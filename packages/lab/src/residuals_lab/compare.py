@@ -1,0 +1,283 @@
+"""Measure ops, or anyone's function beside an op, in every framework: errors, residuals, bytes, recomputation, exchange.
+
+Everything measured goes into one document, which `--json` prints as it is and `compare_view` lays out as tables.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from residuals_lab.call import Call, round_to
+from residuals_lab.errors import UsageError
+from residuals_lab.ops import Axes, Op
+from residuals_lab.tolerance import error, limit
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare on. Accuracy is measured in every one of `dtypes`, residuals in the last, exchange in the first."""
+
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    device: str = "cpu"
+    size: int = 4096
+    seed: int = 0
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Somebody's own function, to be compared with an op of the same arguments."""
+
+    name: str
+    fn: Callable[..., Any]
+    framework: str
+
+
+def compare(
+    ops: Sequence[Op], adapters: Sequence[ModuleType], options: Options, target: Target | None = None
+) -> Record:
+    """The whole document: one entry an op, and what failed."""
+    known = {name for op in ops for name in op.arrays}
+    for name in options.inputs:
+        if name not in known:
+            raise UsageError(f"input: expected one of {', '.join(sorted(known))}, got {name!r}")
+    calls = [make_call(op, options) for op in ops]
+    entries = [_compare_op(call, adapters, options, target) for call in calls]
+    return {
+        "schema_version": 1,
+        "device": options.device,
+        "seed": options.seed,
+        "dtypes": list(options.dtypes),
+        "ops": entries,
+        "failures": [failure for entry in entries for failure in entry["failures"]],
+    }
+
+
+def make_call(op: Op, options: Options) -> Call:
+    """A call with the arrays given, and random ones of shapes that fit them."""
+    axes: Axes = {}
+    for name, a in options.inputs.items():
+        if name in op.arrays:
+            for letter, sizes in op.axes(name, a.shape).items():
+                if axes.setdefault(letter, sizes) != sizes:
+                    raise UsageError(f"{name}: expected axis {letter} of size {axes[letter]}, got shape {a.shape}")
+    axes = op.default_axes(options.size) | axes
+    rng = np.random.default_rng(options.seed)
+    random = {name: rng.standard_normal(op.shape(name, axes)) for name in op.arrays}
+    return Call.of(op, random | {name: a for name, a in options.inputs.items() if name in op.arrays})
+
+
+def _compare_op(call: Call, adapters: Sequence[ModuleType], options: Options, target: Target | None) -> Record:
+    results = {a.NAME: _run(call, call.ours(a), a, options) for a in adapters}
+    records = {a.NAME: _record(call, a, options, results[a.NAME]) for a in adapters}
+    entry: Record = {
+        "op": call.op.name,
+        "shapes": {name: list(a.shape) for name, a in call.arrays.items()},
+        "frameworks": records,
+        "difference": _difference(results),
+        "exchange": exchange(call, adapters, options),
+    }
+    if target is not None:
+        adapter = next(a for a in adapters if a.NAME == target.framework)
+        result = _run(call, target.fn, adapter, options)
+        entry["target"] = {"name": target.name, "framework": target.framework}
+        entry["target"] |= _target_record(call, target, adapter, options, result, results[adapter.NAME])
+    entry["failures"] = _failures(entry, call, adapters, options)
+    return entry
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a function gave in one framework, in NumPy: by dtype, a value and the gradients; and second derivatives."""
+
+    values: dict[str, np.ndarray]
+    gradients: dict[str, tuple[np.ndarray, ...]]
+    seconds: tuple[np.ndarray, ...]
+
+
+def _run(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> _Result:
+    values, gradients = {}, {}
+    for dtype in options.dtypes:
+        with adapter.precision(dtype):
+            args, g, _ = _arrays(call, adapter, dtype, options)
+            y, found = adapter.value_and_vjp(fn, args, g)
+            values[dtype], gradients[dtype] = adapter.to_numpy(y), tuple(map(adapter.to_numpy, found))
+    return _Result(values, gradients, _seconds(call, fn, adapter, options.dtypes[0], options))
+
+
+def _seconds(call: Call, fn: Callable[..., Any], adapter: ModuleType, dtype: str, options: Options) -> tuple[Any, ...]:
+    with adapter.precision(dtype):
+        args, g, us = _arrays(call, adapter, dtype, options)
+        return tuple(map(adapter.to_numpy, adapter.second_vjp(fn, args, g, us)))
+
+
+def _arrays(call: Call, adapter: ModuleType, dtype: str, options: Options) -> tuple[list[Any], Any, list[Any]]:
+    """The call's arrays, a random cotangent, and random cotangents of the gradients."""
+    rng = np.random.default_rng(options.seed + 1)
+
+    def array(a: np.ndarray) -> Any:
+        return adapter.array(a, dtype, options.device)
+
+    g = array(rng.standard_normal(np.shape(call.forward())))
+    us = [array(rng.standard_normal(a.shape)) for a in call.arrays.values()]
+    return [array(a) for a in call.arrays.values()], g, us
+
+
+def _truth(call: Call, adapter: ModuleType, dtype: str, options: Options) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """The analytic value and gradients at the arrays and the cotangent as `dtype` has them."""
+    rounded = call.rounded(adapter, dtype)
+    rng = np.random.default_rng(options.seed + 1)
+    g = round_to(adapter, rng.standard_normal(np.shape(call.forward())), dtype)
+    return rounded.forward(), tuple(rounded.vjp(g).values())
+
+
+def _errors(call: Call, adapter: ModuleType, options: Options, result: _Result) -> tuple[Record, Record]:
+    values, gradients = {}, {}
+    for dtype in options.dtypes:
+        y, truths = _truth(call, adapter, dtype, options)
+        values[dtype] = error(result.values[dtype], y)
+        gradients[dtype] = _worst(result.gradients[dtype], truths)
+    return values, gradients
+
+
+def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    return max(error(a, b) for a, b in zip(found, truths, strict=True))
+
+
+def _record(call: Call, adapter: ModuleType, options: Options, result: _Result) -> Record:
+    """The facts about our op in one framework."""
+    plain = call.plain(adapter)
+    values, gradients = _errors(call, adapter, options, result)
+    plain_values, plain_gradients = _errors(call, adapter, options, _run(call, plain, adapter, options))
+    seconds = _seconds(call, plain, adapter, options.dtypes[0], options)
+    ours = _held(call, call.ours(adapter), adapter, options)
+    autodiff = _held(call, plain, adapter, options)
+    floor = _held(call, adapter.checkpointed(plain), adapter, options)
+    return {
+        "version": adapter.TITLE,
+        "value_error": values,
+        "gradient_error": gradients,
+        "autodiff_value_error": plain_values,
+        "autodiff_gradient_error": plain_gradients,
+        "second_derivative_difference": _worst(result.seconds, seconds),
+        **ours,
+        "autodiff_saved_bytes": autodiff["saved_bytes"],
+        "autodiff_recomputed": autodiff["recomputed"],
+        "checkpoint_saved_bytes": floor["saved_bytes"],
+        "checkpoint_recomputed": floor["recomputed"],
+    }
+
+
+def _target_record(
+    call: Call, target: Target, adapter: ModuleType, options: Options, result: _Result, ours: _Result
+) -> Record:
+    values, gradients = _errors(call, adapter, options, result)
+    return {
+        "version": adapter.TITLE,
+        "value_error": values,
+        "gradient_error": gradients,
+        "second_derivative_difference": _worst(result.seconds, ours.seconds),
+        **_held(call, target.fn, adapter, options),
+    }
+
+
+def _held(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> Record:
+    """What `fn` keeps: by name from a trace, in total from what the framework really holds."""
+    dtype = options.dtypes[-1]
+    with adapter.precision(dtype):
+        args, _, _ = _arrays(call, adapter, dtype, options)
+        trace = adapter.trace(fn, args, list(call.arrays), call.saved(adapter))
+        return {
+            "residuals": [
+                {
+                    "name": r.name,
+                    "shape": list(r.value.shape),
+                    "dtype": r.value.dtype,
+                    "bytes": r.nbytes,
+                    "kind": r.kind,
+                }
+                for r in trace.crossing
+            ],
+            "saved_bytes": adapter.held_bytes(fn, args),
+            "recomputed": trace.recomputed(),
+        }
+
+
+def _difference(results: dict[str, _Result]) -> Record | None:
+    """How far the frameworks are from each other, where there are two."""
+    if len(results) < 2:
+        return None
+    a, b = results.values()
+    return {
+        "value": {dtype: error(a.values[dtype], b.values[dtype]) for dtype in a.values},
+        "gradient": {dtype: _worst(a.gradients[dtype], b.gradients[dtype]) for dtype in a.gradients},
+        "second_derivative": _worst(a.seconds, b.seconds),
+    }
+
+
+def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Record:
+    """Residuals made in NumPy and in every framework, fed to every framework's backward: the largest gradient error."""
+    dtype = options.dtypes[0]
+    made: dict[str, dict[str, np.ndarray]] = {}
+    for adapter in adapters:
+        with adapter.precision(dtype):
+            args, _, _ = _arrays(call, adapter, dtype, options)
+            fields = call.saved(adapter)(*args)._asdict()
+            made[adapter.NAME] = {name: adapter.to_numpy(a) for name, a in fields.items() if a is not None}
+    errors = {}
+    for adapter in adapters:
+        rounded = call.rounded(adapter, dtype)
+        _, truths = _truth(call, adapter, dtype, options)
+        with adapter.precision(dtype):
+            args, g, _ = _arrays(call, adapter, dtype, options)
+            own = call.saved(adapter)(*args)._asdict()
+            for source, values in {"numpy": rounded.residuals(), **made}.items():
+                fed = {
+                    name: adapter.array(a, adapter.dtype_of(own[name]), options.device) for name, a in values.items()
+                }
+                found = call.backward(adapter, fed, g).values()
+                errors[f"{source}->{adapter.NAME}"] = _worst([adapter.to_numpy(d) for d in found], truths)
+    return errors
+
+
+def _failures(entry: Record, call: Call, adapters: Sequence[ModuleType], options: Options) -> list[str]:
+    """What is wrong, one line each: nothing, for a right op."""
+    found = []
+    for adapter in adapters:
+        record, module = entry["frameworks"][adapter.NAME], adapter.op(call.op.name)
+        where = f"{call.op.name} in {adapter.TITLE}"
+        found += _inaccuracies(where, record, record, options)
+        names, expected = sorted(r["name"] for r in record["residuals"]), sorted(call.residuals())
+        if names != expected:
+            found.append(f"{where}: holds {', '.join(names)}; `Residuals` says {', '.join(expected)}")
+        again, declared = record["recomputed"], sorted(module.RECOMPUTES)
+        if again != declared:
+            found.append(f"{where}: backward computes again {again or 'nothing'}; declared {declared or 'nothing'}")
+        allowed = limit(options.dtypes[0], record["autodiff_gradient_error"][options.dtypes[0]])
+        for pair, worst in entry["exchange"].items():
+            if pair.endswith(f"->{adapter.NAME}") and not worst <= allowed:
+                found.append(f"{call.op.name}: exchange {pair}: gradient error {worst:.1e}, allowed {allowed:.1e}")
+    if "target" in entry:
+        ours = entry["frameworks"][entry["target"]["framework"]]
+        found += _inaccuracies(entry["target"]["name"], entry["target"], ours, options)
+    return found
+
+
+def _inaccuracies(where: str, record: Record, ours: Record, options: Options) -> list[str]:
+    """Errors above what plain autodiff of our op's maths allows."""
+    found = []
+    for what in ("value", "gradient"):
+        for dtype, worst in record[f"{what}_error"].items():
+            allowed = limit(dtype, ours[f"autodiff_{what}_error"][dtype])
+            if not worst <= allowed:
+                found.append(f"{where}: {what} error {worst:.1e} in {dtype}, allowed {allowed:.1e}")
+    worst = record["second_derivative_difference"]
+    allowed = limit(options.dtypes[0], ours["autodiff_gradient_error"][options.dtypes[0]])
+    if not worst <= allowed:
+        found.append(f"{where}: second derivatives are off by {worst:.1e}, allowed {allowed:.1e}")
+    return found

@@ -1,0 +1,125 @@
+"""Arrays from files, and functions from the places that a command line can name."""
+
+import importlib
+import importlib.util
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from residuals_lab import frameworks
+from residuals_lab.errors import UsageError
+
+
+def read_array(name: str, path: Path) -> np.ndarray:
+    """The numbers in a `.npy`, `.npz` or `.csv` file, in float64.
+
+    An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
+    Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or contains NaN.
+    """
+    if path.suffix not in _READERS:
+        raise UsageError(f"{name}: expected a file ending in {', '.join(_READERS)}, got {path}")
+    if not path.is_file():
+        raise UsageError(f"{name}: no file at {path}")
+    try:
+        a = np.asarray(_READERS[path.suffix](name, path))
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
+        raise UsageError(f"{name}: {path} could not be read as numbers: {str(problem).splitlines()[0]}") from None
+    if a.dtype.kind == "c":
+        raise UsageError(f"{name}: expected real numbers, got {a.dtype} in {path}")
+    if a.dtype.kind not in "fiu":
+        raise UsageError(f"{name}: expected numbers, got {a.dtype} in {path}")
+    if a.size == 0:
+        raise UsageError(f"{name}: {path} is empty, shape {a.shape}")
+    nans = np.argwhere(np.isnan(a))
+    if len(nans):
+        first = ", ".join(map(str, nans[0]))
+        raise UsageError(f"{name}: {path} contains {len(nans)} NaN of {a.size} numbers, the first at index [{first}]")
+    return a.astype(np.float64)
+
+
+def _read_npz(name: str, path: Path) -> np.ndarray:
+    with np.load(path) as arrays:
+        if name in arrays.files:
+            return arrays[name]
+        if len(arrays.files) != 1:
+            raise UsageError(
+                f"{name}: expected an array of that name in {path}, got {', '.join(arrays.files) or 'none'}"
+            )
+        return arrays[arrays.files[0]]
+
+
+def _read_csv(name: str, path: Path) -> np.ndarray:
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    if not lines:
+        return np.zeros(0)
+    titles = 1 if len(lines) > 1 and not _is_number(lines[0].split(",")[0]) else 0
+    return np.loadtxt(lines[titles:], delimiter=",", ndmin=1)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        complex(text)
+    except ValueError:
+        return False
+    return True
+
+
+_READERS: dict[str, Callable[[str, Path], np.ndarray]] = {
+    ".npy": lambda name, path: np.load(path),
+    ".npz": _read_npz,
+    ".csv": _read_csv,
+}
+
+
+def load_target(target: str) -> Callable[..., Any]:
+    """The function that `path/to/file.py:function` or `package.module:function` names."""
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, name, None)
+    if not callable(found):
+        functions = [key for key, value in vars(module).items() if isinstance(value, types.FunctionType)]
+        raise UsageError(f"target: {place} has no function {name!r}; it has {', '.join(functions) or 'none'}")
+    return found
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    if not path.is_file():
+        raise UsageError(f"target: no file at {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    return _executed(str(path), lambda: spec.loader.exec_module(module) or module)
+
+
+def _load_module(name: str) -> types.ModuleType:
+    return _executed(name, lambda: importlib.import_module(name))
+
+
+def _executed(place: str, run: Callable[[], types.ModuleType]) -> types.ModuleType:
+    try:
+        return run()
+    except Exception as problem:
+        raise UsageError(f"target: {place} could not be imported: {type(problem).__name__}: {problem}") from problem
+
+
+def framework_of(fn: Callable[..., Any]) -> str:
+    """The framework that a function is written in, from its type and the names it can see."""
+    inner = getattr(fn, "__wrapped__", fn)
+    things = (type(fn), *getattr(inner, "__globals__", {}).values())
+    roots = {
+        (getattr(thing, "__module__", None) or getattr(thing, "__name__", "")).partition(".")[0] for thing in things
+    }
+    roots |= {thing.__name__.partition(".")[0] for thing in things if isinstance(thing, types.ModuleType)}
+    found = [name for name in frameworks.NAMES if roots & {name, f"residuals_{name}"}]
+    if len(found) != 1:
+        raise UsageError(f"target: cannot tell the framework of {fn}; say --framework jax or --framework torch")
+    return found[0]

@@ -1,0 +1,31 @@
+"""How things look on a terminal, and how they look in a pipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+def console() -> Console:
+    """Data goes to stdout: with colours on a terminal, as plain rows of any length in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on stderr that something long is going on, where there is somebody to see it."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people: `16 KiB`, `1.5 MiB`; exact below a KiB."""
+    amount, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:.4g} {units[0]}"

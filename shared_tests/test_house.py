@@ -1,0 +1,159 @@
+"""How the house is built: who imports whom, what is where, and that nothing heavy happens at import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from residuals_lab import frameworks
+from residuals_lab.ops import OPS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {name: ROOT / "packages" / name / "src" / f"residuals_{name}" for name in ("numpy", "jax", "torch", "lab")}
+OPS_PACKAGES = ("numpy", "jax", "torch")
+FILES = {name: sorted(path.rglob("*.py")) for name, path in SOURCES.items()}
+
+# What a package may import beside the standard library and itself.
+ALLOWED = {"numpy": {"numpy"}, "jax": {"jax"}, "torch": {"torch"}, "lab": {"numpy", "rich", "residuals_numpy"}}
+# Inside the lab: what a module may import of the lab. A module that is not here may import nothing of it but errors.
+ARROWS = {
+    "cli": {"compare", "compare_view", "frameworks", "inputs", "learn", "ops", "show"},
+    "__main__": {"cli"},
+    "compare": {"call", "ops", "tolerance"},
+    "compare_view": {"frameworks", "show"},
+    "call": {"ops"},
+    "inputs": {"frameworks"},
+    "frameworks.__init__": set(),
+    "frameworks.jax": {"trace"},
+    "frameworks.torch": {"trace"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or ""} if node.module != "residuals_lab" else {
+                f"residuals_lab.{alias.name}" for alias in node.names
+            }
+    return found
+
+
+def is_learner_code(path: Path) -> bool:
+    """Stubs and solutions are files to be given to a learner; the lab does not import them."""
+    return "exercises" in path.parts
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    for path in FILES[package]:
+        if is_learner_code(path):
+            continue
+        allowed = ALLOWED[package] | {f"residuals_{package}"}
+        if path.parent.name == "frameworks" and path.stem in frameworks.NAMES:
+            allowed |= {path.stem, f"residuals_{path.stem}"}
+        roots = {name.partition(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+        assert roots <= allowed, f"{path.relative_to(ROOT)} imports {sorted(roots - allowed)}"
+
+
+@pytest.mark.parametrize("package", OPS_PACKAGES)
+def test_an_op_imports_nothing_of_ours_but_lib(package: str) -> None:
+    ours = f"residuals_{package}"
+    for path in FILES[package]:
+        if path.parent.name == "ops" or path.name == "_lib.py":
+            found = {name for name in imports(path) if name.startswith(ours)}
+            assert found <= {f"{ours}._lib"} if path.name != "_lib.py" else not found, path.relative_to(ROOT)
+
+
+def test_the_labs_arrows() -> None:
+    for path in FILES["lab"]:
+        module = ".".join(path.relative_to(SOURCES["lab"]).with_suffix("").parts)
+        if is_learner_code(path) or module not in ARROWS:
+            continue
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("residuals_lab.")}
+        assert found <= ARROWS[module] | {"errors", "__version__"}, f"{module} imports {sorted(found)}"
+
+
+def test_every_op_is_in_every_package() -> None:
+    for name in OPS_PACKAGES:
+        modules = {path.stem for path in (SOURCES[name] / "ops").glob("*.py")} - {"__init__"}
+        assert modules == {op.name for op in OPS}, f"residuals_{name}/ops and the lab's table differ"
+        package = ast.parse((SOURCES[name] / "__init__.py").read_text())
+        exported = next(
+            ast.literal_eval(node.value)
+            for node in package.body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+        )
+        assert modules <= set(exported), f"residuals_{name} does not export {modules - set(exported)}"
+        assert exported == sorted(exported)
+
+
+def test_rooms_are_small() -> None:
+    for name, paths in FILES.items():
+        for path in paths:
+            lines = len(path.read_text().splitlines())
+            assert lines <= (150 if path.name == "_lib.py" else 400), f"{name}: {path.name} has {lines} lines"
+
+
+def test_packages_are_complete_and_of_one_version() -> None:
+    versions = set()
+    for name, source in SOURCES.items():
+        assert (source / "py.typed").exists()
+        assert (source.parents[1] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+        assert (source.parents[1] / "README.md").read_text().startswith(f"# residuals-{name}\n")
+        (line,) = (x for x in (source / "__init__.py").read_text().splitlines() if x.startswith("__version__"))
+        versions.add(line)
+    assert len(versions) == 1
+
+
+@pytest.mark.parametrize("package", frameworks.installed())
+def test_public_docstrings_say_everything(package: str) -> None:
+    adapter = frameworks.load(package)
+    for op in OPS:
+        doc = adapter.public(op.name).__doc__
+        for section in ("Args:", "Returns:", "Saves:", "Raises:", "Source:"):
+            assert section in doc, f"{package} {op.name}: no {section}"
+        saves = doc.partition("Saves:")[2].partition("Raises:")[0]
+        for field in adapter.op(op.name).Residuals._fields:
+            assert f"{field}:" in saves, f"{package} {op.name}: Saves does not name {field}"
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules loaded in a fresh interpreter after running `code`."""
+    printing = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", printing], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_imports_no_framework() -> None:
+    for arguments in (["--help"], ["compare", "--help"], ["learn", "--help"]):
+        code = (
+            "import residuals_lab.cli\n"
+            f"try: residuals_lab.cli.main({arguments})\n"
+            "except SystemExit as stop: assert not stop.code\n"
+        )
+        assert not loaded_by(code) & {"jax", "torch", "numpy", "rich"}
+
+
+@pytest.mark.parametrize("package", frameworks.installed())
+def test_importing_one_package_imports_nothing_else_of_ours(package: str) -> None:
+    other = {"jax": "torch", "torch": "jax"}[package]
+    loaded = loaded_by(f"import residuals_{package}")
+    assert not loaded & {other, f"residuals_{other}", "residuals_lab", "residuals_numpy"}
+
+
+@pytest.mark.parametrize("package", frameworks.installed())
+def test_importing_changes_no_global_setting(package: str) -> None:
+    settings = {
+        "jax": "import jax\ndef settings(): return dict(jax.config.values)",
+        "torch": "import torch\ndef settings(): return (torch.get_default_dtype(), torch.is_grad_enabled(), "
+        "torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())",
+    }[package]
+    code = f"{settings}\nbefore = settings()\nimport residuals_{package}, residuals_lab.frameworks.{package}\n"
+    loaded_by(f"{code}assert settings() == before")

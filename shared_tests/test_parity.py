@@ -1,0 +1,78 @@
+"""JAX against PyTorch: the same values, gradients and residuals, and residuals that each can take from the other."""
+
+import inspect
+
+import numpy as np
+import pytest
+from cases import Case, only
+
+from residuals_lab import compare, frameworks
+from residuals_lab.ops import OPS
+from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
+
+Pair = tuple[Case, Case]
+
+
+def assert_near(pair: Pair, a: np.ndarray, b: np.ndarray, autodiff: tuple[np.ndarray, np.ndarray]) -> None:
+    """Two results that may each be off by the tolerance are off by at most two of them."""
+    assert error(a, b) <= 2 * limit(pair[0].dtype, error(*autodiff))
+
+
+def test_values_and_gradients(pair: Pair) -> None:
+    (y_a, grads_a), (y_b, grads_b) = (case.vjp(case.call.ours(case.adapter)) for case in pair)
+    (plain_y_a, plain_a), (plain_y_b, plain_b) = (case.autodiff for case in pair)
+    assert_near(pair, y_a, y_b, (plain_y_a, plain_y_b))
+    for name in grads_a:
+        assert_near(pair, grads_a[name], grads_b[name], (plain_a[name], plain_b[name]))
+
+
+@only(dtype="float64")
+def test_second_derivatives(pair: Pair) -> None:
+    a, b = (
+        case.adapter.second_vjp(
+            case.call.ours(case.adapter),
+            case.args,
+            case.array(case.g),
+            [case.array(case.noise(a.shape, 3)) for a in case.call.arrays.values()],
+        )
+        for case in pair
+    )
+    for d_a, d_b in zip(a, b, strict=True):
+        assert error(pair[0].adapter.to_numpy(d_a), pair[1].adapter.to_numpy(d_b)) <= FLOAT64_LIMIT
+
+
+def test_residuals_have_the_same_names_kinds_shapes_dtypes_and_bytes(pair: Pair) -> None:
+    a, b = (
+        case.adapter.trace(
+            case.call.ours(case.adapter), case.args, list(case.call.arrays), case.call.saved(case.adapter)
+        )
+        for case in pair
+    )
+    facts = [[(r.name, r.kind, r.value.shape, r.value.dtype, r.nbytes) for r in t.crossing] for t in (a, b)]
+    assert facts[0] == facts[1]
+
+
+@only(dtype="float64")
+def test_exchange(pair: Pair) -> None:
+    """Residuals from NumPy, JAX and PyTorch, each fed to JAX's and PyTorch's backward: six gradients, all NumPy's."""
+    adapters = [case.adapter for case in pair]
+    options = compare.Options(dtypes=("float64",), device=pair[0].device)
+    errors = compare.exchange(pair[0].call, adapters, options)
+    assert sorted(errors) == sorted(f"{source}->{a.NAME}" for source in ("numpy", "jax", "torch") for a in adapters)
+    assert max(errors.values()) <= FLOAT64_LIMIT
+
+
+@pytest.mark.parametrize("op", [op.name for op in OPS])
+def test_the_siblings_have_the_same_parts(op: str) -> None:
+    jax_op, torch_op = (frameworks.load(name).op(op) for name in ("jax", "torch"))
+    assert jax_op.Residuals._fields == torch_op.Residuals._fields
+    assert jax_op.RECOMPUTES == torch_op.RECOMPUTES
+
+    def parameters(fn: object) -> list[tuple[str, object, object]]:
+        return [(p.name, p.kind, p.default) for p in inspect.signature(fn).parameters.values()]
+
+    jax_public, torch_public = (frameworks.load(name).public(op) for name in ("jax", "torch"))
+    assert parameters(jax_public) == parameters(torch_public)
+    assert parameters(jax_op.fwd) == parameters(torch_op.fwd)
+    shared = parameters(jax_op.bwd)
+    assert parameters(torch_op.bwd)[: len(shared)] == shared  # PyTorch's may also be told which gradients are wanted
