@@ -1,6 +1,7 @@
 """Functions of arrays that several ops need; nothing here knows about an op."""
 
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def nonnegative(name: str, value: float) -> float:
 
 def wide(a: Array) -> Array:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
 
 
 def match(cotangent: Array, primal: Array) -> Array:
@@ -56,7 +57,7 @@ def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     return a.sum(axis=lead + stretched, keepdims=True).squeeze(lead) if lead + stretched else a
 
 
-def _varying(array_type: jax.core.ShapedArray) -> frozenset[str]:
+def _varying(array_type: Any) -> frozenset[str]:
     """The manual mesh axes along which an array differs from device to device."""
     manual = getattr(array_type, "manual_axis_type", None)  # JAX 0.10.1 and later; `vma` before
     return frozenset(array_type.vma if manual is None else manual.varying)

@@ -1,7 +1,7 @@
 """Arrays from files, and functions from the places that a command line can name."""
 
 import importlib
-import importlib.util
+import importlib.machinery
 import sys
 import types
 import zipfile
@@ -92,12 +92,16 @@ def load_target(target: str) -> Callable[..., Any]:
 def _load_file(path: Path) -> types.ModuleType:
     if not path.is_file():
         raise UsageError(f"target: no file at {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    return _executed(str(path), lambda: spec.loader.exec_module(module) or module)
+    loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
+    sys.modules.setdefault(loader.name, module)  # where decorators such as dataclass look for it
+
+    def run() -> types.ModuleType:
+        loader.exec_module(module)
+        return module
+
+    return _executed(str(path), run)
 
 
 def _load_module(name: str) -> types.ModuleType:
@@ -115,10 +119,8 @@ def framework_of(fn: Callable[..., Any]) -> str:
     """The framework that a function is written in, from its type and the names it can see."""
     inner = getattr(fn, "__wrapped__", fn)
     things = (type(fn), *getattr(inner, "__globals__", {}).values())
-    roots = {
-        (getattr(thing, "__module__", None) or getattr(thing, "__name__", "")).partition(".")[0] for thing in things
-    }
-    roots |= {thing.__name__.partition(".")[0] for thing in things if isinstance(thing, types.ModuleType)}
+    homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
+    roots = {str(home).partition(".")[0] for home in homes}
     found = [name for name in frameworks.NAMES if roots & {name, f"residuals_{name}"}]
     if len(found) != 1:
         raise UsageError(f"target: cannot tell the framework of {fn}; say --framework jax or --framework torch")

@@ -199,7 +199,7 @@ def _run(recorder: Recorder, jaxpr: core.Jaxpr, consts: Sequence[_Array], ins: S
             else:
                 outs = _run(recorder, body, (), reads)
         else:
-            avals = [v.aval for v in eqn.outvars]
+            avals: list[Any] = [v.aval for v in eqn.outvars]
             shapes = [(aval.shape, str(aval.dtype)) for aval in avals]
             numbers = recorder.step(_OPS.get(name, name), str(eqn.params), [a.number for a in reads], shapes)
             outs = [

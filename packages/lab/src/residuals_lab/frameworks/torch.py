@@ -113,7 +113,7 @@ def trace(
     recording = _Recording()
     recorder = recording.recorder
     args = [a.detach().requires_grad_(a.requires_grad) for a in args]
-    inputs = {recording.number(a): _storage(a) for a in args}
+    inputs: dict[int, Hashable] = {recording.number(a): _storage(a) for a in args}
     labels = dict(zip(inputs, names, strict=True))
     held: list[tuple[int, Hashable, int, bool]] = []
 

@@ -7,7 +7,7 @@ from residuals_numpy._lib import Array, Samples
 
 def forward(x: Array) -> Array:
     """y = Σ x·sin x over all of `x` (any shape): a scalar."""
-    return np.sum(x * np.sin(x))
+    return np.asarray(np.sum(x * np.sin(x)))
 
 
 def vjp(x: Array, g: Array) -> tuple[Array]:

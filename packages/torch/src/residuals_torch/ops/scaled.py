@@ -23,8 +23,8 @@ def fwd(x: Tensor, scale: Tensor) -> tuple[Tensor, Residuals]:
 def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
     x, scale = residuals
     like_x, like_scale = like or (x, scale)
-    dx = None if like_x is None else match(g * scale, like_x)
-    dscale = None if like_scale is None else match(g * x, like_scale)
+    dx = None if like_x is None or scale is None else match(g * scale, like_x)
+    dscale = None if like_scale is None or x is None else match(g * x, like_scale)
     return dx, dscale
 
 

@@ -1,0 +1,92 @@
+"""Everything the project does to itself, one session each; `nox -l` is the menu, `nox` runs what is starred there.
+
+Words after `--` go to the command that a session runs: `nox -s compare -- x_sin_x --dtype bf16`.
+"""
+
+import glob
+import os
+import shutil
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"  # its pip finds PyTorch's CPU build, which uv would pass over
+nox.options.reuse_venv = "yes"
+
+TESTING = ["pytest", "pytest-xdist", "hypothesis", "matplotlib"]
+
+
+def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None) -> None:
+    """The lab with these frameworks: by path, since none of the packages is on an index."""
+    paths = [f"./packages/{name}" for name in ("numpy", "lab", *frameworks)]
+    session.install("-c", "constraints.txt", *paths, *(extra or []))
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *arguments, *session.posargs)
+
+
+def newer_python() -> str | None:
+    """A Python above 3.11, which gets a newer JAX, if one is at hand that is not already running this."""
+    for version in ("3.14", "3.13", "3.12") if sys.version_info < (3, 12) else ():
+        root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+        for path in (shutil.which(f"python{version}"), *glob.glob(f"{root}/versions/{version}.*/bin/python")):
+            if path and not subprocess.run([path, "-c", ""], capture_output=True).returncode:
+                return path
+    return None
+
+
+NEWER = newer_python()
+JAX_ON_NEWER = [nox.param("jax", NEWER, id="jax on a newer Python")] if NEWER else []
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Print the comparison of every op in NumPy, JAX and PyTorch."""
+    install(session, "jax", "torch")
+    session.run("residuals", "compare", *session.posargs)
+
+
+@nox.session
+@nox.parametrize(
+    ("framework", "python"),
+    [nox.param("jax", None, id="jax"), nox.param("torch", None, id="torch"), *JAX_ON_NEWER],
+)
+def tests(session: nox.Session, framework: str) -> None:
+    """Run the shared tests with only one framework installed."""
+    install(session, framework, extra=TESTING)
+    pytest(session)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Run the tests that need both frameworks: JAX against PyTorch, the comparison, the documentation."""
+    install(session, "jax", "torch", extra=TESTING)
+    pytest(session, *(f"shared_tests/test_{name}.py" for name in ("parity", "compare", "docs", "house")))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", *session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly, against the frameworks' own."""
+    install(session, "jax", "torch", extra=["mypy"])
+    session.run("mypy", *(session.posargs or [f"packages/{name}/src" for name in ("numpy", "jax", "torch", "lab")]))
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run the shared tests on this machine's GPU, with the frameworks that are already installed in this Python."""
+    folders = [os.path.abspath(f"packages/{name}/src") for name in ("numpy", "jax", "torch", "lab")]
+    session.run(
+        sys.executable, "-m", "pytest", "shared_tests", "--device", "gpu", *session.posargs,
+        env={"PYTHONPATH": os.pathsep.join(folders)}, external=True,
+    )  # fmt: skip

@@ -1,0 +1,268 @@
+"""`residuals compare`: what it finds, what it prints, and what it says about bad input."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from residuals_lab import cli, frameworks
+from residuals_lab.tolerance import error, limit
+
+INSTALLED = frameworks.installed()
+ONE = INSTALLED[0]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["compare", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_json_has_all_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "x_sin_x", "rms_norm", "--json", "--size", 640)
+    document = json.loads(out)
+    assert (code, err, document["schema_version"], document["failures"]) == (0, "", 1, [])
+    assert [entry["op"] for entry in document["ops"]] == ["x_sin_x", "rms_norm"]
+    for entry in document["ops"]:
+        assert tuple(entry["frameworks"]) == INSTALLED
+        assert set(entry["exchange"]) == {f"{a}->{b}" for a in ("numpy", *INSTALLED) for b in INSTALLED}
+        assert max(entry["exchange"].values()) <= 1e-9
+        for record in entry["frameworks"].values():
+            assert record["value_error"]["float64"] <= 1e-9
+            assert record["gradient_error"]["float64"] <= 1e-9
+            assert 0 < record["gradient_error"]["float32"] <= 1e-5
+            assert record["saved_bytes"] == sum(r["bytes"] for r in record["residuals"])
+            assert record["recomputed"] == []
+            assert record["checkpoint_recomputed"] != []
+            assert record["checkpoint_saved_bytes"] < record["saved_bytes"] <= record["autodiff_saved_bytes"]
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_the_seed_problem(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly x and sin_x, 8 bytes a float32 element; plain autodiff holds 12 in JAX and 8 in PyTorch."""
+    _, out, _ = run(capsys, "x_sin_x", "--framework", framework, "--size", 1000, "--json")
+    record = json.loads(out)["ops"][0]["frameworks"][framework]
+    assert record["residuals"] == [
+        {"name": "x", "shape": [1000], "dtype": "float32", "bytes": 4000, "kind": "input"},
+        {"name": "sin_x", "shape": [1000], "dtype": "float32", "bytes": 4000, "kind": "new"},
+    ]
+    assert record["saved_bytes"] == 8000
+    assert record["autodiff_saved_bytes"] == {"jax": 12000, "torch": 8000}[framework]
+    assert record["checkpoint_saved_bytes"] == 4000
+    assert (record["recomputed"], record["checkpoint_recomputed"]) == ([], ["sin"])
+
+
+def test_the_table_says_what_the_json_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "x_sin_x")
+    assert code == 0
+    for name in INSTALLED:
+        assert frameworks.load(name).TITLE in out
+    for words in ("value error", "gradient error", "second derivative", "sin_x", "16 KiB  float32[4096]  new"):
+        assert words in out
+    assert "1 op, all as they should be" in out
+    assert "\x1b" not in out, "no colours in a pipe"
+
+
+def test_everything_in_one_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--dtype", "bf16", "--json")
+    record = json.loads(out)["ops"][0]["frameworks"][ONE]
+    assert code == 0
+    assert list(record["gradient_error"]) == ["bfloat16"]
+    assert record["residuals"][1]["bytes"] == 2 * 4096
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv"])
+def test_a_real_signal(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signal, path = np.linspace(-3, 3, 101), tmp_path / f"signal.{suffix}"
+    if suffix == "csv":
+        path.write_text("volt\n" + "\n".join(map(str, signal)))
+    else:
+        {"npy": np.save, "npz": lambda p, a: np.savez(p, x=a)}[suffix](path, signal)
+    code, out, _ = run(capsys, "x_sin_x", "rms_norm", "--input", f"x={path}", "--json")
+    assert code == 0
+    assert [entry["shapes"]["x"] for entry in json.loads(out)["ops"]] == [[101], [101]]
+
+
+BAD_FILES: dict[str, tuple[Any, str]] = {
+    "empty.npy": (np.zeros(0), "is empty, shape (0,)"),
+    "empty.csv": ("", "is empty"),
+    "rank.npy": (np.zeros((2, 3)), "x_sin_x expects axes (n), got shape (2, 3)"),
+    "scalar.npy": (np.array(1.0), "x_sin_x expects axes (n), got shape ()"),
+    "rank.csv": ("1,2\n3,4", "x_sin_x expects axes (n), got shape (2, 2)"),
+    "complex.npy": (np.ones(3, complex), "expected real numbers, got complex128"),
+    "text.npy": (np.array(["a", "b"]), "expected numbers, got <U1"),
+    "objects.npy": (np.array([None, 1]), "could not be read as numbers"),
+    "words.csv": ("time\n1\ntwo\n3", "could not be read as numbers: could not convert string 'two'"),
+    "nan.npy": (np.array([1, np.nan, np.nan]), "contains 2 NaN of 3 numbers, the first at index [1]"),
+    "nan.csv": ("1\n2\nnan\n", "contains 1 NaN of 3 numbers, the first at index [2]"),
+    "broken.npy": ("not an array", "could not be read as numbers"),
+    "broken.npz": ("not an archive", "could not be read as numbers"),
+    "signal.txt": ("1 2 3", "expected a file ending in .npy, .npz, .csv"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, message = BAD_FILES[name]
+    path = tmp_path / name
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        np.save(path, content, allow_pickle=True)
+    assert_usage(run(capsys, "x_sin_x", "--input", f"x={path}"), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonsense",), "op: expected one of x_sin_x, scaled, rms_norm, got 'nonsense'"),
+        (("--input", "x=nowhere.npy"), "x: no file at nowhere.npy"),
+        (("--input", "x"), "--input: expected NAME=FILE, got 'x'"),
+        (("--size", "0"), "expected a whole number above 0, got '0'"),
+        (("--seed", "-1"), "expected a whole number, 0 or above, got '-1'"),
+        (("--dtype", "int8"), "expected one of float64, float32, bfloat16, float16, got 'int8'"),
+        (("nowhere.py:fn", "--like", "x_sin_x"), "target: no file at nowhere.py"),
+        (("fn", "--like", "x_sin_x"), "target: expected file.py:function or package.module:function, got 'fn'"),
+        (("nowhere:fn", "--like", "x_sin_x"), "target: nowhere could not be imported: ModuleNotFoundError"),
+        (("--like", "x_sin_x"), "--like expects one file.py:function or module:function, got 0"),
+        (("--nonsense",), "unrecognized arguments: --nonsense"),
+    ],
+    ids=lambda a: " ".join(a) if isinstance(a, tuple) else "",
+)
+def test_wrong_usage_is_one_line(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_usage(run(capsys, *arguments), message)
+
+
+def assert_usage(result: tuple[int, str, str], message: str) -> None:
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("residuals: ")
+    assert err.count("\n") == 1
+
+
+def test_two_inputs_must_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    np.save(tmp_path / "w.npy", np.ones(4))
+    given = ("--input", f"x={tmp_path / 'x.npy'}", "--input", f"weight={tmp_path / 'w.npy'}")
+    assert_usage(run(capsys, "rms_norm", *given), "weight: expected axis d of size (3,), got shape (4,)")
+    assert_usage(run(capsys, "x_sin_x", "--input", f"w={tmp_path / 'w.npy'}"), "input: expected one of x, got 'w'")
+
+
+def test_a_missing_framework_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(frameworks, "is_installed", lambda name: False)
+    for arguments in ((), ("--framework", "jax")):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (3, "")
+        assert "pip install ./packages/jax" in err
+
+
+def test_an_empty_folder_is_not_a_framework(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`packages/jax`, on the path by accident, looks like a package called jax."""
+    (tmp_path / "mirage").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not frameworks.is_installed("mirage")
+
+
+def test_no_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(frameworks.load(ONE), "devices", lambda: ("cpu",))
+    assert_usage(run(capsys, "--framework", ONE, "--device", "gpu"), "finds no gpu here")
+
+
+MINE = {
+    "jax": """
+import jax
+import jax.numpy as jnp
+
+@jax.custom_vjp
+def fn(x):
+    return jnp.sum(x * jnp.sin(x))
+
+fn.defvjp(lambda x: (fn(x), (x, jnp.sin(x), jnp.cos(x))),
+          lambda r, g: ({sign}g * (jnp.sin(r[0]) + r[0] * r[2]),))
+""",
+    "torch": """
+import torch
+
+class Fn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x, x.cos())
+        ctx.kept = x.sin()
+        return (x * ctx.kept).sum()
+
+    @staticmethod
+    def backward(ctx, g):
+        x, cos = ctx.saved_tensors
+        return {sign}g * (x.sin() + x * cos)
+
+def fn(x):
+    return Fn.apply(x)
+""",
+}
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_anyones_function_beside_ours(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"mine_{framework}.py"
+    path.write_text(MINE[framework].format(sign=""))
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--size", 100, "--json")
+    document = json.loads(out)
+    (entry,) = document["ops"]
+    target = entry["target"]
+    assert tuple(entry["frameworks"]) == (framework,), "found from what the function's file imports"
+    assert target["gradient_error"]["float64"] <= 1e-9
+    assert target["recomputed"] == ["sin"]
+    kinds = {r["name"]: r["kind"] for r in target["residuals"]}
+    assert kinds == {"x": "input", "sin_x": "new" if framework == "jax" else "hidden", "cos": "new"}
+    assert target["saved_bytes"] == 1200
+    # Saved as an intermediate, the cosine is a constant to PyTorch, and the second derivative is wrong.
+    failures = [f for f in document["failures"] if "second derivative error" in f]
+    assert (code, len(failures)) == ((0, 0) if framework == "jax" else (1, 1))
+
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
+    assert str(path) in out
+    assert "hidden" in out or framework == "jax"
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_a_wrong_function_fails(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"wrong_{framework}.py"
+    path.write_text(MINE[framework].format(sign="-"))
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
+    assert code == 1
+    assert f"FAILED {path}:fn: gradient error 2.0e+00 in float64, allowed 1.0e-09" in out
+    assert_usage(
+        run(capsys, f"{path}:gn", "--like", "x_sin_x"), f"target: {path} has no function 'gn'; it has fn"
+    ) if framework == "torch" else None
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_an_op_that_breaks_its_word_fails(
+    framework: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = frameworks.load(framework)
+    right = adapter.op("x_sin_x")
+    claims = SimpleNamespace(**{**vars(right), "RECOMPUTES": {"sin": "it says"}})
+    monkeypatch.setattr(adapter, "op", lambda name: claims)
+    code, out, _ = run(capsys, "x_sin_x", "--framework", framework)
+    assert code == 1
+    assert "FAILED x_sin_x in" in out
+    assert "backward computes again nothing; declared ['sin']" in out
+
+
+def test_errors_do_not_hide_in_nan_or_shape() -> None:
+    truth = np.array([1.0, np.nan, np.inf])
+    assert error(truth, truth) == 0
+    assert error(np.array([1.0, 0.0, np.inf]), truth) == np.inf
+    assert error(np.array([1.0, np.nan, 0.0]), truth) == np.inf
+    assert error(np.array([np.nan, np.nan, np.inf]), truth) == np.inf
+    assert error(truth[:2], truth) == np.inf
+    assert error(np.array([1.0, 2.2]), np.array([1.0, 2.0])) == pytest.approx(0.1)
+    assert limit("float64", 1.0) == 1e-9
+    assert limit("float32", 1e-3) == pytest.approx(2e-3, rel=1e-3)

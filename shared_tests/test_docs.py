@@ -1,0 +1,194 @@
+"""The README and the lessons: every block of code runs, and every output, source listing and figure is real."""
+
+import importlib.util
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from markdown import MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run
+
+from residuals_lab import frameworks
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_numpy.ops import x_sin_x
+
+DOCS = ROOT / "docs"
+FILES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
+BLOCKS = [block for path in FILES for block in blocks(path)]
+LISTINGS = [block for block in BLOCKS if block.source]
+
+
+def sessions() -> dict[str, list[Block]]:
+    """The blocks that can run here, by file and by the frameworks that they need."""
+    found = defaultdict(list)
+    for block in BLOCKS:
+        if block.language and not block.source and set(block.frameworks) <= set(frameworks.installed()):
+            found["-".join([block.path.stem, *block.frameworks])].append(block)
+    return dict(found)
+
+
+@pytest.mark.parametrize("session", [pytest.param(blocks, id=name) for name, blocks in sessions().items()])
+def test_blocks_do_what_they_show(session: list[Block], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(session)
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in LISTINGS])
+def test_listings_are_the_source(block: Block) -> None:
+    compare_source(block)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_blocks_name_their_frameworks(path: Path) -> None:
+    """A block that imports a framework says so at its fence: otherwise it would run where that one is missing."""
+    for block in blocks(path):
+        if block.language in {"python", "pycon"} and not block.source:
+            mentioned = {name for pair in MENTIONS.findall(block.text) for name in pair if name}
+            assert mentioned <= set(block.frameworks), block.place
+        assert set(block.frameworks) <= set(frameworks.NAMES), block.place
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+@pytest.fixture
+def four() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("four_residual_sets", DOCS / "four_residual_sets.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", frameworks.installed())
+def test_figure_shows_what_is_measured(four: ModuleType, name: str) -> None:
+    """The committed figure carries the numbers that it was drawn from."""
+    description = ET.parse(four.FIGURE).find(".//{http://purl.org/dc/elements/1.1/}description")
+    assert description is not None
+    drawn = {kept: four.Measured(**row) for kept, row in json.loads(description.text or "").items()}
+    assert drawn == four.measure_all(name)
+
+
+def test_figure_is_drawn_from_its_numbers(four: ModuleType, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    four.draw(four.measure_all(frameworks.installed()[0]), tmp_path / "again.svg")
+    committed, again = four.FIGURE.read_text(encoding="utf-8"), (tmp_path / "again.svg").read_text(encoding="utf-8")
+    if f"Matplotlib v{matplotlib.__version__}," not in committed:
+        pytest.skip("the figure was drawn by another Matplotlib, whose glyphs and digits may differ")
+    assert again == committed
+
+
+@pytest.mark.parametrize("name", frameworks.installed())
+def test_four_sets_have_the_right_gradient(four: ModuleType, name: str) -> None:
+    adapter = frameworks.load(name)
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal(7), rng.standard_normal()
+    with adapter.precision("float64"):
+        for kept in four.SETS.values():
+            y, (dx,) = adapter.value_and_vjp(four.IN[name](kept), [adapter.array(x)], adapter.array(g))
+            assert error(adapter.to_numpy(y), x_sin_x.forward(x)) <= FLOAT64_LIMIT
+            assert error(adapter.to_numpy(dx), x_sin_x.vjp(x, g)[0]) <= FLOAT64_LIMIT
+
+
+@pytest.mark.parametrize("name", frameworks.installed())
+def test_second_derivatives_of_the_four_sets(four: ModuleType, name: str) -> None:
+    """JAX has all four; in PyTorch those with a computed residual raise, rather than give a wrong one."""
+    adapter = frameworks.load(name)
+    x, one = np.random.default_rng(0).standard_normal(7), np.ones(7)
+    truth = 2 * np.cos(x) - x * np.sin(x)
+    with adapter.precision("float64"):
+        for kept in four.SETS.values():
+            args = four.IN[name](kept), [adapter.array(x)], adapter.array(np.ones(())), [adapter.array(one)]
+            if name == "torch" and kept is not four.OnlyX:
+                with pytest.raises(NotImplementedError):
+                    adapter.second_vjp(*args)
+            else:
+                assert error(adapter.to_numpy(adapter.second_vjp(*args)[0]), truth) <= FLOAT64_LIMIT
+
+
+WRONG = {
+    "output of python": "```python\nprint(1)\n```\n\n```text\n2\n```",
+    "error of another order": "```python\nprint('1e-03')\n```\n\n```text\n1e-16\n```",
+    "error that should be 0": "```python\nprint(0.1)\n```\n\n```text\n0\n```",
+    "output not shown": "```python\nprint(1)\n```",
+    "output that never comes": "```python\nx = 1\n```\n\n```text\n1\n```",
+    "output of pycon": "```pycon\n>>> 1 + 1\n3\n```",
+    "error that never comes": "```pycon\n>>> int('1')\nTraceback (most recent call last):\nValueError: no\n```",
+    "second of two blocks": "```python\nx = 1\n```\n\n```pycon\n>>> x\n2\n```",
+    "text after nothing": "```text\n1\n```",
+    "no pycon": "```pycon\n1 + 1\n```",
+    "language without a rule": "```pyhton\nx = 1\n```",
+    "open fence": "```python\nx = 1",
+    "output of the command": "```console\n$ residuals --help\nno such output\n```",
+    "exit code": "```console\n$ residuals no-such-command\n...\n```",
+    "unknown command": "```console\n$ residals compare\n```",
+    "output of a command that is not run": "```console\n$ pip list\njax\n```",
+    "listing": "<!-- source: docs/four_residual_sets.py: IN -->\n```python\nIN = {}\n```",
+    "listing of nothing": "<!-- source: docs/four_residual_sets.py: OUT -->\n```python\nOUT = {}\n```",
+}
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in WRONG.items()])
+def test_what_is_wrong_is_noticed(text: str) -> None:
+    with pytest.raises(Mismatch):
+        _check(text)
+
+
+RIGHT = """
+```python
+x = 1.25e-16
+print("JAX 0.10.2", x, 0)
+```
+
+```text
+JAX 9.9  7e-17
+2e-16
+```
+
+    ```python
+    x = 2  # code in an indented fence
+    ```
+
+```pycon
+>>> x + 1
+3
+>>> [x] * 3
+[2, ..., 2]
+```
+
+```console
+$ pip install nothing
+```
+
+<!-- source: docs/four_residual_sets.py:
+IN -->
+```python
+IN = {"jax": in_jax, "torch": in_torch}
+```
+
+```
+any picture
+```
+"""
+
+
+def test_what_is_right_passes() -> None:
+    _check(RIGHT)
+
+
+def _check(text: str) -> None:
+    found = blocks(Path("made_up.md"), text)
+    run(found)
+    for block in found:
+        if block.source:
+            compare_source(block)
