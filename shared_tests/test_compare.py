@@ -264,5 +264,6 @@ def test_errors_do_not_hide_in_nan_or_shape() -> None:
     assert error(np.array([np.nan, np.nan, np.inf]), truth) == np.inf
     assert error(truth[:2], truth) == np.inf
     assert error(np.array([1.0, 2.2]), np.array([1.0, 2.0])) == pytest.approx(0.1)
+    assert error(np.full(2, 0.5), np.zeros(2)) == 0.5
     assert limit("float64", 1.0) == 1e-9
     assert limit("float32", 1e-3) == pytest.approx(2e-3, rel=1e-3)

@@ -7,7 +7,10 @@ FLOAT64_LIMIT = 1e-9
 
 
 def error(found: np.ndarray, truth: np.ndarray) -> float:
-    """The largest difference, relative to the largest entry of the truth; infinite if shapes, NaNs or infinities differ."""
+    """The largest difference, relative to the largest entry of the truth, or absolute where the truth is zero.
+
+    Infinite if shapes, NaNs or infinities differ.
+    """
     found, truth = np.asarray(found, np.float64), np.asarray(truth, np.float64)
     finite = np.isfinite(truth)
     if found.shape != truth.shape or not np.array_equal(found[~finite], truth[~finite], equal_nan=True):
@@ -17,7 +20,7 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
         return float("inf")
     difference = np.abs(found - truth).max(initial=0.0)
     scale = np.abs(truth).max(initial=0.0)
-    return float(difference / scale) if difference else 0.0
+    return float(difference / scale if scale else difference)
 
 
 def limit(dtype: str, autodiff_error: float) -> float:

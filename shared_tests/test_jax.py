@@ -1,0 +1,269 @@
+"""What JAX asks of every op: its transformations, dtypes, devices and traces. Meshes are in `test_jax_sharding`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, only
+
+from residuals_lab.call import Call
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+
+# Values are compared in float64, where an error cannot hide in the rounding; what is abstract is asked of every dtype.
+float64 = only(dtype="float64")
+policies = jax.checkpoint_policies
+
+
+def assert_close(case: Case, found: Any, truth: Any) -> None:
+    for one, true in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+        assert error(case.adapter.to_numpy(one), case.adapter.to_numpy(true)) <= FLOAT64_LIMIT
+
+
+def rule(fn: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """The value of `fn` and its gradients for a cotangent."""
+
+    def run(args: Sequence[Any], g: Any) -> tuple[Any, Any]:
+        y, pull = jax.vjp(fn, *args)
+        return y, pull(g)
+
+    return run
+
+
+def loss(fn: Callable[..., Any], g: jax.Array) -> Callable[..., jax.Array]:
+    """A scalar whose gradient gives every output its own cotangent."""
+    return lambda *args: jnp.sum(g * fn(*args))
+
+
+def truth(call: Call, g: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    return call.forward(), tuple(call.vjp(g).values())
+
+
+def shapes(arrays: Sequence[jax.Array]) -> list[tuple[tuple[int, ...], Any]]:
+    return [(a.shape, a.dtype) for a in arrays]
+
+
+@float64
+def test_eager_and_jit(jax_case: Case) -> None:
+    call, args, g = jax_case.call, jax_case.args, jax_case.array(jax_case.g)
+    f, expected = call.ours(jax_case.adapter), truth(call, jax_case.g)
+    y, gradients = rule(f)(args, g)
+    np.testing.assert_array_equal(y, f(*args), "fwd and the primal are not the same function")
+    assert_close(jax_case, (y, gradients), expected)
+    public = jax.jit(jax_case.adapter.public(call.op.name), static_argnames=tuple(call.static))
+    named = lambda *args: public(**dict(zip(call.arrays, args, strict=True)), **call.static)  # noqa: E731
+    found = jax.jit(lambda *run: (rule(f)(*run), rule(named)(*run)))(args, g)
+    assert_close(jax_case, found, (expected, expected))
+
+
+@float64
+def test_any_choice_of_differentiated_arguments(jax_case: Case) -> None:
+    args, g = jax_case.args, jax_case.array(jax_case.g)
+    value = loss(jax_case.call.ours(jax_case.adapter), g)
+    _, expected = truth(jax_case.call, jax_case.g)
+    every = range(len(args))
+    choices = [c for flags in product((False, True), repeat=len(args)) if (c := tuple(i for i in every if flags[i]))]
+    found = jax.jit(lambda args: [jax.grad(value, argnums=c)(*args) for c in choices])(args)
+    assert_close(jax_case, found, [[expected[i] for i in c] for c in choices])
+
+
+@float64
+def test_two_forwards_then_two_backwards(jax_case: Case) -> None:
+    call, g = jax_case.call, jax_case.array(jax_case.g)
+    other = replace(call, arrays={n: a + jax_case.noise(a.shape, 2) for n, a in call.arrays.items()})
+    f = call.ours(jax_case.adapter)
+    _, pull = jax.vjp(f, *jax_case.args)
+    _, other_pull = jax.vjp(f, *(jax_case.array(a) for a in other.arrays.values()))
+    first = pull(g)
+    assert_close(jax_case, first, truth(call, jax_case.g)[1])
+    assert_close(jax_case, other_pull(g), truth(other, jax_case.g)[1])
+    assert_close(jax_case, jax.jit(lambda pull, g: pull(g))(pull, g), first)
+    for _ in range(2):
+        for again, before in zip(pull(g), first, strict=True):
+            np.testing.assert_array_equal(again, before)
+
+
+@float64
+def test_vmap(jax_case: Case) -> None:
+    """The function, its VJP, and the VJP of the mapped function, with every choice of `in_axes`, against a loop."""
+    call, n = jax_case.call, 2
+    f = call.ours(jax_case.adapter)
+    stacked = [np.stack([a + i * jax_case.noise(a.shape, i) for i in range(n)]) for a in call.arrays.values()]
+    gs = jax_case.noise((n, *jax_case.g.shape), 1)
+    # Where is the mapped axis matters little to the other samples, which array has one matters to all.
+    axes = (None, 0, -1) if jax_case.first else (None, -1)
+    choices = [c for c in product(axes, repeat=len(stacked)) if c != (None,) * len(stacked)]
+
+    @jax.jit  # one program for all
+    def run(stacked: list[jax.Array], gs: jax.Array) -> list[Any]:
+        found = []
+        for in_axes in choices:
+            args = [a[0] if i is None else jnp.moveaxis(a, 0, i) for a, i in zip(stacked, in_axes, strict=True)]
+            mapped_vjp = jax.vmap(lambda g, *args: jax.vjp(f, *args)[1](g), in_axes=(0, *in_axes))
+            found.append((*rule(jax.vmap(f, in_axes=in_axes))(args, gs), mapped_vjp(gs, *args)))
+        return found
+
+    found = run([jax_case.array(a) for a in stacked], jax_case.array(gs))
+    for in_axes, (ys, gradients, each) in zip(choices, found, strict=True):
+        rows = [
+            dict(
+                zip(
+                    call.arrays,
+                    (a[0 if axis is None else i] for a, axis in zip(stacked, in_axes, strict=True)),
+                    strict=True,
+                )
+            )
+            for i in range(n)
+        ]
+        expected = [truth(replace(call, arrays=row), g) for row, g in zip(rows, gs, strict=True)]
+        stacks = [np.stack(parts) for parts in zip(*(d for _, d in expected), strict=True)]
+        assert_close(jax_case, (ys, each), (np.stack([y for y, _ in expected]), stacks))
+        for d, stack, axis in zip(gradients, stacks, in_axes, strict=True):
+            assert_close(jax_case, d, stack.sum(0) if axis is None else np.moveaxis(stack, 0, axis))
+
+
+@float64
+def test_scan(jax_case: Case) -> None:
+    """Each step's input depends on the last step's value, so the gradient goes through the carry and the constants."""
+    call, steps = jax_case.call, 3
+    first, *rest = call.arrays.values()
+    xs = first + jax_case.noise((steps, *first.shape), 2)
+    weights = jax_case.array(jax_case.g / np.abs(call.forward()).max(initial=1.0))  # the carry stays about 1
+
+    def scanned(fn: Callable[..., Any]) -> Callable[..., Any]:
+        def run(xs: jax.Array, *rest: jax.Array) -> jax.Array:
+            def body(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+                return jnp.sum(weights * fn(x + jnp.cos(carry), *rest)), None
+
+            return jax.lax.scan(body, jnp.zeros((), xs.dtype), xs)[0]
+
+        return jax.value_and_grad(run, argnums=tuple(range(1 + len(rest))))
+
+    ours, plain = (scanned(fn(jax_case.adapter)) for fn in (call.ours, call.plain))
+    args = [jax_case.array(a) for a in (xs, *rest)]
+    assert_close(jax_case, *jax.jit(lambda *args: (ours(*args), plain(*args)))(*args))
+
+
+@float64
+def test_checkpoint(jax_case: Case) -> None:
+    call, args, g = jax_case.call, jax_case.args, jax_case.array(jax_case.g)
+    fields = jax_case.adapter.op(call.op.name).Residuals._fields
+    kept = [
+        policies.nothing_saveable,
+        policies.everything_saveable,
+        policies.dots_saveable,
+        policies.save_only_these_names(),
+        policies.save_only_these_names(*fields),
+    ]
+    f, expected = call.ours(jax_case.adapter), truth(call, jax_case.g)
+    found = jax.jit(lambda *a: [rule(jax.checkpoint(f, policy=policy))(*a) for policy in kept])(args, g)
+    assert_close(jax_case, found, [expected] * len(kept))
+    if jax_case.first:
+        for fn in (jax.checkpoint(f), jax.jit(jax.checkpoint(f))):
+            assert_close(jax_case, rule(fn)(args, g), expected)
+    nothing, everything, bare = (
+        jax_case.adapter.trace(fn, args, list(call.arrays))
+        for fn in (jax.checkpoint(f), jax.checkpoint(f, policy=policies.everything_saveable), f)
+    )
+    assert {r.kind for r in nothing.crossing} <= {"input"}
+    assert everything.saved_bytes == bare.saved_bytes
+
+
+@float64
+def test_second_order_under_jit(jax_case: Case) -> None:
+    call, args, g = jax_case.call, jax_case.args, jax_case.array(jax_case.g)
+    us = [jax_case.array(jax_case.noise(a.shape, 2 + i)) for i, a in enumerate(args)]
+
+    @jax.jit
+    def run(args: Sequence[Any], g: Any, us: Sequence[Any]) -> list[Any]:
+        return [jax_case.adapter.second_vjp(fn(jax_case.adapter), args, g, us) for fn in (call.ours, call.plain)]
+
+    assert_close(jax_case, *run(args, g, us))
+
+
+@only(first=True, dtype="float32")
+def test_forward_mode_is_a_clear_error(jax_case: Case) -> None:
+    f, args = jax_case.call.ours(jax_case.adapter), jax_case.args
+    for fn in (f, jax.jit(f)):
+        with pytest.raises(TypeError, match=r"forward-mode autodiff \(jvp\) to a custom_vjp"):
+            jax.jvp(fn, args, args)
+
+
+def backward_shapes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> list[tuple[tuple[int, ...], Any]]:
+    """The gradients' shapes and dtypes, when the cotangent arrives under jit."""
+
+    def gradients(*args: jax.Array) -> Any:
+        y, pull = jax.vjp(fn, *args)
+        return jax.jit(lambda pull, g: pull(g))(pull, jnp.ones_like(y))
+
+    return shapes(jax.eval_shape(gradients, *args))
+
+
+def test_gradient_dtypes_under_strict_promotion(jax_case: Case) -> None:
+    with jax.numpy_dtype_promotion("strict"):
+        assert backward_shapes(jax_case.call.ours(jax_case.adapter), jax_case.args) == shapes(jax_case.args)
+
+
+@only(dtype="bfloat16")
+def test_gradient_dtypes_where_one_differs(jax_case: Case) -> None:
+    args = jax_case.args
+    for i, a in enumerate(args):
+        mixed = [*args[:i], a.astype("float32"), *args[i + 1 :]]
+        assert backward_shapes(jax_case.call.ours(jax_case.adapter), mixed) == shapes(mixed)
+
+
+def test_absent_arguments_have_no_gradient(jax_case: Case) -> None:
+    call = jax_case.call
+    public, bwd = jax_case.adapter.public(call.op.name), jax_case.adapter.op(call.op.name).bwd
+    given = dict(zip(call.arrays, jax_case.args, strict=True))
+    args = {name: given.get(name) for name in call.op.arrays}
+
+    def gradients(args: dict[str, Any]) -> Any:
+        y, pull = jax.vjp(lambda args: public(**args, **call.static), args)
+        residuals = call.saved(jax_case.adapter)(*(a for a in args.values() if a is not None))
+        return pull(jnp.ones_like(y))[0], bwd(*call.static.values(), residuals, jnp.ones_like(y))
+
+    named, formula = jax.eval_shape(gradients, args)
+    for found in (named, dict(zip(args, formula, strict=True))):
+        assert {name for name, d in found.items() if d is None} == args.keys() - given.keys()
+
+
+def test_residuals_under_jit(jax_case: Case) -> None:
+    """A jit around the op neither adds to what is held, nor drops or renames any of it."""
+    call, args = jax_case.call, jax_case.args
+    f, fields = call.ours(jax_case.adapter), call.saved(jax_case.adapter)
+
+    def held(fn: Callable[..., Any]) -> list[tuple[Any, ...]]:
+        crossing = jax_case.adapter.trace(fn, args, list(call.arrays), fields).crossing
+        return sorted((r.name, r.kind, r.nbytes, r.value.shape, r.value.dtype) for r in crossing)
+
+    expected = jax.eval_shape(fields, *args)._asdict()
+    assert held(jax.jit(f)) == held(f)
+    assert {name for name, kind, *_ in held(f) if kind == "input"} == {r for r in expected if r in call.arrays}
+    assert {name: (shape, dtype) for name, _, _, shape, dtype in held(f)} == {
+        name: (a.shape, str(a.dtype)) for name, a in expected.items() if a is not None
+    }
+
+
+@only(first=True, dtype="float32")
+def test_no_tracer_leaks(jax_case: Case) -> None:
+    args, g = jax_case.args, jax_case.array(jax_case.g)
+    f = jax_case.call.ours(jax_case.adapter)
+    with jax.checking_leaks():
+        jax.jit(jax.grad(loss(f, g), argnums=tuple(range(len(args)))))(*args)
+
+
+@only(first=True, dtype="float32")
+def test_everything_stays_on_its_device(jax_case: Case) -> None:
+    """On a device that is not the default one, so that nothing gets there by accident."""
+    device = jax.devices(jax_case.device)[-1]
+    args, g = jax.device_put((jax_case.args, jax_case.array(jax_case.g)), device)
+    f = jax_case.call.ours(jax_case.adapter)
+    for fn in (f, jax.jit(f)):
+        y, pull = jax.vjp(fn, *args)
+        for a in jax.tree.leaves((y, pull, pull(g))):
+            assert a.devices() == {device}

@@ -1,0 +1,180 @@
+"""What JAX asks of every op on a mesh: `shard_map` and jit with shardings, on Auto and on Explicit axes.
+
+The truth is a loop over the devices' parts on one device, in NumPy. Losses give every output its own cotangent: a
+wrong sum over devices hides behind a cotangent that is the same everywhere.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, only
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from residuals_jax._lib import match
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+
+AXES = ("rows", "columns")  # two axes: a sum over only one of them is a mistake to find
+PARTS = P(AXES)
+WHOLE = P()
+DEVICES = 8
+
+Flags = tuple[bool, ...]  # for each array of a call, whether every device has a part of its own
+
+
+@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
+    devices = jax.devices("cpu")
+    mesh = jax.make_mesh((DEVICES // 2, 2), AXES, axis_types=(request.param,) * 2, devices=devices)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def put(mesh: Mesh, arrays: Sequence[np.ndarray], specs: Sequence[P]) -> list[jax.Array]:
+    return [jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(arrays, specs, strict=True)]
+
+
+def specs(flags: Flags) -> tuple[P, ...]:
+    return tuple(PARTS if has_parts else WHOLE for has_parts in flags)
+
+
+def choices(case: Case) -> list[Flags]:
+    """The first array in parts; for one sample of each op, every choice of arrays."""
+    n = len(case.call.arrays)
+    return (
+        [flags for flags in product((True, False), repeat=n) if any(flags)]
+        if case.first
+        else [(True,) + (False,) * (n - 1)]
+    )
+
+
+def parts(case: Case) -> list[np.ndarray]:
+    """Each array of the call with a leading axis of one different part a device."""
+    return [np.stack([a + i * case.noise(a.shape, i) for i in range(DEVICES)]) for a in case.call.arrays.values()]
+
+
+def loop(case: Case, arrays: list[np.ndarray], flags: Flags, gs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One device after the other: the values, stacked, and the gradients, stacked or summed."""
+    ys, gradients = [], []
+    for i, g in enumerate(gs):
+        mine = [a[i if has_parts else 0] for a, has_parts in zip(arrays, flags, strict=True)]
+        call = replace(case.call, arrays=dict(zip(case.call.arrays, mine, strict=True)))
+        ys.append(call.forward())
+        gradients.append(call.vjp(g).values())
+    stacks = [np.stack(d) for d in zip(*gradients, strict=True)]
+    return np.stack(ys), [d if has_parts else d.sum(0) for d, has_parts in zip(stacks, flags, strict=True)]
+
+
+def assert_close(found: Any, truth: Any) -> None:
+    for one, true in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+        assert error(one, true) <= FLOAT64_LIMIT
+
+
+def on_each_device(fn: Callable[..., Any], flags: Flags) -> Callable[..., Any]:
+    """`fn` of a device's own parts, times its share: XLA cannot run a `shard_map` of nothing but empty arrays."""
+
+    def local(share: jax.Array, *args: jax.Array) -> jax.Array:
+        mine = [a[0] if has_parts else a for a, has_parts in zip(args, flags, strict=True)]
+        return share * fn(*mine)[None]
+
+    return local
+
+
+@only(dtype="float64", device="cpu")
+def test_shard_map(jax_case: Case, mesh: Mesh) -> None:
+    """With default settings, the gradient taken outside of the `shard_map`, and inside."""
+    f = jax_case.call.ours(jax_case.adapter)
+    arrays, wanted = parts(jax_case), choices(jax_case)
+    gs = jax_case.noise((DEVICES, *jax_case.g.shape), 1)
+    shares = jax_case.noise((DEVICES, *[1] * jax_case.g.ndim), 2)
+
+    @jax.jit
+    def run(stacked: list[jax.Array], single: list[jax.Array], shares: jax.Array, gs: jax.Array) -> list[Any]:
+        found = []
+        for flags in wanted:
+            args = [a if has_parts else b for a, b, has_parts in zip(stacked, single, flags, strict=True)]
+            local = on_each_device(f, flags)
+
+            def inside(g: jax.Array, *operands: jax.Array, local: Callable[..., Any] = local) -> tuple[Any, ...]:
+                return jax.vjp(local, *operands)[1](g)[1:]
+
+            taken = (PARTS, *specs(flags))
+            outer = jax.shard_map(local, in_specs=taken, out_specs=PARTS)
+            inner = jax.shard_map(inside, in_specs=(PARTS, *taken), out_specs=specs(flags))
+            loss = jax.grad(
+                lambda *operands, f=outer: jnp.sum(gs * f(*operands)), argnums=tuple(range(1, 1 + len(args)))
+            )
+            found.append((outer(shares, *args), loss(shares, *args), inner(gs, shares, *args)))
+        return found
+
+    stacked = put(mesh, arrays, [PARTS] * len(arrays))
+    single = put(mesh, [a[0] for a in arrays], [WHOLE] * len(arrays))
+    found = run(stacked, single, *put(mesh, [shares, gs], [PARTS, PARTS]))
+    for flags, (ys, outside, within) in zip(wanted, found, strict=True):
+        truth, gradients = loop(jax_case, arrays, flags, shares * gs)
+        assert_close((ys, outside, within), (shares * truth, gradients, gradients))
+
+
+@only(dtype="float64", device="cpu")
+def test_vmap_over_parts(jax_case: Case, mesh: Mesh) -> None:
+    """Jit of a vmap whose mapped axis is sharded."""
+    f = jax_case.call.ours(jax_case.adapter)
+    arrays, wanted = parts(jax_case), choices(jax_case)
+    gs = jax_case.noise((DEVICES, *jax_case.g.shape), 1)
+
+    @jax.jit
+    def run(stacked: list[jax.Array], single: list[jax.Array], gs: jax.Array) -> list[Any]:
+        found = []
+        for flags in wanted:
+            args = [a if has_parts else b for a, b, has_parts in zip(stacked, single, flags, strict=True)]
+            mapped = jax.vmap(f, in_axes=tuple(0 if has_parts else None for has_parts in flags))
+            loss = jax.grad(lambda *args, f=mapped: jnp.sum(gs * f(*args)), argnums=tuple(range(len(args))))
+            found.append((mapped(*args), loss(*args)))
+        return found
+
+    stacked = put(mesh, arrays, [PARTS] * len(arrays))
+    single = put(mesh, [a[0] for a in arrays], [WHOLE] * len(arrays))
+    found = run(stacked, single, *put(mesh, [gs], [PARTS]))
+    for flags, one in zip(wanted, found, strict=True):
+        assert_close(one, loop(jax_case, arrays, flags, gs))
+
+
+@only(first=True, dtype="float64", device="cpu")
+@pytest.mark.parametrize("sharded", ["arrays", "cotangent", "both"])
+def test_jit_with_shardings(jax_case: Case, mesh: Mesh, sharded: str) -> None:
+    """The op on a larger batch, sharded along it: an axis more for a `...`, and a longer axis for a letter."""
+    op, f = jax_case.call.op, jax_case.call.ours(jax_case.adapter)
+    first = {name: op.arrays[name].split()[0] for name in jax_case.call.arrays}
+    batch = next(iter(first.values()))
+    larger = [
+        (np.stack if batch == "..." else np.concatenate)(list(many)) if letter == batch else many[0]
+        for many, letter in zip(parts(jax_case), first.values(), strict=True)
+    ]
+    call = replace(jax_case.call, arrays=dict(zip(first, larger, strict=True)))
+    y = call.forward()
+    g = jax_case.noise(y.shape, 1)
+    taken = [PARTS if sharded != "cotangent" and letter == batch else WHOLE for letter in first.values()]
+    given = PARTS if sharded != "arrays" and y.shape and y.shape[0] % DEVICES == 0 else WHOLE
+    placed = [NamedSharding(mesh, spec) for spec in (given, *taken)]
+
+    def run(g: jax.Array, *args: jax.Array) -> Any:
+        return jax.grad(lambda *args: jnp.sum(g * f(*args)), argnums=tuple(range(len(args))))(*args)
+
+    found = jax.jit(run, in_shardings=placed, out_shardings=tuple(placed[1:]))(
+        *put(mesh, [g, *larger], [given, *taken])
+    )
+    assert_close(found, list(call.vjp(g).values()))
+    assert_close(jax.jit(f)(*put(mesh, larger, taken)), y)
+
+
+def test_match_gives_the_sharding_of_the_primal(mesh: Mesh) -> None:
+    """What needs it is an op of two batched arrays of which one is sharded, in Explicit mode, where it is a type."""
+    whole, split = put(mesh, [np.ones((DEVICES, 3))] * 2, [WHOLE, PARTS])
+    assert jax.typeof(match(split, whole)).sharding == jax.typeof(whole).sharding
+    assert jax.typeof(match(whole, split)).sharding == jax.typeof(split).sharding

@@ -1,0 +1,203 @@
+"""What only PyTorch asks of an op: finite differences, frozen inputs, strides, purity; all eagerly."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import Case, only
+from torch import Tensor
+
+from residuals_lab.tolerance import error, limit
+
+Fn = Callable[..., Tensor]
+
+
+def value_and_vjp(fn: Fn, args: Sequence[Tensor], g: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The value, and the gradients of the arguments that require one."""
+    y = fn(*args)
+    return y, torch.autograd.grad(y, [a for a in args if a.requires_grad], g)
+
+
+def assert_right(case: Case, args: Sequence[Tensor], g: Tensor, y: Tensor, gradients: Sequence[Tensor]) -> None:
+    """`y` and the gradients agree with the truth at these very arguments and this cotangent."""
+    adapter = case.adapter
+    arrays = {
+        name: adapter.to_numpy(a) if a.is_floating_point() else a.cpu().numpy()
+        for name, a in zip(case.call.arrays, args, strict=True)
+    }
+    call = replace(case.call, arrays=arrays)
+    truth = call.vjp(adapter.to_numpy(g))
+    truths = [call.forward(), *(truth[name] for name, a in zip(arrays, args, strict=True) if a.requires_grad)]
+    plain_y, plain = value_and_vjp(call.plain(adapter), [leaf(a.contiguous(), a) for a in args], g.contiguous())
+    for found, true, autodiff in zip((y, *gradients), truths, (plain_y, *plain), strict=True):
+        allowed = limit(case.dtype, error(adapter.to_numpy(autodiff), true))
+        assert error(adapter.to_numpy(found), true) <= allowed
+
+
+def leaf(a: Tensor, like: Tensor) -> Tensor:
+    """`a` cut from the graph, which requires a gradient if `like` does."""
+    return a.detach().requires_grad_(like.requires_grad)
+
+
+def cotangent(case: Case) -> Tensor:
+    return case.array(case.g).detach()
+
+
+def other(a: Tensor) -> Tensor:
+    """A tensor like `a` with its values in another order, so that it is as good an argument."""
+    return leaf(a.flatten().flip(0).reshape(a.shape), a)
+
+
+def subsets(case: Case) -> Iterator[list[Tensor]]:
+    """The case's arguments, with every choice of those that require a gradient; the last one is all."""
+    differentiable = [i for i, a in enumerate(case.args) if a.requires_grad]
+    for count in range(1, len(differentiable) + 1):
+        for wanted in itertools.combinations(differentiable, count):
+            yield [a.requires_grad_(i in wanted) for i, a in enumerate(case.args)]
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Equal to the last bit, NaN included."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def small(case: Case) -> bool:
+    """Finite differences want few elements (gradcheck takes no array without any), and values of ordinary size."""
+    arrays = case.source.arrays.values()
+    return case.dtype == "float64" and all(0 < a.size <= 30 and abs(a).max() < 100 for a in arrays)
+
+
+def where(choice: Callable[[Case], bool]) -> Callable[[Any], Any]:
+    """Decorate a test to run only on the cases that `choice` accepts."""
+
+    def mark(test: Any) -> Any:
+        test.only = choice
+        return test
+
+    return mark
+
+
+@where(small)
+def test_gradcheck(torch_case: Case) -> None:
+    fn = torch_case.call.ours(torch_case.adapter)
+    assert torch.autograd.gradcheck(fn, torch_case.args, check_batched_grad=True, check_undefined_grad=True)
+
+
+@where(small)
+def test_gradgradcheck(torch_case: Case) -> None:
+    fn = torch_case.call.ours(torch_case.adapter)
+    assert torch.autograd.gradgradcheck(fn, torch_case.args, check_undefined_grad=True)
+
+
+def test_every_subset_of_inputs_requiring_grad(torch_case: Case) -> None:
+    fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
+    for args in subsets(torch_case):
+        assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
+
+
+def test_nothing_to_differentiate(torch_case: Case) -> None:
+    adapter, call = torch_case.adapter, torch_case.call
+    truth, (plain_y, _) = call.forward(), torch_case.autodiff
+    for grad_mode, args in (
+        (torch.no_grad(), torch_case.args),
+        (torch.inference_mode(), torch_case.args),
+        (nullcontext(), [a.detach() for a in torch_case.args]),
+    ):
+        with grad_mode:
+            y = call.ours(adapter)(*args)
+        assert not y.requires_grad
+        assert error(adapter.to_numpy(y), truth) <= limit(torch_case.dtype, error(plain_y, truth))
+
+
+def reversed_axes(a: Tensor) -> tuple[int, ...]:
+    return tuple(range(a.ndim))[::-1]
+
+
+# The same values, or some of them, in memory that is laid out otherwise.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "every-second": lambda a: torch.stack([a, a.neg() if a.is_floating_point() else a], -1)[..., 0],
+    "offset": lambda a: torch.stack([a, a])[1],
+    "slice": lambda a: torch.cat([a, a], -1)[..., : a.shape[-1]] if a.ndim else a,
+    "transposed": lambda a: a.permute(reversed_axes(a)).contiguous().permute(reversed_axes(a)),
+    "repeated": lambda a: a[:1].expand_as(a) if a.ndim else a,
+    "constant": lambda a: a.flatten()[0].expand_as(a) if a.numel() else a,
+}
+
+
+@where(lambda case: case.dtype in ("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_of_inputs(torch_case: Case, layout: str) -> None:
+    fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
+    args = [leaf(LAYOUTS[layout](a), a) for a in torch_case.args]
+    assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
+
+
+@where(lambda case: case.dtype in ("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_of_cotangent(torch_case: Case, layout: str) -> None:
+    fn, args, g = torch_case.call.ours(torch_case.adapter), torch_case.args, LAYOUTS[layout](cotangent(torch_case))
+    assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
+
+
+def test_nothing_is_overwritten(torch_case: Case) -> None:
+    """Neither inputs nor cotangent nor residuals, seen in their values and in their version."""
+    args, g = torch_case.args, cotangent(torch_case)
+    kept = [*args, g]
+    before = [(a, a.detach().clone(), a._version) for a in kept]
+
+    def pack(t: Tensor) -> Tensor:
+        held = t.detach()  # shares memory and version; an output that its own node holds would be a cycle
+        before.append((held, held.clone(), held._version))
+        return held
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = torch_case.call.ours(torch_case.adapter)(*args)
+    for _ in range(2):
+        for now, value, version in before:
+            assert_same(now.detach(), value)
+            assert now._version == version
+        torch.autograd.grad(y, [a for a in args if a.requires_grad], g, retain_graph=True)
+    for now, value, version in before:
+        assert_same(now.detach(), value)
+        assert now._version == version
+
+
+def test_backward_again_with_another_cotangent(torch_case: Case) -> None:
+    args, g = torch_case.args, cotangent(torch_case)
+    wanted = [a for a in args if a.requires_grad]
+    y = torch_case.call.ours(torch_case.adapter)(*args)
+    for g_now in (g, other(g), g):
+        gradients = torch.autograd.grad(y, wanted, g_now, retain_graph=True)
+        assert_right(torch_case, args, g_now, y, gradients)
+
+
+def test_two_forwards_then_two_backwards(torch_case: Case) -> None:
+    fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
+    calls = [torch_case.args, [other(a) if a.requires_grad else a for a in torch_case.args]]
+    ys = [fn(*args) for args in calls]
+    for args, y in zip(calls, ys, strict=True):
+        gradients = torch.autograd.grad(y, [a for a in args if a.requires_grad], g)
+        assert_right(torch_case, args, g, y, gradients)
+
+
+def test_backward_is_deterministic(torch_case: Case) -> None:
+    args, g = torch_case.args, cotangent(torch_case)
+    wanted = [a for a in args if a.requires_grad]
+    y = torch_case.call.ours(torch_case.adapter)(*args)
+    first, *more = [torch.autograd.grad(y, wanted, g, retain_graph=True) for _ in range(3)]
+    for again in more:
+        assert_same(again, first)
+
+
+@only(dtype="float32")
+def test_global_random_state_is_untouched(torch_case: Case) -> None:
+    """By the forward too: a sample has a truth, so it draws nothing from the global generator."""
+    args, g = torch_case.args, cotangent(torch_case)
+    states = torch.get_rng_state, *([torch.cuda.get_rng_state] if torch_case.device == "gpu" else [])
+    before = [state() for state in states]
+    value_and_vjp(torch_case.call.ours(torch_case.adapter), args, g)
+    assert_same([state() for state in states], before)

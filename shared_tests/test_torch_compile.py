@@ -1,0 +1,89 @@
+"""An op under torch.compile. Inductor takes seconds, so most samples stop at AOTAutograd, where a rule is traced."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import Case, only
+from test_torch import assert_right, cotangent, value_and_vjp, where
+
+pytestmark = [
+    # Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
+    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated"),
+    # Inductor imports modules that still use TorchScript.
+    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
+    # Inductor recommends faster and coarser matmuls on a GPU.
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available"),
+]
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> Iterator[None]:
+    """Dynamo counts how often it compiles one piece of code, and every case is the same piece."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compile_and_check(case: Case, backend: str) -> None:
+    args, g = case.args, cotangent(case)
+    compiled = torch.compile(case.call.ours(case.adapter), fullgraph=True, backend=backend)
+    assert_right(case, args, g, *value_and_vjp(compiled, args, g))
+
+
+@only(first=True, dtype="float32")
+def test_inductor(torch_case: Case) -> None:
+    compile_and_check(torch_case, "inductor")
+
+
+def first_or_special(case: Case) -> bool:
+    """An op's first sample in every dtype, and in float64 those without elements or without an optional array."""
+    arrays = case.source.arrays
+    special = len(arrays) < len(case.source.op.arrays) or not all(a.size for a in arrays.values())
+    return case.first or (special and case.dtype == "float64")
+
+
+@where(first_or_special)
+def test_compiled(torch_case: Case) -> None:
+    compile_and_check(torch_case, "aot_eager")
+
+
+def longer(case: Case) -> Case:
+    """The case with its first array twice as long in its leading axis, and every array that shares the axis."""
+    op, arrays = case.source.op, case.source.arrays
+    leading = next(iter(op.arrays.values())).split()[0]
+    axes = {name: op.arrays[name].split().index(leading) for name in arrays if leading in op.arrays[name].split()}
+    twice = {name: np.concatenate([a, a], axes[name]) if name in axes else a for name, a in arrays.items()}
+    return replace(case, source=replace(case.source, arrays=twice))
+
+
+@only(first=True, dtype="float64")
+def test_dynamic_sizes(torch_case: Case) -> None:
+    """The second size runs what was compiled for the first."""
+    fn = torch_case.call.ours(torch_case.adapter)
+    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager", dynamic=True)
+    for case, stance in ((torch_case, "default"), (longer(torch_case), "fail_on_recompile")):
+        args, g = case.args, cotangent(case)
+        with torch.compiler.set_stance(stance):
+            assert_right(case, args, g, *value_and_vjp(compiled, args, g))
+
+
+@only(dtype="float32", first=True)
+def test_compiled_double_backward_raises(torch_case: Case) -> None:
+    args, g = torch_case.args, cotangent(torch_case).requires_grad_()
+    compiled = torch.compile(torch_case.call.ours(torch_case.adapter), fullgraph=True, backend="aot_eager")
+    gradients = torch.autograd.grad(compiled(*args), [a for a in args if a.requires_grad], g, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        torch.autograd.grad(gradients, [g, *args], [torch.ones_like(d) for d in gradients], allow_unused=True)
+
+
+@only(dtype="float64", first=True)
+def test_compiled_func_grad(torch_case: Case) -> None:
+    args, g = torch_case.args, cotangent(torch_case)
+    fn = torch_case.call.ours(torch_case.adapter)
+    wanted = tuple(i for i, a in enumerate(args) if a.requires_grad)
+    gradient = torch.func.grad(lambda *args: (g * fn(*args)).sum(), wanted)
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    assert_right(torch_case, args, g, fn(*args), compiled(*(a.detach() for a in args)))

@@ -1,0 +1,118 @@
+"""An op on DTensors, sharded over two processes on the CPU that start once and run every case."""
+
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from cases import Case, cases
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+from residuals_lab.errors import UsageError
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+
+PROCESSES = 2
+
+
+def fits_the_table(case: Case) -> bool:
+    """Whether the arrays have the axes that the table names, so that one more before `...` is a batch axis."""
+    op, arrays = case.source.op, case.source.arrays
+    try:
+        return all(op.axes(name, a.shape) is not None for name, a in arrays.items())
+    except UsageError:
+        return False
+
+
+def lengthened(case: Case) -> tuple[Case, set[str]]:
+    """The case with an axis that two processes share out, and the names of the arrays that have it, in front.
+
+    It is a new one before `...`; without that, it is the first array's own first axis, made 8 long.
+    """
+    op, arrays = case.source.op, dict(case.source.arrays)
+    first = op.arrays[next(iter(arrays))].split()[0]
+    sharded = {name for name in arrays if op.arrays[name].split()[0] == first}
+    for name in sharded:
+        a = arrays[name]
+        if first == "...":
+            arrays[name] = np.stack([np.roll(a, i) for i in range(4)])
+        else:
+            arrays[name] = np.resize(a, (8, *a.shape[1:]))
+    return replace(case, source=replace(case.source, arrays=arrays)), sharded
+
+
+CASES = [case for case in cases(["torch"], "cpu") if case.dtype == "float64" and fits_the_table(case)]
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the processes found for each case: value and gradients, or the traceback of an exception."""
+    folder = tmp_path_factory.mktemp("distributed")
+    command = [sys.executable, __file__, str(folder)]
+    # An idle process of OpenMP spins, and then two processes with a thread for each core slow each other down.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    logs = [folder / f"log{rank}" for rank in range(PROCESSES)]
+    running = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            running.append(subprocess.Popen([*command, str(rank)], env=environment, stdout=file, stderr=file))
+    try:
+        codes = [process.wait(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert codes == [0] * PROCESSES, "\n".join(log.read_text() for log in logs)
+    return torch.load(folder / "found")
+
+
+@pytest.mark.parametrize("sharded", CASES, ids=str)
+def test_dtensor(sharded: Case, found: dict[str, Any]) -> None:
+    case, _ = lengthened(sharded)
+    result = found[str(sharded)]
+    assert not isinstance(result, str), result
+    y, gradients = result
+    assert error(y, case.call.forward()) <= FLOAT64_LIMIT
+    for (name, truth), d in zip(case.call.vjp(case.g).items(), gradients, strict=True):
+        assert error(d, truth) <= FLOAT64_LIMIT, name
+
+
+# What follows runs in the processes.
+
+
+def run(case: Case, mesh: Any) -> Any:
+    case, sharded = lengthened(case)
+    args = []
+    for name, a in zip(case.call.arrays, case.args, strict=True):
+        placement = Shard(0) if name in sharded else Replicate()
+        args.append(distribute_tensor(a.detach(), mesh, [placement]).requires_grad_(a.requires_grad))
+    c = distribute_tensor(case.array(case.g).detach(), mesh, [Replicate()])
+    y = case.call.ours(case.adapter)(*args)
+    gradients = torch.autograd.grad((c * y).sum(), [a for a in args if a.requires_grad])
+    return y.detach().full_tensor(), [d.full_tensor() for d in gradients]
+
+
+def main(folder: Path, rank: int) -> None:
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", store, timedelta(seconds=60), PROCESSES, rank)
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    found: dict[str, Any] = {}
+    for case in CASES:
+        try:
+            found[str(case)] = run(case, mesh)
+        except Exception:
+            found[str(case)] = traceback.format_exc()
+    if rank == 0:
+        torch.save(found, folder / "found")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
