@@ -1,4 +1,4 @@
-"""The cases of the shared tests: op × framework × device × dtype × sample, from the lab's table and the NumPy samples."""
+"""The cases of the shared tests, op × framework × device × dtype × sample: from the lab's table and NumPy's samples."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

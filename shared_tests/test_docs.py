@@ -10,8 +10,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from markdown import MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run
 
+from markdown import MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run
 from residuals_lab import frameworks
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 from residuals_numpy.ops import x_sin_x

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 import test_ops
 from cases import Case, cases
-
 from residuals_lab import frameworks
 
 WRONG: list[Any] = []  # pytest parameters: framework, op, what makes the wrong op, the test meant for it

@@ -39,9 +39,11 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            found |= {node.module or ""} if node.module != "residuals_lab" else {
-                f"residuals_lab.{alias.name}" for alias in node.names
-            }
+            found |= (
+                {node.module or ""}
+                if node.module != "residuals_lab"
+                else {f"residuals_lab.{alias.name}" for alias in node.names}
+            )
     return found
 
 

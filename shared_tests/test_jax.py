@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, only
 
+from cases import Case, only
 from residuals_lab.call import Call
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 
@@ -55,7 +55,10 @@ def test_eager_and_jit(jax_case: Case) -> None:
     np.testing.assert_array_equal(y, f(*args), "fwd and the primal are not the same function")
     assert_close(jax_case, (y, gradients), expected)
     public = jax.jit(jax_case.adapter.public(call.op.name), static_argnames=tuple(call.static))
-    named = lambda *args: public(**dict(zip(call.arrays, args, strict=True)), **call.static)  # noqa: E731
+
+    def named(*args: jax.Array) -> jax.Array:
+        return public(**dict(zip(call.arrays, args, strict=True)), **call.static)
+
     found = jax.jit(lambda *run: (rule(f)(*run), rule(named)(*run)))(args, g)
     assert_close(jax_case, found, (expected, expected))
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, only
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cases import Case, only
 from residuals_jax._lib import match
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 

@@ -6,8 +6,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from cases import Case, only
 
+from cases import Case, only
 from residuals_lab import frameworks
 from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME, OPS

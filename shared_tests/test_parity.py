@@ -4,8 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
-from cases import Case, only
 
+from cases import Case, only
 from residuals_lab import compare, frameworks
 from residuals_lab.ops import OPS
 from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit

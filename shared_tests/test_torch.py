@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, only
 from torch import Tensor
 
+from cases import Case, only
 from residuals_lab.tolerance import error, limit
 
 Fn = Callable[..., Tensor]

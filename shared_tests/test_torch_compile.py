@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from cases import Case, only
 from test_torch import assert_right, cotangent, value_and_vjp, where
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from cases import Case, cases
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
+from cases import Case, cases
 from residuals_lab.errors import UsageError
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 

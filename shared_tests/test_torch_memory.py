@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, only
-from test_torch import assert_same, cotangent, subsets, value_and_vjp, where
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from cases import Case, only
+from test_torch import assert_same, cotangent, subsets, value_and_vjp, where
 
 
 def nodes(y: Tensor) -> list[Any]:

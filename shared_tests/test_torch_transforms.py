@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, only
-from test_torch import assert_right, cotangent, other, small, value_and_vjp, where
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cases import Case, only
 from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
+from test_torch import assert_right, cotangent, other, small, value_and_vjp, where
 
 
 class Closed:

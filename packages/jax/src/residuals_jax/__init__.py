@@ -1,4 +1,4 @@
-"""Ops as `jax.custom_vjp` that save exactly the residuals they name: the functions here, their parts in `ops`."""
+"""Ops as `jax.custom_vjp` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
 from residuals_jax.ops.rms_norm import rms_norm
 from residuals_jax.ops.scaled import scaled

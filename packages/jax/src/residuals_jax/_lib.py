@@ -36,9 +36,9 @@ def wide(a: Array) -> Array:
 def match(cotangent: Array, primal: Array) -> Array:
     """The cotangent as its primal needs it: of the same shape, dtype, varying axes and sharding.
 
-    An axis along which the primal was broadcast is summed. Under `shard_map` the cotangent of a replicated primal is one
-    device's share, and the shares are summed. `custom_vjp` would take another dtype without a word. Under Explicit mesh
-    axes the sharding is part of the type.
+    An axis along which the primal was broadcast is summed. Under `shard_map` the cotangent of a replicated primal is
+    one device's share, and the shares are summed. `custom_vjp` would take another dtype without a word. Under Explicit
+    mesh axes the sharding is part of the type.
     """
     kind = jax.typeof(primal)
     cotangent = _sum_to(cotangent, primal.shape)

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     learn = commands.add_parser(
         "learn",
         help="exercises: a stub to fill in, graded on what it saves",
-        description="Put an exercise into the current directory, then grade it: the gradient, the residuals, their bytes.",
+        description="Put an exercise into the current directory, then grade it: gradient, residuals, bytes.",
         epilog=EXIT_CODES,
     )
     learn.add_argument("exercise", help="extra_residual")

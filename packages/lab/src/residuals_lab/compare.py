@@ -1,4 +1,4 @@
-"""Measure ops, or anyone's function beside an op, in every framework: errors, residuals, bytes, recomputation, exchange.
+"""Measure ops, or anyone's function beside one: errors, residuals, bytes held, recomputation, the exchange.
 
 Everything measured goes into one document, which `--json` prints as it is and `compare_view` lays out as tables.
 """
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What to compare on. Accuracy is measured in every one of `dtypes`, residuals in the last, exchange in the first."""
+    """What to compare on. Accuracy is measured in all `dtypes`, residuals in the last, the exchange in the first."""
 
     dtypes: tuple[str, ...] = ("float64", "float32")
     device: str = "cpu"
@@ -83,7 +83,7 @@ def _compare_op(call: Call, adapters: Sequence[ModuleType], options: Options, ta
         "exchange": exchange(call, adapters, options),
     }
     if target is not None:
-        adapter = next(a for a in adapters if a.NAME == target.framework)
+        adapter = next(a for a in adapters if target.framework == a.NAME)
         result = _run(call, target.fn, adapter, options)
         entry["target"] = {
             "name": target.name,
@@ -116,7 +116,8 @@ def _run(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Optio
 
 def _truth(call: Call, adapter: ModuleType, options: Options) -> _Result:
     """The analytic values and gradients, and second derivatives by plain autodiff in float64, each at the arrays and
-    cotangents as its dtype has them."""
+    cotangents as its dtype has them.
+    """
     values, gradients = {}, {}
     for dtype in options.dtypes:
         rounded = call.rounded(adapter, dtype)
@@ -141,7 +142,10 @@ def _arrays(call: Call, adapter: ModuleType, dtype: str, options: Options) -> tu
 
 def _noise(call: Call, options: Options) -> list[np.ndarray]:
     rng = np.random.default_rng(options.seed + 1)
-    return [rng.standard_normal(np.shape(call.forward())), *(rng.standard_normal(a.shape) for a in call.arrays.values())]
+    return [
+        rng.standard_normal(np.shape(call.forward())),
+        *(rng.standard_normal(a.shape) for a in call.arrays.values()),
+    ]
 
 
 def _errors(found: _Result, truth: _Result) -> Record:

@@ -1,5 +1,7 @@
-"""The table of ops. A row names the arrays of a call and their axes; everything else is read from the op's own files."""
+"""The table of ops. A row names a call's arrays and their axes; all else is read from the op's own files."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from residuals_lab.errors import UsageError
@@ -16,7 +18,7 @@ class Op(NamedTuple):
 
     name: str
     arrays: dict[str, str]
-    static: dict[str, Any] = {}
+    static: Mapping[str, Any] = MappingProxyType({})
 
     def shape(self, name: str, axes: Axes) -> tuple[int, ...]:
         """The shape of the array `name` where the letters stand for `axes`."""
@@ -39,7 +41,7 @@ class Op(NamedTuple):
         """Axes that give the first array about `size` elements."""
         letters = next(iter(self.arrays.values())).split()
         if "..." not in letters:
-            return {letter: (size,) for letter in letters}
+            return dict.fromkeys(letters, (size,))
         width = min(size, 64)
         return {"...": (size // width,), "d": (width,)}
 

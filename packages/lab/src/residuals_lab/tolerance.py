@@ -1,4 +1,4 @@
-"""How wrong a result may be. No tolerance is a constant chosen to pass: each follows from the dtype or from plain autodiff."""
+"""How wrong a result may be. No tolerance was chosen to pass: each follows from the dtype or from plain autodiff."""
 
 import numpy as np
 
@@ -24,5 +24,5 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def limit(dtype: str, autodiff_error: float) -> float:
-    """The largest error allowed: 1e-9 in float64; below it twice what plain autodiff has in the same dtype, and one ulp."""
+    """The largest error allowed: 1e-9 in float64; else twice what plain autodiff has in the same dtype, and one ulp."""
     return FLOAT64_LIMIT if dtype == "float64" else 2 * autodiff_error + ULP[dtype]

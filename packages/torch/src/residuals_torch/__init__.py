@@ -1,4 +1,4 @@
-"""Ops as `torch.autograd.Function` that save exactly the residuals they name: the functions here, their parts in `ops`."""
+"""Ops as `torch.autograd.Function` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
 from residuals_torch.ops.rms_norm import rms_norm
 from residuals_torch.ops.scaled import scaled

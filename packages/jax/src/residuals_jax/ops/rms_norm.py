@@ -13,7 +13,7 @@ from residuals_jax._lib import floating, match, nonnegative, wide
 
 class Residuals(NamedTuple):
     x: Array  # (..., d)  input: rebuilds x̂ = x·rstd
-    weight: Array | None  # (d,)      input: scales the cotangent
+    weight: Array | None  # (d,)  input: scales the cotangent
     rstd: Array  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x² again
 
 
@@ -74,5 +74,5 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: float = 1e-6
     if weight is not None:
         weight = floating("weight", weight)
         if weight.shape != x.shape[-1:]:
-            raise ValueError(f"weight: expected shape {x.shape[-1:]} to match x {x.shape}, got {weight.shape}")
+            raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
     return _rms_norm(x, weight, nonnegative("eps", eps))

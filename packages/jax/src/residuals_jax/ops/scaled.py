@@ -60,5 +60,7 @@ def scaled(x: ArrayLike, scale: ArrayLike) -> Array:
     try:
         jnp.broadcast_shapes(x.shape, scale.shape)
     except ValueError:
-        raise ValueError(f"scale: expected a shape that broadcasts with x {x.shape}, got {scale.shape}") from None
+        raise ValueError(
+            f"scale: expected a shape that broadcasts with x {list(x.shape)}, got {list(scale.shape)}"
+        ) from None
     return _scaled(x, scale)

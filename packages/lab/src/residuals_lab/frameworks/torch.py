@@ -91,7 +91,7 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
-    """Bytes really held: the distinct storages that saved-tensor hooks see, and those that hang on a node of the graph."""
+    """Bytes really held: distinct storages, of tensors that saved-tensor hooks see or that hang on a node of the graph."""
     storages: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:
@@ -108,8 +108,9 @@ def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
 def trace(
     fn: Callable[..., Any], args: Sequence[Tensor], names: Sequence[str], fields: Callable[..., Any] | None = None
 ) -> Trace:
-    """As in the JAX adapter, by running `fn` on the tensors given. What is held are the storages that saved-tensor hooks
-    see, and tensors that hang on a node of the graph where the hooks do not see them."""
+    """As in the JAX adapter, by running `fn` on the tensors given. What is held are the storages that saved-tensor
+    hooks see, and tensors that hang on a node of the graph where the hooks do not see them.
+    """
     recording = _Recording()
     recorder = recording.recorder
     args = [a.detach().requires_grad_(a.requires_grad) for a in args]

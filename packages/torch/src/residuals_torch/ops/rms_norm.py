@@ -10,7 +10,7 @@ from residuals_torch._lib import Wanted, add, floating, match, nonnegative, want
 
 class Residuals(NamedTuple):
     x: Tensor  # (..., d)  input: rebuilds x̂ = x·rstd
-    weight: Tensor | None  # (d,)      input: scales the cotangent; None also if x is frozen
+    weight: Tensor | None  # (d,)  input: scales the cotangent; None also if x is frozen
     rstd: Tensor  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x² again
 
 
@@ -25,9 +25,7 @@ def fwd(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Residuals
     return y.to(x.dtype), Residuals(x, weight, rstd)
 
 
-def bwd(
-    eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None
-) -> tuple[Tensor | None, Tensor | None]:
+def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
     x, weight, rstd = residuals
     like_x, like_weight = like or (x, weight)
     x_hat = wide(x) * rstd
@@ -99,6 +97,6 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> T
     if weight is not None:
         weight = floating("weight", weight)
         if weight.shape != x.shape[-1:]:
-            raise ValueError(f"weight: expected shape {tuple(x.shape[-1:])} to match x {tuple(x.shape)}, got {tuple(weight.shape)}")
+            raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
     y, _ = RMSNorm.apply(x, weight, nonnegative("eps", eps))
     return y

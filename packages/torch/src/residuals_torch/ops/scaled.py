@@ -74,5 +74,7 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
     try:
         torch.broadcast_shapes(x.shape, scale.shape)
     except RuntimeError:
-        raise ValueError(f"scale: expected a shape that broadcasts with x {x.shape}, got {scale.shape}") from None
+        raise ValueError(
+            f"scale: expected a shape that broadcasts with x {list(x.shape)}, got {list(scale.shape)}"
+        ) from None
     return Scaled.apply(x, scale)

@@ -92,7 +92,5 @@ def custom_vjp_with_extra_residual(x: Tensor) -> Tensor:
     """
     x = torch.as_tensor(x)
     if x.ndim != 1 or not x.dtype.is_floating_point:
-        raise ValueError(
-            f"x: expected a 1-D floating tensor, got {str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
-        )
+        raise ValueError(f"x: expected a 1-D floating tensor, got {str(x.dtype).removeprefix('torch.')}{list(x.shape)}")
     return torch.func.grad(f_with_sin)(x)
