@@ -179,6 +179,23 @@ def an_overwritten_residual(op: Any) -> Any:
     return {"bwd": bwd}
 
 
+def strides(case: Case) -> None:
+    import test_torch
+
+    test_torch.test_strides_of_cotangent(case, "every-second")
+
+
+@wrong("torch", "scaled", strides)
+def a_stride_assumption(op: Any) -> Any:
+    """A backward that takes its cotangent's memory as it comes, as a kernel without a stride argument does."""
+
+    def bwd(residuals: Any, g: Any, like: Any = None) -> Any:
+        rows, columns = g.shape
+        return op.bwd(residuals, g.as_strided((rows, columns), (columns, 1)), like)
+
+    return {"bwd": bwd}
+
+
 @pytest.mark.parametrize(("framework", "op", "make", "test"), WRONG)
 def test_a_wrong_op_is_caught(framework: str, op: str, make: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(framework, op, make, monkeypatch)

@@ -45,6 +45,8 @@ _BODIES = {
     "pjit": "jaxpr",
     "remat2": "jaxpr",
 }
+# Operations that pass their operands on as they are: names and barriers for the compiler.
+_IDENTITIES = {"name", "optimization_barrier"}
 
 
 def op(name: str) -> ModuleType:
@@ -192,7 +194,9 @@ def _run(recorder: Recorder, jaxpr: core.Jaxpr, consts: Sequence[_Array], ins: S
     for eqn in jaxpr.eqns:
         reads = [read(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _BODIES:
+        if name in _IDENTITIES or _keeps_precision(eqn):
+            outs = reads
+        elif name in _BODIES:
             body = eqn.params[_BODIES[name]]
             if isinstance(body, core.ClosedJaxpr):
                 outs = _run(recorder, body.jaxpr, _constants(recorder, body), reads)
@@ -208,3 +212,11 @@ def _run(recorder: Recorder, jaxpr: core.Jaxpr, consts: Sequence[_Array], ins: S
             ]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _keeps_precision(eqn: Any) -> bool:
+    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: a barrier that reduces nothing."""
+    if eqn.primitive.name != "reduce_precision":
+        return False
+    kept = jnp.finfo(eqn.invars[0].aval.dtype)
+    return (eqn.params["exponent_bits"], eqn.params["mantissa_bits"]) == (kept.nexp, kept.nmant)

@@ -91,7 +91,7 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
-    """Bytes really held: distinct storages, of tensors that saved-tensor hooks see or that hang on a node of the graph."""
+    """Bytes really held: distinct storages, that saved-tensor hooks see or that hang on a node of the graph."""
     storages: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:
