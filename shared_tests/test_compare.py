@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from residuals_lab import cli, frameworks
+from residuals_lab import cli, compare_view, frameworks
 from residuals_lab.tolerance import error, limit
 
 INSTALLED = frameworks.installed()
@@ -64,6 +65,14 @@ def test_the_table_says_what_the_json_says(capsys: pytest.CaptureFixture[str]) -
         assert words in out
     assert "1 op, all as they should be" in out
     assert "\x1b" not in out, "no colours in a pipe"
+
+
+def test_a_narrow_terminal_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "x_sin_x", "--json")
+    compare_view.show(json.loads(out), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("…" in line for line in lines)
+    assert max(len(line) for line in lines if "JAX −" not in line and "Next:" not in line) <= 80
 
 
 def test_everything_in_one_dtype(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -11,18 +12,26 @@ from residuals_lab.frameworks import TITLES
 from residuals_lab.show import size
 
 Record = dict[str, Any]
+Row = tuple[str, str, list[str]]
 
 
 def show(document: Record, console: Console) -> None:
     """Print every op's table, and then what it comes to."""
     for entry in document["ops"]:
         console.print(_title(entry, document))
-        console.print(_table(entry, document))
+        heads, rows = _rows(entry, document)
+        table = _table(heads, rows)
+        needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+        if needed <= console.width:
+            console.print(table)
+        else:  # one framework under the other
+            for i, head in enumerate(heads):
+                console.print(_table([head], [(group, label, [cells[i]]) for group, label, cells in rows]))
         for line in _between(entry, document):
             console.print(line)
         console.print()
     for failure in document["failures"]:
-        console.print(f"[red]FAILED[/red] {failure}", markup=True)
+        console.print(Text.assemble(("FAILED", "red"), f" {failure}"))
     if not document["failures"]:
         console.print(_verdict(document))
 
@@ -32,39 +41,49 @@ def _title(entry: Record, document: Record) -> Text:
     return Text.assemble((entry["op"], "bold"), f"  {shapes}; {document['device']}, seed {document['seed']}")
 
 
-def _table(entry: Record, document: Record) -> Table:
+def _table(heads: list[str], rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for head in ("", "", *heads):
+        table.add_column(head, no_wrap=True)
+    before = None
+    for group, label, cells in rows:
+        table.add_row("" if group == before else group, label, *cells)
+        before = group
+    return table
+
+
+def _rows(entry: Record, document: Record) -> tuple[list[str], list[Row]]:
+    """The heads of the columns, and each row as its group, its label and a cell a column."""
     columns = {record["version"]: record for record in entry["frameworks"].values()}
     if "target" in entry:
         columns[entry["target"]["name"]] = entry["target"]
     records = list(columns.values())
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for head in ("", "", *columns):
-        table.add_column(head, no_wrap=True)
-
-    def row(group: str, label: str, cells: list[str]) -> None:
-        table.add_row(group, label, *cells, style=None)
-
-    for what in ("value", "gradient"):
-        for i, dtype in enumerate(document["dtypes"]):
-            row("" if i else f"{what} error", dtype, [_error(r[f"{what}_error"][dtype]) for r in records])
     first, last = document["dtypes"][0], document["dtypes"][-1]
-    row("second derivative error", "float64", [_error(r["second_derivative_error"]) for r in records])
+    rows: list[Row] = [
+        (f"{what} error", dtype, [_error(r[f"{what}_error"][dtype]) for r in records])
+        for what in ("value", "gradient")
+        for dtype in document["dtypes"]
+    ]
+    rows.append(("second derivative error", "float64", [_error(r["second_derivative_error"]) for r in records]))
 
     residuals = [{r["name"]: r for r in record["residuals"]} for record in records]
-    names = list(dict.fromkeys(name for found in residuals for name in found))
-    for i, name in enumerate(names):
-        row("" if i else f"residuals, {last}", name, [_residual(found.get(name)) for found in residuals])
+    names = dict.fromkeys(name for found in residuals for name in found)
+    rows += [(f"residuals, {last}", name, [_residual(found.get(name)) for found in residuals]) for name in names]
 
     elements = math.prod(next(iter(entry["shapes"].values())))
-    for key, label in (("", "this rule"), ("autodiff_", "plain autodiff"), ("checkpoint_", "checkpoint, the floor")):
-        row("" if key else "bytes held", label, [_held(r.get(f"{key}saved_bytes"), elements) for r in records])
-    for key, label in (("", "this rule"), ("autodiff_", "plain autodiff"), ("checkpoint_", "checkpoint")):
-        row("" if key else "backward repeats", label, [_names(r.get(f"{key}recomputed")) for r in records])
+    rules = {"": "this rule", "autodiff_": "plain autodiff", "checkpoint_": "checkpoint, the floor"}
+    rows += [
+        ("bytes held", rule, [_held(r.get(f"{k}saved_bytes"), elements) for r in records]) for k, rule in rules.items()
+    ]
+    rules["checkpoint_"] = "checkpoint"
+    rows += [
+        ("backward repeats", rule, [_names(r.get(f"{k}recomputed")) for r in records]) for k, rule in rules.items()
+    ]
 
-    for i, source in enumerate(["numpy", *entry["frameworks"]]):
+    for source in ("numpy", *entry["frameworks"]):
         cells = [_error(entry["exchange"][f"{source}->{name}"]) for name in entry["frameworks"]]
-        row("" if i else f"exchange, {first}", f"{TITLES[source]}'s residuals", cells + [""] * ("target" in entry))
-    return table
+        rows.append((f"exchange, {first}", f"{TITLES[source]}'s residuals", cells + [""] * ("target" in entry)))
+    return list(columns), rows
 
 
 def _between(entry: Record, document: Record) -> list[str]:
@@ -73,12 +92,10 @@ def _between(entry: Record, document: Record) -> list[str]:
     if difference is None:
         return []
     parts = [
-        f"{what} {_error(difference[what][dtype])} ({dtype})"
-        for what in ("value", "gradient")
+        f"value {_error(difference['value'][dtype])}, gradient {_error(difference['gradient'][dtype])} ({dtype})"
         for dtype in document["dtypes"]
     ]
-    parts.append(f"second derivative {_error(difference['second_derivative'])}")
-    return [f"JAX − PyTorch: {', '.join(parts)}"]
+    return [f"JAX − PyTorch: {'; '.join(parts)}; second derivative {_error(difference['second_derivative'])}"]
 
 
 def _verdict(document: Record) -> str:

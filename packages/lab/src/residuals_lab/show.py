@@ -9,7 +9,7 @@ from rich.console import Console
 
 def console() -> Console:
     """Data goes to stdout: with colours on a terminal, as plain rows of any length in a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

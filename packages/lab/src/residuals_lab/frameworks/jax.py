@@ -215,7 +215,7 @@ def _run(recorder: Recorder, jaxpr: core.Jaxpr, consts: Sequence[_Array], ins: S
 
 
 def _keeps_precision(eqn: Any) -> bool:
-    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: a barrier that reduces nothing."""
+    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: it reduces nothing."""
     if eqn.primitive.name != "reduce_precision":
         return False
     kept = jnp.finfo(eqn.invars[0].aval.dtype)
