@@ -38,12 +38,14 @@ class Op(NamedTuple):
         return found
 
     def default_axes(self, size: int) -> Axes:
-        """Axes that give the first array about `size` elements."""
+        """Axes that give the first array about `size` elements: up to 64 along each of its own axes but one."""
         letters = next(iter(self.arrays.values())).split()
-        if "..." not in letters:
-            return dict.fromkeys(letters, (size,))
-        width = min(size, 64)
-        return {"...": (size // width,), "d": (width,)}
+        rest = "..." if "..." in letters else letters[0]
+        axes: Axes = {}
+        for letter in (letter for letter in letters if letter != rest):
+            axes[letter] = (min(size, 64),)
+            size //= axes[letter][0]
+        return {**axes, rest: (size,)}
 
 
 OPS = (
