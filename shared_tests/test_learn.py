@@ -1,215 +1,22 @@
 """The exercises: every planted wrong answer is named rightly, the solution passes, and no work is overwritten."""
 
 import ast
-import inspect
 import json
+import os
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
 
+import numpy as np
 import pytest
 
-from residuals_lab import frameworks, grading, learn
+from learn_answers import RIGHT, WRONG, Wrong
+from residuals_lab import cli, frameworks, grading, learn
 from residuals_lab.errors import MissingFramework, UsageError
-from residuals_lab.grading import extra_residual
+from residuals_lab.grading.extra_residual import Answer
+from residuals_lab.grading.words import show
 
 EXERCISE = "extra_residual"
 each_framework = pytest.mark.parametrize("framework", frameworks.installed())
-
-
-class Wrong(NamedTuple):
-    """The solution with some of its text replaced, the code it must be given, and words that must be in the message."""
-
-    framework: str
-    name: str
-    code: str
-    phrase: str
-    edits: dict[str, str]
-
-
-BOTH = [
-    ("cotangent", "cotangent-ignored", "the same as for g = 1", {"g * (sin_x": "(sin_x"}),
-    ("sign", "gradient-sign", "the negative of it", {"return (g *": "return (-g *", "return g *": "return -g *"}),
-    ("lost_x", "gradient-wrong", "g·(sin x + cos x): the second", {"sin_x + x * ": "sin_x + "}),
-    ("doubled", "gradient-wrong", "product rule", {"sin_x + x * ": "2 * sin_x + x * "}),
-    (
-        "name_error",
-        "raises",
-        "NameError: name 'jn' is not defined, at line",
-        {"jnp.cos": "jn.cos", "torch.cos": "jn.cos"},
-    ),
-    ("at_import", "raises", "the file raises ZeroDivisionError", {"def custom": "1 / 0\n\n\ndef custom"}),
-    (
-        "exits",
-        "raises",
-        "SystemExit",
-        {"sin_x = residuals": "sin_x = exit()", "sin_x = ctx.saved_tensors": "sin_x = exit()"},
-    ),
-    ("syntax", "syntax-error", "SyntaxError: '(' was never closed, at line", {"sum(x * sin_x)": "sum(x * sin_x"}),
-    ("renamed", "missing-function", "no function `custom_vjp_with_extra_residual`", {"def custom": "def my_custom"}),
-    ("sum_of_gradient", "wrong-shape", "an array of shape ()", {"grad(f_with_sin)(x)": "grad(f_with_sin)(x).sum()"}),
-    ("gradient_twice", "gradient-wrong", "that of f_with_sin at x", {"grad(f_with_sin)(x)": "grad(f_with_sin)(2 * x)"}),
-]
-JAX = [
-    ("half", "not-started", "`_bwd` is still to be written", {"x, sin_x = residuals": "raise NotImplementedError"}),
-    ("two_objects", "two-residual-objects", "ONE object with all residuals", {"(x, sin_x)\n": "x, sin_x\n"}),
-    ("value_alone", "fwd-not-a-pair", "an array of shape ()", {", (x, sin_x)\n": "\n"}),
-    ("other_value", "fwd-value-wrong", "the two have to agree", {"jnp.sum(x * sin_x)": "2 * jnp.sum(x * sin_x)"}),
-    ("no_sum", "not-a-scalar", "an array of shape (5,)", {"jnp.sum(x * jnp.sin(x))": "x * jnp.sin(x)"}),
-    ("other_function", "wrong-value", "Σ x·sin x", {"jnp.sum(x * jnp.sin(x))": "jnp.sum(jnp.sin(x))"}),
-    ("no_rule", "no-custom-rule", "@jax.custom_vjp", {"@jax.custom_vjp": "", "f_with_sin.defvjp(_fwd, _bwd)": ""}),
-    ("no_defvjp", "no-custom-rule", "defvjp", {"f_with_sin.defvjp(_fwd, _bwd)": ""}),
-    ("no_comma", "wrong-number-of-gradients", "with the comma", {"jnp.cos(x)),)": "jnp.cos(x)))"}),
-    ("none", "gradient-wrong", "did you return None", {"(g * (sin_x + x * jnp.cos(x)),)": "(None,)"}),
-    ("summed", "wrong-shape", "an array of shape ()", {"(g * (sin_x + x * jnp.cos(x)),)": "(jnp.sum(g * x),)"}),
-    ("sine_saved_and_repeated", "sin-recomputed", "though sin_x is saved", {"(sin_x + ": "(jnp.sin(x) + "}),
-    (
-        "only_x",
-        "sin-recomputed",
-        "save sin_x beside x",
-        {"(x, sin_x)\n": "x\n", "x, sin_x = residuals": "x = residuals", "(sin_x + ": "(jnp.sin(x) + "},
-    ),
-    (
-        "gradient_saved",
-        "residual-missing",
-        "x and sin_x are not saved",
-        {
-            "(x, sin_x)\n": "sin_x + x * jnp.cos(x)\n",
-            "x, sin_x = residuals": "",
-            "(sin_x + x * jnp.cos(x))": "residuals",
-        },
-    ),
-    (
-        "cosine_saved",
-        "too-much-saved",
-        "cos is saved too",
-        {"(x, sin_x)\n": "(x, sin_x, jnp.cos(x))\n", "x, sin_x =": "x, sin_x, cos_x =", "jnp.cos(x)),)": "cos_x),)"},
-    ),
-    (
-        "sine_saved_twice",
-        "too-much-saved",
-        "sin_x is saved too",
-        {"(x, sin_x)\n": "(x, sin_x, jnp.sin(x))\n", "x, sin_x = residuals": "x, sin_x, _ = residuals"},
-    ),
-    (
-        "global_array",
-        "closed-over",
-        "from a global or a closure; the residuals are x (input",
-        {"(x, sin_x)\n": "(KEPT.append(sin_x), x)[1]\n", "x, sin_x = residuals": "x, sin_x = residuals, KEPT[-1]"}
-        | {"Residuals = ": "KEPT = []\nResiduals = "},
-    ),
-    (
-        "sine_stopped",
-        "second-derivative-wrong",
-        "stop_gradient",
-        {"x, sin_x = residuals": "x, sin_x = residuals[0], jax.lax.stop_gradient(residuals[1])"},
-    ),
-    (
-        "cotangent_stopped",
-        "second-derivative-wrong",
-        "with respect to the cotangent g",
-        {"x, sin_x = residuals": "(x, sin_x), g = residuals, jax.lax.stop_gradient(g)"},
-    ),
-]
-GRADIENT = "g * (sin_x + x * cos_x) + g_sin_x * cos_x"
-OLD_STYLE = {
-    "def forward(x: Tensor)": "def forward(ctx, x)",
-    "return torch.sum(x * sin_x), sin_x": "ctx.save_for_backward(x, sin_x)\n        return torch.sum(x * sin_x)",
-    "setup_context": "not_called",
-    ", g_sin_x: Tensor": "",
-    " + g_sin_x * cos_x": "",
-    "y, _ = XSinX": "y = XSinX",
-}
-TORCH = [
-    ("half", "not-started", "`backward` is still", {"x, sin_x = ctx.saved_tensors": "raise NotImplementedError"}),
-    ("old_style", "raises", "setup_context", OLD_STYLE),
-    (
-        "saved_intermediate",
-        "second-derivative-wrong",
-        "takes what you saved for a constant",
-        OLD_STYLE | {"torch.func.grad(f_with_sin)(x)": "torch.autograd.grad(f_with_sin(x), x)[0]"},
-    ),
-    (
-        "saved_in_setup",
-        "second-derivative-wrong",
-        "takes what you saved for a constant",
-        {"save_for_backward(x, sin_x)": "save_for_backward(x, torch.sin(x))"},
-    ),
-    (
-        "not_differentiable",
-        "second-derivative-wrong",
-        "leave it differentiable",
-        {"save_for_backward(x, sin_x)": "save_for_backward(x, sin_x)\n        ctx.mark_non_differentiable(sin_x)"},
-    ),
-    ("cotangent_dropped", "second-derivative-wrong", "sin_x was taken for a constant", {" + g_sin_x * cos_x": ""}),
-    (
-        "once_differentiable",
-        "second-derivative-wrong",
-        "such as `once_differentiable`",
-        {"    def backward": "    @torch.autograd.function.once_differentiable\n    def backward"},
-    ),
-    ("detached", "second-derivative-wrong", "does not require grad", {GRADIENT: f"({GRADIENT}).detach()"}),
-    ("no_sum", "not-a-scalar", "an array of shape (5,)", {"torch.sum(x * sin_x)": "x * sin_x"}),
-    ("both_outputs", "not-a-scalar", "a tuple of 2", {"    return y\n": "    return y, _\n"}),
-    ("other_function", "wrong-value", "Σ x·sin x", {"torch.sum(x * sin_x)": "torch.sum(sin_x)"}),
-    (
-        "no_rule",
-        "no-custom-rule",
-        "the `apply` of a torch.autograd.Function",
-        {"y, _ = XSinX.apply(x)": "y = torch.sum(x * torch.sin(x))"},
-    ),
-    ("two_gradients", "wrong-number-of-gradients", "a tuple of 2", {GRADIENT: f"{GRADIENT}, None"}),
-    ("none", "gradient-wrong", "did you return None", {GRADIENT: "None"}),
-    ("summed", "wrong-shape", "an array of shape ()", {GRADIENT: f"torch.sum({GRADIENT})"}),
-    ("silently_reduced", "wrong-shape", "an array of shape (2, 5)", {GRADIENT: f"({GRADIENT}).expand(2, -1) / 2"}),
-    (
-        "tuple_of_gradients",
-        "wrong-shape",
-        "a tuple of 1",
-        {"torch.func.grad(f_with_sin)(x)": "torch.autograd.grad(f_with_sin(x), x)"},
-    ),
-    ("sine_saved_and_repeated", "sin-recomputed", "though sin_x is saved", {"(sin_x + ": "(torch.sin(x) + "}),
-    (
-        "only_x",
-        "sin-recomputed",
-        "save sin_x beside x",
-        {"_backward(x, sin_x)": "_backward(x)", "x, sin_x = ctx.saved_tensors": "(x,) = ctx.saved_tensors"}
-        | {"(sin_x + ": "(torch.sin(x) + "},
-    ),
-    (
-        "gradient_saved",
-        "residual-missing",
-        "x and sin_x are not saved",
-        {"_backward(x, sin_x)": "_backward(sin_x + x * torch.cos(x))", GRADIENT: "g * d"}
-        | {"x, sin_x = ctx.saved_tensors\n        cos_x = torch.cos(x)": "(d,) = ctx.saved_tensors"},
-    ),
-    (
-        "cosine_saved",
-        "too-much-saved",
-        "cos is saved too",
-        {"_backward(x, sin_x)": "_backward(x, sin_x, torch.cos(x))"}
-        | {"x, sin_x = ctx.saved_tensors\n        cos_x = torch.cos(x)": "x, sin_x, cos_x = ctx.saved_tensors"},
-    ),
-    (
-        "on_ctx",
-        "tensor-on-ctx",
-        "sin_x hangs on `ctx`",
-        {"_backward(x, sin_x)": "_backward(x)\n        ctx.sin_x = sin_x"}
-        | {"x, sin_x = ctx.saved_tensors": "(x,), sin_x = ctx.saved_tensors, ctx.sin_x"},
-    ),
-    (
-        "global_tensor",
-        "closed-over",
-        "from a global or a closure; the residuals are x (input",
-        {"_backward(x, sin_x)": "_backward(x)\n        KEPT.append(sin_x)", "class XSinX": "KEPT = []\n\n\nclass XSinX"}
-        | {"x, sin_x = ctx.saved_tensors": "(x,), sin_x = ctx.saved_tensors, KEPT[-1]"},
-    ),
-]
-WRONG = [
-    Wrong(framework, *row)
-    for framework, rows in (("jax", BOTH + JAX), ("torch", BOTH + TORCH))
-    for row in rows
-    if framework in frameworks.installed()
-]
 
 
 @pytest.fixture(autouse=True)
@@ -251,15 +58,29 @@ def test_wrong_answer_is_named(wrong: Wrong) -> None:
 def test_every_finding_has_a_wrong_answer(framework: str) -> None:
     """A finding that no planted answer gets might as well not be there."""
     codes = {
-        node.args[0].value
-        for module in (grading, extra_residual)
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        code.value
+        for path in Path(grading.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
-        if isinstance(node.args[0], ast.Constant)
+        for code in ast.walk(node.args[0])
+        if isinstance(code, ast.Constant)
     }
-    of_one = {"jax": {"tensor-on-ctx"}, "torch": {"two-residual-objects", "fwd-not-a-pair"}}
-    assert len(codes) > 12
+    of_one = {
+        "jax": {"residual-overwritten", "tensor-on-ctx"},
+        "torch": {"fwd-not-a-pair", "rule-swapped", "two-residual-objects"},
+    }
+    assert len(codes) > 20
     assert codes - {w.code for w in WRONG if w.framework == framework} <= of_one[framework]
+
+
+@each_framework
+def test_the_small_x_tells_sine_from_cosine(framework: str) -> None:
+    """Each pair of signs is there: a root of 1 − sin² or 1 − cos² is not right by chance."""
+    x = Answer(frameworks.load(framework), ModuleType("empty")).x
+    assert len(set(zip(np.sin(x) > 0, np.cos(x) > 0, strict=True))) == 4
+    assert min(abs(np.sin(x)).min(), abs(np.cos(x)).min()) > 0.1
+    assert np.ptp(x) > 4 * np.pi
+    assert max(map(len, show(x).split(","))) < 8  # numbers that can be read
 
 
 @each_framework
@@ -271,32 +92,6 @@ def test_solution_passes(framework: str, capsys: pytest.CaptureFixture[str]) -> 
     for phrase in ("x (input, 40 B), sin_x (new, 40 B)", "80 B, 40 of them new", plain, "sine 0 times, cosine 1 times"):
         assert phrase in out
     assert out.endswith(solution(framework))
-
-
-RIGHT = [
-    ("jax", "residuals_in_another_order", {"(x, sin_x)\n": "(sin_x, x)\n", "x, sin_x =": "sin_x, x ="}),
-    (
-        "jax",
-        "residuals_in_a_dict",
-        {"(x, sin_x)\n": "dict(x=x, s=sin_x)\n", "= residuals": "= residuals['x'], residuals['s']"},
-    ),
-    ("jax", "jit", {"def custom": "f_with_sin = jax.jit(f_with_sin)\n\n\ndef custom"}),
-    ("jax", "other_names", {"_fwd": "f_with_sin_fwd", "_bwd": "f_with_sin_bwd"}),
-    ("jax", "numpy_at_the_end", {"return jax.grad(f_with_sin)(x)": "return jax.device_get(jax.grad(f_with_sin)(x))"}),
-    ("torch", "residuals_in_another_order", {"(x, sin_x)\n": "(sin_x, x)\n", "x, sin_x = ctx": "sin_x, x = ctx"}),
-    ("torch", "other_names", {"XSinX": "Sine", "sin_x": "s"}),
-    ("torch", "autograd", {"torch.func.grad(f_with_sin)(x)": "torch.autograd.grad(f_with_sin(x), x)[0]"}),
-    ("torch", "sum_outside", {"torch.sum(x * sin_x), sin_x": "x * sin_x, sin_x", "return y": "return y.sum()"}),
-    (
-        "torch",
-        "no_zeros",
-        {
-            "(x, sin_x)\n": "(x, sin_x)\n        ctx.set_materialize_grads(False)\n",
-            f"return {GRADIENT}": "parts = (g, sin_x + x * cos_x), (g_sin_x, cos_x)\n"
-            "        return sum(a * b for a, b in parts if a is not None)",
-        },
-    ),
-]
 
 
 @pytest.mark.parametrize(
@@ -385,10 +180,44 @@ def test_usage(framework: str) -> None:
         run(framework, "nothing")
     with pytest.raises(UsageError, match="goes with --check"):
         run(framework, as_json=True)
-    with pytest.raises(UsageError, match="one of --check, --hint and --reset"):
-        run(framework, check=True, reset=True)
     with pytest.raises(UsageError, match="expected one of jax, torch, got 'numpy'"):
         run("numpy")
+
+
+@each_framework
+def test_a_folder_that_cannot_be_written(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = Path("gone").absolute()
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    for reset in ([], ["--reset"]):
+        assert cli.main(["learn", EXERCISE, "--framework", framework, *reset]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"residuals: {learn.file_of(EXERCISE, framework)}: cannot be written here: ")
+        assert err.count("\n") == 1
+
+
+@each_framework
+def test_a_file_that_cannot_be_read(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    learn.file_of(EXERCISE, framework).mkdir()
+    assert cli.main(["learn", EXERCISE, "--framework", framework, "--check"]) == 2
+    err = capsys.readouterr().err
+    assert "cannot be read" in err
+    assert err.count("\n") == 1
+
+
+@each_framework
+def test_a_file_that_is_not_text(framework: str) -> None:
+    learn.file_of(EXERCISE, framework).write_bytes(b"x = '\xff'\n")
+    finding = learn.check(EXERCISE, framework).finding
+    assert finding is not None
+    assert finding.code == "syntax-error"
+
+
+def test_one_thing_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["learn", EXERCISE, "--check", "--reset"]) == 2
+    assert "not allowed with argument --check" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
 
 
 @each_framework

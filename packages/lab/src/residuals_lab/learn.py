@@ -40,11 +40,14 @@ def file_of(exercise: str, framework: str) -> Path:
 
 def start(exercise: str, framework: str, reset: bool = False) -> bool:
     """Put the stub down; False if the file is there already and was left alone."""
+    path, stub = file_of(exercise, framework), asset(exercise, framework, "stub.py")
     try:
-        with file_of(exercise, framework).open("w" if reset else "x", encoding="utf-8") as file:
-            file.write(asset(exercise, framework, "stub.py"))
+        with path.open("w" if reset else "x", encoding="utf-8") as file:
+            file.write(stub)
     except FileExistsError:
         return False
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot be written here: {problem.strerror or problem}") from None
     return True
 
 
@@ -60,8 +63,12 @@ def hint(exercise: str, framework: str, number: int) -> Hint:
 def check(exercise: str, framework: str) -> Grade:
     """Grade the learner's file. What the file prints goes to stderr: stdout is for the result."""
     path = file_of(exercise, framework)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file here; start with: {_command(exercise, framework)}")
+    try:
+        path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file here; start with: {_command(exercise, framework)}") from None
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot be read: {problem.strerror or problem}") from None
     with show.progress(f"importing {frameworks.TITLES[framework]}"):
         adapter = frameworks.load(framework)
     with redirect_stdout(sys.stderr):
@@ -72,8 +79,6 @@ def run(exercise: str, framework: str | None, *, check: bool, hint: int | None, 
     """The command `residuals learn`: print, and return the exit code."""
     if exercise not in names():
         raise UsageError(f"exercise: expected one of {', '.join(names())}, got {exercise!r}")
-    if check + reset + (hint is not None) > 1:
-        raise UsageError("expected one of --check, --hint and --reset, got several")
     if as_json and not check:
         raise UsageError("--json: goes with --check")
     framework = _framework(framework)

@@ -1,6 +1,6 @@
 """Grading a learner's file: one finding, the first thing that is wrong, in words that say what to do about it.
 
-A module here holds the checks of the exercise of its name; this one loads a file and runs them.
+A folder here holds the checks of the exercise of its name; this module loads a file and runs them.
 """
 
 import importlib
@@ -61,7 +61,7 @@ def _execute(path: Path) -> ModuleType:
     """The file as a module, compiled anew: a cached one could be older than the learner's last edit."""
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    code = compile(path.read_bytes(), str(path), "exec")
     sys.modules[path.stem] = module  # dataclasses look for their module there
     exec(code, module.__dict__)
     return module
@@ -82,7 +82,8 @@ def _raised(error: BaseException, path: Path, adapter: ModuleType) -> Finding:
             "nothing runs until the whole file can be read",
             f"look at line {number}, and at the end of the line above it",
         )
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if frame.filename == str(path)]
     if not frames:
         return Finding(
             "raises",
@@ -94,7 +95,7 @@ def _raised(error: BaseException, path: Path, adapter: ModuleType) -> Finding:
         )
     number, name = frames[-1].lineno or 1, frames[-1].name
     where = "the file" if name == "<module>" else f"`{name}`"
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotImplementedError) and frames[-1] is stack[-1]:  # frameworks raise it too
         return Finding(
             "not-started",
             f"{where} is still to be written",
