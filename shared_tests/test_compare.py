@@ -105,8 +105,10 @@ BAD_FILES: dict[str, tuple[Any, str]] = {
     "text.npy": (np.array(["a", "b"]), "expected numbers, got <U1"),
     "objects.npy": (np.array([None, 1]), "could not be read as numbers"),
     "words.csv": ("time\n1\ntwo\n3", "could not be read as numbers: could not convert string 'two'"),
-    "nan.npy": (np.array([1, np.nan, np.nan]), "contains 2 NaN of 3 numbers, the first at index [1]"),
-    "nan.csv": ("1\n2\nnan\n", "contains 1 NaN of 3 numbers, the first at index [2]"),
+    "nan.npy": (np.array([1, np.nan, np.nan]), "has 2 NaN of 3 numbers, the first at index [1]"),
+    "nan.csv": ("1\n2\nnan\n", "has 1 NaN of 3 numbers, the first at index [2]"),
+    "infinite.npy": (np.array([1, -np.inf]), "has 1 infinite of 2 numbers, the first at index [1]"),
+    "large.npy": (np.array([1, 1e300]), "x: 1 of 2 numbers overflow float32, the first at [1]"),
     "broken.npy": ("not an array", "could not be read as numbers"),
     "broken.npz": ("not an archive", "could not be read as numbers"),
     "signal.txt": ("1 2 3", "expected a file ending in .npy, .npz, .csv"),
@@ -246,9 +248,7 @@ def test_a_wrong_function_fails(framework: str, tmp_path: Path, capsys: pytest.C
     code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
     assert code == 1
     assert f"FAILED {path}:fn: gradient error 2.0e+00 in float64, allowed 1.0e-09" in out
-    assert_usage(
-        run(capsys, f"{path}:gn", "--like", "x_sin_x"), f"target: {path} has no function 'gn'; it has fn"
-    ) if framework == "torch" else None
+    assert_usage(run(capsys, f"{path}:gn", "--like", "x_sin_x"), f"target: {path} has no function 'gn'; it has fn")
 
 
 @pytest.mark.parametrize("framework", INSTALLED)
@@ -276,3 +276,79 @@ def test_errors_do_not_hide_in_nan_or_shape() -> None:
     assert error(np.full(2, 0.5), np.zeros(2)) == 0.5
     assert limit("float64", 1.0) == 1e-9
     assert limit("float32", 1e-3) == pytest.approx(2e-3, rel=1e-3)
+
+
+BAD_FUNCTIONS = {
+    "both": {
+        "def fn(x): raise ValueError('first line\\nsecond line')": "fn raised ValueError: first line",
+        "def fn(x): raise SystemExit(3)": "fn raised SystemExit: 3",
+        "def fn(x): return x.sum(), x": "fn: expected one float64[], as x_sin_x returns, got tuple",
+        "def fn(x): return x": "fn: expected one float64[], as x_sin_x returns, got float64[4096]",
+        "def fn(x): return 3": "fn: expected one float64[], as x_sin_x returns, got int",
+        "def fn(x): return None": "fn: expected one float64[], as x_sin_x returns, got NoneType",
+        "def fn(x, *, k): return x.sum()": "fn raised TypeError: fn() missing 1 required keyword-only argument: 'k'",
+        "class fn: pass": "has no function 'fn'",
+        "raise SystemExit(3)": "could not be imported: SystemExit: 3",
+    },
+    "jax": {
+        "def fn(x): return x.sum() if x.sum() > 0 else -x.sum()": "fn raised TracerBoolConversionError",
+        "def fn(x): return x.astype('float32').sum()": "fn: expected one float64[], as x_sin_x returns, got float32[]",
+    },
+    "torch": {
+        "def fn(x): return x.detach().sum()": "fn raised RuntimeError: element 0 of tensors does not require grad",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("framework", "code", "message"),
+    [(f, code, m) for f in INSTALLED for kind in ("both", f) for code, m in BAD_FUNCTIONS[kind].items()],
+)
+def test_a_bad_function_is_one_line(
+    framework: str, code: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(f"import {framework}\n{code}\n")
+    assert_usage(run(capsys, f"{path}:fn", "--like", "x_sin_x", "--framework", framework), message)
+
+
+GOOD_FUNCTIONS = {
+    "jax": {
+        "jitted": "fn = jax.jit(lambda x: (x * jax.numpy.sin(x)).sum())",
+        "partial": "import functools\nfn = functools.partial(lambda k, x: (x * jax.numpy.sin(x)).sum() * k, 1)",
+        "sibling": "from sibling import one\ndef fn(x): return (x * jax.numpy.sin(x)).sum() * one",
+    },
+    "torch": {
+        "module": "class M(torch.nn.Module):\n    def forward(self, x): return (x * x.sin()).sum()\nfn = M()",
+        "partial": "import functools\nfn = functools.partial(lambda k, x: (x * x.sin()).sum() * k, 1)",
+        "sibling": "from sibling import one\ndef fn(x): return (x * x.sin()).sum() * one",
+    },
+}
+
+
+@pytest.mark.parametrize(("framework", "kind"), [(f, kind) for f in INSTALLED for kind in GOOD_FUNCTIONS[f]])
+def test_functions_of_every_kind(framework: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sibling.py").write_text("one = 1\n")
+    path = tmp_path / f"{framework}_{kind}.py"
+    path.write_text(f"import {framework}\n{GOOD_FUNCTIONS[framework][kind]}\n")
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--json")
+    assert (code, json.loads(out)["ops"][0]["target"]["framework"]) == (0, framework)
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_json_is_valid_when_a_function_is_not(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nan.py"
+    path.write_text(f"import {framework}\ndef fn(x): return x.sum() * float('nan')\n")
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--json")
+    target = json.loads(out, parse_constant=lambda name: pytest.fail(name))["ops"][0]["target"]
+    assert (code, target["value_error"]["float64"]) == (1, None)
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rich.console.Console.print", lambda *args, **kwargs: full(""))
+    assert_usage(run(capsys, "x_sin_x"), "No space left on device")

@@ -11,10 +11,12 @@ import test_ops
 from cases import Case, cases
 from residuals_lab import frameworks
 
-WRONG: list[Any] = []  # pytest parameters: framework, op, what makes the wrong op, the test meant for it
+Where = tuple[str, str, str]  # framework, op, dtype
+
+WRONG: list[Any] = []  # pytest parameters: where, what makes the wrong op, the test meant for it
 
 
-def wrong(framework: str, op: str, test: Callable[[Case], None]) -> Callable[[Any], Any]:
+def wrong(framework: str, op: str, test: Callable[[Case], None], dtype: str = "float64") -> Callable[[Any], Any]:
     """Register a function that makes a wrong op out of the right module, and the test that has to fail on it.
 
     It returns what differs from the right one: `fwd`, `bwd`, or a whole public function as `public`.
@@ -22,15 +24,16 @@ def wrong(framework: str, op: str, test: Callable[[Case], None]) -> Callable[[An
 
     def register(make: Any) -> Any:
         if framework in frameworks.installed():
-            WRONG.append(pytest.param(framework, op, make, test, id=f"{make.__name__}-{framework}"))
+            WRONG.append(pytest.param((framework, op, dtype), make, test, id=f"{make.__name__}-{framework}"))
         return make
 
     return register
 
 
-def case_of(framework: str, op: str, make: Callable[[Any], Any], patch: pytest.MonkeyPatch) -> Case:
-    """The op's first float64 case, with the wrong op in place of the right one."""
-    case = next(c for c in cases([framework], "cpu") if c.source.op.name == op and c.first and c.dtype == "float64")
+def case_of(where: Where, make: Callable[[Any], Any], patch: pytest.MonkeyPatch) -> Case:
+    """The op's first case, with the wrong op in place of the right one."""
+    framework, op, dtype = where
+    case = next(c for c in cases([framework], "cpu") if c.source.op.name == op and c.first and c.dtype == dtype)
     module = case.adapter.op(op)
     right = SimpleNamespace(**vars(module))
     parts = {**vars(right), **make(right)}
@@ -179,6 +182,19 @@ def an_overwritten_residual(op: Any) -> Any:
     return {"bwd": bwd}
 
 
+@wrong("jax", "rms_norm", test_ops.test_sums_and_statistics_are_float32_or_wider, "bfloat16")
+@wrong("torch", "rms_norm", test_ops.test_sums_and_statistics_are_float32_or_wider, "bfloat16")
+def statistics_of_low_precision(op: Any) -> Any:
+    """They take x's own dtype all the way, so that plain autodiff of the same `fwd` is as wrong as the op."""
+
+    def fwd(x: Any, weight: Any, eps: float) -> Any:
+        rstd = (x * x).mean(-1)[..., None] + eps
+        rstd = rstd**-0.5
+        return x * rstd * weight, op.Residuals(x, weight, rstd)
+
+    return {"fwd": fwd, "public": lambda x, weight, eps: fwd(x, weight, eps)[0]}
+
+
 def strides(case: Case) -> None:
     import test_torch
 
@@ -196,16 +212,16 @@ def a_stride_assumption(op: Any) -> Any:
     return {"bwd": bwd}
 
 
-@pytest.mark.parametrize(("framework", "op", "make", "test"), WRONG)
-def test_a_wrong_op_is_caught(framework: str, op: str, make: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = case_of(framework, op, make, monkeypatch)
-    with case.adapter.precision("float64"), pytest.raises(AssertionError):
+@pytest.mark.parametrize(("where", "make", "test"), WRONG)
+def test_a_wrong_op_is_caught(where: Where, make: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(where, make, monkeypatch)
+    with case.adapter.precision(case.dtype), pytest.raises(AssertionError):
         test(case)
 
 
-@pytest.mark.parametrize(("framework", "op", "make", "test"), WRONG)
-def test_the_right_op_passes(framework: str, op: str, make: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("where", "make", "test"), WRONG)
+def test_the_right_op_passes(where: Where, make: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """So what is caught above is the fault, not the harness."""
-    case = case_of(framework, op, lambda right: {}, monkeypatch)
-    with case.adapter.precision("float64"):
+    case = case_of(where, lambda right: {"public": right.rms_norm} if where[1] == "rms_norm" else {}, monkeypatch)
+    with case.adapter.precision(case.dtype):
         test(case)

@@ -11,7 +11,7 @@ from cases import Case, only
 from residuals_lab import frameworks
 from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME, OPS
-from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
+from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit, rounding
 
 
 def assert_close(case: Case, found: np.ndarray, truth: np.ndarray, autodiff: np.ndarray) -> None:
@@ -25,6 +25,25 @@ def test_forward_and_gradients(case: Case) -> None:
     assert_close(case, y, case.call.forward(), plain_y)
     for name, truth in case.call.vjp(case.g).items():
         assert_close(case, gradients[name], truth, plain_gradients[name])
+
+
+def test_sums_and_statistics_are_float32_or_wider(case: Case) -> None:
+    """Rule 4. Plain autodiff of a careless `fwd` is as careless, so nothing here is measured against it.
+
+    The value, and the gradient of an argument that was broadcast, are rounded once; a statistic is not even that.
+    """
+    call, adapter = case.call, case.adapter
+    y, gradients = case.vjp(call.ours(adapter))
+    assert error(y, call.forward()) <= rounding(case.dtype)
+    for name, truth in call.vjp(case.g).items():
+        if truth.size < y.size:
+            assert error(gradients[name], truth) <= rounding(case.dtype), name
+    largest = max(a.size for a in call.arrays.values())
+    truths = call.residuals()
+    for name, a in call.saved(adapter)(*case.args)._asdict().items():
+        if name in truths and name not in call.arrays and truths[name].size < largest and adapter.is_floating(a):
+            assert adapter.dtype_of(a) in ("float32", "float64"), f"{name} is {adapter.dtype_of(a)}"
+            assert error(adapter.to_numpy(a), truths[name]) <= rounding("float32"), name
 
 
 def test_tolerance_rejects_wrong_gradients(case: Case) -> None:

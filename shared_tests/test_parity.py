@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cases import Case, only
-from residuals_lab import compare, frameworks
+from residuals_lab import frameworks, measure
 from residuals_lab.ops import OPS
 from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
 
@@ -56,8 +56,8 @@ def test_residuals_have_the_same_names_kinds_shapes_dtypes_and_bytes(pair: Pair)
 def test_exchange(pair: Pair) -> None:
     """Residuals from NumPy, JAX and PyTorch, each fed to JAX's and PyTorch's backward: six gradients, all NumPy's."""
     adapters = [case.adapter for case in pair]
-    options = compare.Options(dtypes=("float64",), device=pair[0].device)
-    errors = compare.exchange(pair[0].call, adapters, options)
+    options = measure.Options(dtypes=("float64",), device=pair[0].device)
+    errors = measure.exchange(pair[0].call, adapters, options)
     assert sorted(errors) == sorted(f"{source}->{a.NAME}" for source in ("numpy", "jax", "torch") for a in adapters)
     assert max(errors.values()) <= FLOAT64_LIMIT
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 
 def floating(name: str, a: ArrayLike) -> Array:
-    """`a` as an array; TypeError unless it is a real floating one."""
-    if not isinstance(a, (jax.Array, float)) and not hasattr(a, "dtype"):
+    """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
+    if not isinstance(a, (jax.Array, np.ndarray, np.generic, float)):
         raise TypeError(f"{name}: expected a floating array, got {type(a).__name__}")
     a = jnp.asarray(a)
-    if not jnp.issubdtype(a.dtype, jnp.floating):
+    if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating array, got {a.dtype}{list(a.shape)}")
     return a
 

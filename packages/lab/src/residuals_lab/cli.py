@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     try:
         arguments = _parser().parse_args(argv)
-        return arguments.run(arguments)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()  # so that a full disk is noticed here
+        return code
     except (UsageError, MissingFramework) as problem:
         print(f"residuals: {problem}", file=sys.stderr)
         return problem.exit_code
@@ -34,8 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("residuals: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError) as problem:
+        print(f"residuals: {problem or 'out of memory'}", file=sys.stderr)
+        return UsageError.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from residuals_lab import frameworks, inputs, show
-    from residuals_lab.compare import Options, Target, compare
+    from residuals_lab.compare import Target, compare
+    from residuals_lab.measure import Options
     from residuals_lab.ops import BY_NAME, OPS
 
     def op(name: str) -> Any:
@@ -103,14 +111,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     target = None
     if arguments.like is None:
-        ops = [op(name) for name in arguments.what] or list(OPS)
+        ops = [op(name) for name in dict.fromkeys(arguments.what)] or list(OPS)
         names = [arguments.framework] if arguments.framework else list(frameworks.installed())
     else:
         ops = [op(arguments.like)]
         if len(arguments.what) != 1:
             raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
         fn = inputs.load_target(arguments.what[0])
-        names = [arguments.framework or inputs.framework_of(fn)]
+        names = [arguments.framework or inputs.framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
     if not names:
         raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
@@ -130,12 +138,21 @@ def _compare(arguments: argparse.Namespace) -> int:
     with show.progress(f"comparing {', '.join(op.name for op in ops)}"):
         document = compare(ops, adapters, options, target)
     if arguments.json:
-        print(json.dumps(document, indent=2))
+        print(json.dumps(_finite(document), indent=2, allow_nan=False))
     else:
         from residuals_lab import compare_view
 
         compare_view.show(document, show.console())
     return 1 if document["failures"] else 0
+
+
+def _finite(facts: Any) -> Any:
+    """The same document with null for what JSON has no number for."""
+    if isinstance(facts, dict):
+        return {key: _finite(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [_finite(value) for value in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def _learn(arguments: argparse.Namespace) -> int:

@@ -76,9 +76,7 @@ def _rows(entry: Record, document: Record) -> tuple[list[str], list[Row]]:
         ("bytes held", rule, [_held(r.get(f"{k}saved_bytes"), elements) for r in records]) for k, rule in rules.items()
     ]
     rules["checkpoint_"] = "checkpoint"
-    rows += [
-        ("backward repeats", rule, [_names(r.get(f"{k}recomputed")) for r in records]) for k, rule in rules.items()
-    ]
+    rows += [("backward repeats", rule, [_repeats(r, k) for r in records]) for k, rule in rules.items()]
 
     for source in ("numpy", *entry["frameworks"]):
         cells = [_error(entry["exchange"][f"{source}->{name}"]) for name in entry["frameworks"]]
@@ -107,8 +105,8 @@ def _verdict(document: Record) -> str:
     )
 
 
-def _error(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
+def _error(value: float | None) -> str:
+    return "none" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
 def _residual(residual: Record | None) -> str:
@@ -121,8 +119,12 @@ def _held(nbytes: int | None, elements: int) -> str:
     return "–" if nbytes is None else f"{size(nbytes)}  {nbytes / max(elements, 1):.3g} B an element"
 
 
-def _names(names: list[str] | None) -> str:
-    return "–" if names is None else ", ".join(names) or "nothing"
+def _repeats(record: Record, key: str) -> str:
+    if f"{key}recomputed" not in record:
+        return "–"
+    found = ", ".join(record[f"{key}recomputed"]) or "nothing"
+    unknown = ", ".join(record[f"{key}not_looked_into"])
+    return f"{found}; inside {unknown}: not looked into" if unknown else found
 
 
 def _shape(shape: list[int]) -> str:

@@ -1,7 +1,9 @@
 """Arrays from files, and functions from the places that a command line can name."""
 
+import functools
 import importlib
 import importlib.machinery
+import inspect
 import sys
 import types
 import zipfile
@@ -19,7 +21,7 @@ def read_array(name: str, path: Path) -> np.ndarray:
     """The numbers in a `.npy`, `.npz` or `.csv` file, in float64.
 
     An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
-    Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or contains NaN.
+    Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or not finite.
     """
     if path.suffix not in _READERS:
         raise UsageError(f"{name}: expected a file ending in {', '.join(_READERS)}, got {path}")
@@ -35,10 +37,12 @@ def read_array(name: str, path: Path) -> np.ndarray:
         raise UsageError(f"{name}: expected numbers, got {a.dtype} in {path}")
     if a.size == 0:
         raise UsageError(f"{name}: {path} is empty, shape {a.shape}")
-    nans = np.argwhere(np.isnan(a))
-    if len(nans):
-        first = ", ".join(map(str, nans[0]))
-        raise UsageError(f"{name}: {path} contains {len(nans)} NaN of {a.size} numbers, the first at index [{first}]")
+    for what, wrong in (("NaN", np.argwhere(np.isnan(a))), ("infinite", np.argwhere(np.isinf(a)))):
+        if len(wrong):
+            first = ", ".join(map(str, wrong[0]))
+            raise UsageError(
+                f"{name}: {path} has {len(wrong)} {what} of {a.size} numbers, the first at index [{first}]"
+            )
     return a.astype(np.float64)
 
 
@@ -83,8 +87,9 @@ def load_target(target: str) -> Callable[..., Any]:
         raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, name, None)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if isinstance(value, types.FunctionType)]
+    if not callable(found) or isinstance(found, type):
+        public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+        functions = [key for key, value in public.items() if not isinstance(value, type)]
         raise UsageError(f"target: {place} has no function {name!r}; it has {', '.join(functions) or 'none'}")
     return found
 
@@ -101,27 +106,34 @@ def _load_file(path: Path) -> types.ModuleType:
         loader.exec_module(module)
         return module
 
-    return _executed(str(path), run)
+    return _executed(str(path), path.resolve().parent, run)
 
 
 def _load_module(name: str) -> types.ModuleType:
-    return _executed(name, lambda: importlib.import_module(name))
+    return _executed(name, Path.cwd(), lambda: importlib.import_module(name))
 
 
-def _executed(place: str, run: Callable[[], types.ModuleType]) -> types.ModuleType:
+def _executed(place: str, folder: Path, run: Callable[[], types.ModuleType]) -> types.ModuleType:
+    """Import with `folder` in front of the path, as Python does for a file that it runs."""
+    sys.path.insert(0, str(folder))
     try:
         return run()
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise UsageError(f"target: {place} could not be imported: {type(problem).__name__}: {problem}") from problem
+    finally:
+        sys.path.remove(str(folder))
 
 
-def framework_of(fn: Callable[..., Any]) -> str:
-    """The framework that a function is written in, from its type and the names it can see."""
-    inner = getattr(fn, "__wrapped__", fn)
-    things = (type(fn), *getattr(inner, "__globals__", {}).values())
+def framework_of(fn: Callable[..., Any], name: str) -> str:
+    """The framework that the function `name` is written in, from its type and the names that its code can see."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    inner = inspect.unwrap(getattr(fn, "__func__", fn))
+    seen = getattr(inner, "__globals__", None) or vars(sys.modules[type(inner).__module__])
+    things = (*type(fn).__mro__, *seen.values())
     homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
     roots = {str(home).partition(".")[0] for home in homes}
     found = [name for name in frameworks.NAMES if roots & {name, f"residuals_{name}"}]
     if len(found) != 1:
-        raise UsageError(f"target: cannot tell the framework of {fn}; say --framework jax or --framework torch")
+        raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
     return found[0]

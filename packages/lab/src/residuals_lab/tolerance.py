@@ -4,6 +4,7 @@ import numpy as np
 
 ULP = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 FLOAT64_LIMIT = 1e-9
+FLOAT32_ROUNDINGS = 8
 
 
 def error(found: np.ndarray, truth: np.ndarray) -> float:
@@ -21,6 +22,14 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
     difference = np.abs(found - truth).max(initial=0.0)
     scale = np.abs(truth).max(initial=0.0)
     return float(difference / scale if scale else difference)
+
+
+def rounding(dtype: str) -> float:
+    """The largest error allowed to what is computed in float32 or wider and rounded once, whatever autodiff does.
+
+    It is 1e-9 in float64, a few ulps in float32, and one ulp below.
+    """
+    return {"float64": FLOAT64_LIMIT, "float32": FLOAT32_ROUNDINGS * ULP["float32"]}.get(dtype, ULP[dtype])
 
 
 def limit(dtype: str, autodiff_error: float) -> float:

@@ -11,20 +11,30 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["forward", "backward", "naming"]
-Kind = Literal["input", "output", "new", "view", "hidden"]
+Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
 
-# The cost class of an operation, by the name that both adapters use for it. What is not here is elementwise.
+# The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
+# counts as costly: an operation that nobody thought of has to be seen, not passed over.
 COSTS = {
-    "view": "alias broadcast detach expand permute reshape select slice squeeze transpose unsqueeze view",
+    "view": "alias as_strided broadcast detach diagonal expand permute reshape rev select slice split squeeze "
+    "transpose unbind unsqueeze view",
+    "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not bitwise_or "
+    "bitwise_xor cat ceil clamp clone concatenate conj constant_pad_nd convert copy copy_p copysign div dynamic_slice "
+    "dynamic_update_slice empty empty_like eq fill floor floor_divide fmod full full_like ge gt imag integer_pow iota "
+    "is_finite isinf isnan le lerp lift_fresh_copy logical_and logical_not logical_or logical_xor lt masked_fill "
+    "maximum minimum mul ne neg new_empty new_ones new_zeros nextafter not ones ones_like or pad real reciprocal "
+    "reduce_precision relu rem remainder repeat round rsub scalar_tensor shift_left shift_right_arithmetic "
+    "shift_right_logical sign square stack sub threshold tril triu trunc where xor zero zeros zeros_like",
     "transcendental": "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
-    "lgamma log log10 log1p log2 pow rsqrt sigmoid sin sinh sqrt tan tanh",
+    "gelu lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
     "reduction": "all any argmax argmin cumlogsumexp cummax cummin cumprod cumsum logsumexp max mean min norm prod "
     "softmax sort std sum topk var var_mean",
     "contraction": "conv matmul",
     "random": "random",
+    "control flow": "cond scan while",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
-COSTLY = frozenset({"transcendental", "reduction", "contraction", "random"})  # what a backward should not do twice
+CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Step:
 
     @property
     def cost(self) -> str:
-        return _COST.get(self.op, "elementwise")
+        return _COST.get(self.op, "other")
 
 
 @dataclass(frozen=True)
@@ -71,11 +81,19 @@ class Trace:
         """Bytes held between forward and backward, each storage once."""
         return sum({r.storage: r.nbytes for r in self.crossing}.values())
 
-    def recomputed(self, costs: Iterable[str] = COSTLY) -> list[str]:
-        """The operations of these cost classes that the backward repeats, by name, each once."""
+    def recomputed(self, cheap: bool = False) -> list[str]:
+        """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
-        again = [s.op for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
-        return sorted({op for op in again if _COST.get(op, "elementwise") in set(costs)})
+        again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
+        return sorted({step.op for step in again if cheap or step.cost not in CHEAP})
+
+    def opaque(self) -> list[str]:
+        """Control flow that both forward and backward have: what its bodies repeat is not looked into."""
+        forward, backward = (
+            {s.op for s in self.steps if s.phase == phase and s.cost == "control flow"}
+            for phase in ("forward", "backward")
+        )
+        return sorted(backward) if forward else []
 
 
 @dataclass
@@ -122,6 +140,7 @@ class Recorder:
             outputs: the outputs' numbers.
             names: what to call a value; one that is not here is called after the operation that makes it.
         """
+        made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         makers = {n: step.op for step in reversed(self.steps) for n in step.outs}
         storages, outputs = set(inputs.values()), set(outputs)
         crossing: dict[tuple[int, Hashable], Residual] = {}
@@ -135,6 +154,8 @@ class Recorder:
                 kind = "output"
             elif storage in storages:
                 kind = "view"
-            name = names.get(number) or makers.get(number, "constant")
+            elif number not in made:
+                kind = "parameter"  # closed over: somebody else keeps it alive
+            name = names.get(number) or makers.get(number, "closed over")
             crossing.setdefault((number, storage), Residual(name, self.values[number], kind, storage, nbytes))
         return Trace(tuple(self.steps), tuple(crossing.values()))

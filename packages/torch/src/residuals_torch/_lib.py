@@ -18,10 +18,10 @@ Wanted = tuple[Like | None, ...]  # one for each input, None where it needs no g
 
 
 def floating(name: str, a: Tensor) -> Tensor:
-    """`a` itself; TypeError unless it is a real floating tensor."""
+    """`a` itself; TypeError unless it is a real floating tensor of 16 bits or more (float8 has no arithmetic)."""
     if not isinstance(a, Tensor):
         raise TypeError(f"{name}: expected a floating tensor, got {type(a).__name__}")
-    if not a.dtype.is_floating_point:
+    if not a.dtype.is_floating_point or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating tensor, got {str(a.dtype).removeprefix('torch.')}{list(a.shape)}")
     return a
 

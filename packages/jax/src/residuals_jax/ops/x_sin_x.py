@@ -76,7 +76,10 @@ def custom_vjp_with_extra_residual(x: ArrayLike) -> Array:
     Raises:
         ValueError: x is not a 1-D floating array.
     """
-    x = jnp.asarray(x)
-    if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+    try:
+        x = floating("x", x)
+    except TypeError as problem:
+        raise ValueError(str(problem)) from None
+    if x.ndim != 1:
         raise ValueError(f"x: expected a 1-D floating array, got {x.dtype}{list(x.shape)}")
     return jax.grad(f_with_sin)(x)

@@ -25,6 +25,8 @@ _OPS = {
     "convert_element_type": "convert",
     "dot_general": "matmul",
     "logistic": "sigmoid",
+    "max": "maximum",
+    "min": "minimum",
     "random_bits": "random",
     "reduce_and": "all",
     "reduce_max": "max",
@@ -32,7 +34,9 @@ _OPS = {
     "reduce_or": "any",
     "reduce_prod": "prod",
     "reduce_sum": "sum",
+    "select_n": "where",
     "threefry2x32": "random",
+    "top_k": "topk",
 }
 # Calls whose body is part of the caller's trace, by the parameter that holds it.
 _BODIES = {
@@ -44,6 +48,7 @@ _BODIES = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "remat2": "jaxpr",
+    "shard_map": "jaxpr",
 }
 # Operations that pass their operands on as they are: names and barriers for the compiler.
 _IDENTITIES = {"name", "optimization_barrier"}
@@ -74,12 +79,18 @@ def precision(dtype: str) -> AbstractContextManager[Any]:
 
 def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> jax.Array:
     """A differentiable array on `device`, in `dtype` or `a`'s own."""
-    return jax.device_put(jnp.asarray(a, dtype), jax.devices(device)[0])
+    with np.errstate(over="ignore"):  # a number that overflows becomes infinite
+        return jax.device_put(jnp.asarray(a, dtype), jax.devices(device)[0])
 
 
 def to_numpy(a: jax.Array) -> np.ndarray:
     """Any floating array in float64."""
     return np.asarray(a, np.float64)
+
+
+def is_floating(a: Any) -> bool:
+    """Whether this is one array of real floating numbers."""
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
 
 
 def dtype_of(a: jax.Array) -> str:
@@ -115,10 +126,19 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
-    """Bytes really held between forward and backward: the distinct buffers among the leaves of the `jax.vjp` result."""
-    leaves = jax.tree.leaves(jax.vjp(fn, *args)[1])
-    buffers = {leaf.unsafe_buffer_pointer() if leaf.nbytes else None: leaf.nbytes for leaf in leaves}
-    return sum(buffers.values())
+    """Bytes really held between forward and backward: the distinct buffers among the leaves of the `jax.vjp` result and
+    the arrays that the backward closes over.
+    """
+    out, pull = jax.vjp(fn, *args)
+    closed_over = jax.make_jaxpr(pull)(out).consts
+    return sum({_buffer(a): a.nbytes for a in (*jax.tree.leaves(pull), *closed_over)}.values())
+
+
+def _buffer(a: Any) -> Hashable:
+    """What tells one buffer from another: its address, where it has a single one."""
+    if isinstance(a, jax.Array) and a.nbytes and len(a.devices()) == 1:
+        return a.unsafe_buffer_pointer()
+    return "array", id(a)
 
 
 def trace(

@@ -72,6 +72,10 @@ def to_numpy(a: Tensor) -> np.ndarray:
     return a.detach().to("cpu", torch.float64).numpy()
 
 
+def is_floating(a: Any) -> bool:
+    return isinstance(a, Tensor) and a.is_floating_point()
+
+
 def dtype_of(a: Tensor) -> str:
     return _dtype(a)
 
@@ -82,8 +86,12 @@ def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[
 
 
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
-    firsts = torch.autograd.grad(fn(*args), tuple(args), g, create_graph=True)
-    return torch.autograd.grad(firsts, (*args, g), tuple(us), allow_unused=True, materialize_grads=True)
+    zero: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}  # what is not reached has gradient 0
+    firsts = torch.autograd.grad(fn(*args), tuple(args), g, create_graph=True, **zero)
+    pairs = [(d, u) for d, u in zip(firsts, us, strict=True) if d.requires_grad]
+    if not pairs:
+        return tuple(torch.zeros_like(a) for a in (*args, g))
+    return torch.autograd.grad([d for d, _ in pairs], (*args, g), [u for _, u in pairs], **zero)
 
 
 def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,25 +99,16 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
-    """Bytes really held: distinct storages, that saved-tensor hooks see or that hang on a node of the graph."""
-    storages: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        storages[_storage(t)] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        outs = [y for y in tree_leaves(fn(*args)) if isinstance(y, Tensor)]
-    for t in _hung_on_graph(outs):
-        pack(t)
-    return sum(storages.values())
+    """Bytes really held: the trace runs on the tensors given, and its storages are theirs."""
+    return trace(fn, args, [str(i) for i in range(len(args))]).saved_bytes
 
 
 def trace(
     fn: Callable[..., Any], args: Sequence[Tensor], names: Sequence[str], fields: Callable[..., Any] | None = None
 ) -> Trace:
     """As in the JAX adapter, by running `fn` on the tensors given. What is held are the storages that saved-tensor
-    hooks see, and tensors that hang on a node of the graph where the hooks do not see them.
+    hooks see; `hidden` are those that hang on a node of the graph otherwise, or that the backward reads without having
+    made them or been given them: from a closure, an object, a module.
     """
     recording = _Recording()
     recorder = recording.recorder
@@ -117,23 +116,29 @@ def trace(
     inputs: dict[int, Hashable] = {recording.number(a): _storage(a) for a in args}
     labels = dict(zip(inputs, names, strict=True))
     held: list[tuple[int, Hashable, int, bool]] = []
+    seen: set[int] = set()
+
+    def hold(t: Tensor, hidden: bool) -> None:
+        if not (hidden and _storage(t) in seen):
+            seen.add(_storage(t))
+            held.append((recording.number(t), _storage(t), t.untyped_storage().nbytes(), hidden))
 
     def pack(t: Tensor) -> Tensor:
-        held.append((recording.number(t), _storage(t), t.untyped_storage().nbytes(), False))
+        hold(t, hidden=False)
         return t.detach()  # an output that its own node holds would be a cycle
 
     with recording:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out = fn(*args)
         outs = [y for y in tree_leaves(out) if isinstance(y, Tensor) and y.requires_grad]
-        seen = {storage for _, storage, _, _ in held}
-        for t in _hung_on_graph(outs):
-            if _storage(t) not in seen:
-                held.append((recording.number(t), _storage(t), t.untyped_storage().nbytes(), True))
         outputs = [recording.number(y) for y in outs]
         cotangents = [torch.ones_like(y) for y in outs]
-        recorder.phase = "backward"
+        recorder.phase, recording.known_to_backward = "backward", {_storage(g) for g in cotangents}
+        for t in _hung_on_graph(outs):
+            hold(t, hidden=True)
         torch.autograd.grad(outs, [a for a in args if a.requires_grad], cotangents, allow_unused=True)
+        for t in recording.found_by_backward:
+            hold(t, hidden=True)
         recorder.phase = "naming"
         if fields is not None:
             with torch.no_grad():
@@ -152,14 +157,21 @@ class _Recording(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.recorder = Recorder()
+        self.known_to_backward: set[int] = set()  # storages that the backward was given or made
+        self.found_by_backward: list[Tensor] = []  # what it reads beside them
         self._known: dict[Hashable, int] = {}
         self._alive: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        ins = [self.number(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        ins = [self.number(t) for t in read]
+        written = {id(t) for t in _written(func, args, kwargs)}
         out = func(*args, **kwargs)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if self.recorder.phase == "backward":
+            self.found_by_backward += [t for t in read if _storage(t) not in self.known_to_backward]
+            self.known_to_backward |= {_storage(t) for t in (*read, *outs)}
         name = func.overloadpacket.__name__
         if name in _IDENTITIES:
             numbers: Sequence[int] = ins
@@ -168,12 +180,12 @@ class _Recording(TorchDispatchMode):
             if torch.Tag.nondeterministic_seeded in func.tags:
                 attrs += f" draw {len(self.recorder.steps)}"  # each draw is another value
             base = name.removesuffix("_") if func._schema.is_mutable else name
-            if func is torch.ops.aten.pow.Tensor_Scalar and args[1] == int(args[1]):
+            if func is torch.ops.aten.pow.Tensor_Scalar and float(args[1]).is_integer():
                 base = "integer_pow"  # a few products
             shapes = [(t.shape, _dtype(t)) for t in outs]
             numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
         for t, number in zip(outs, numbers, strict=True):
-            self._known[self._key(t)] = number
+            self._known[self._key(t, written=id(t) in written)] = number
         return out
 
     def number(self, t: Tensor) -> int:
@@ -182,9 +194,18 @@ class _Recording(TorchDispatchMode):
             self._known[key] = self.recorder.value(key, t.shape, _dtype(t))
         return self._known[key]
 
-    def _key(self, t: Tensor) -> Hashable:
+    def _key(self, t: Tensor, written: bool = False) -> Hashable:
         self._alive.append(t.untyped_storage())
-        return _storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, t._version
+        version = 0 if t.is_inference() else t._version + written  # a write counts only after this dispatch
+        return _storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation writes into."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            t = args[i] if i < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(t) if isinstance(leaf, Tensor))
 
 
 def _storage(t: Tensor) -> int:

@@ -56,7 +56,8 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
         scale: (...) floating, of any shape that broadcasts with x; a Python float counts as a scalar.
 
     Returns:
-        The product, in the shape to which both broadcast and the dtype to which both promote.
+        The product, in the shape to which both broadcast and the dtype to which both promote. A 0-d tensor does not
+        promote one with axes: float32 times a 0-d float64 is float32 here, and float64 in JAX.
 
     Saves:
         x: an input, no new bytes; not saved if scale needs no gradient.

@@ -90,7 +90,10 @@ def custom_vjp_with_extra_residual(x: Tensor) -> Tensor:
     Raises:
         ValueError: x is not a 1-D floating tensor.
     """
-    x = torch.as_tensor(x)
-    if x.ndim != 1 or not x.dtype.is_floating_point:
+    try:
+        x = floating("x", x)
+    except TypeError as problem:
+        raise ValueError(str(problem)) from None
+    if x.ndim != 1:
         raise ValueError(f"x: expected a 1-D floating tensor, got {str(x.dtype).removeprefix('torch.')}{list(x.shape)}")
     return torch.func.grad(f_with_sin)(x)
