@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import Case, only
-from residuals_lab.tolerance import error, limit
+from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
 
 Fn = Callable[..., Tensor]
 
@@ -97,6 +97,17 @@ def test_every_subset_of_inputs_requiring_grad(torch_case: Case) -> None:
     fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
     for args in subsets(torch_case):
         assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
+
+
+@only(dtype="float64")
+def test_asking_for_one_gradient_of_several(torch_case: Case) -> None:
+    """The backward is told what is asked for now, and leaves out the rest."""
+    fn, g, adapter = torch_case.call.ours(torch_case.adapter), cotangent(torch_case), torch_case.adapter
+    truth = torch_case.call.vjp(adapter.to_numpy(g))
+    for i, name in enumerate(torch_case.call.arrays):
+        args = torch_case.args
+        (d,) = torch.autograd.grad(fn(*args), args[i], g)
+        assert error(adapter.to_numpy(d), truth[name]) <= FLOAT64_LIMIT
 
 
 def test_nothing_to_differentiate(torch_case: Case) -> None:

@@ -5,14 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 
 def floating(name: str, a: ArrayLike) -> Array:
     """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
-    if not isinstance(a, (jax.Array, np.ndarray, np.generic, float)):
+    if isinstance(a, type) or not (isinstance(a, float) or hasattr(a, "__array__")):
         raise TypeError(f"{name}: expected a floating array, got {type(a).__name__}")
     a = jnp.asarray(a)
     if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:

@@ -14,7 +14,7 @@ class Like(NamedTuple):
     dtype: torch.dtype
 
 
-Wanted = tuple[Like | None, ...]  # one for each input, None where it needs no gradient
+Wanted = tuple[Like | None, ...]  # one for each input, None where there is none or it needs no gradient
 
 
 def floating(name: str, a: Tensor) -> Tensor:
@@ -53,7 +53,11 @@ def add(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
 
 
-def wanted(ctx: Any, *inputs: Tensor | None) -> Wanted:
-    """What the gradient of each of `inputs`, the first ones of a Function, has to look like; None if it is frozen."""
-    needs = zip(inputs, ctx.needs_input_grad, strict=False)
-    return tuple(Like(a.shape, a.dtype) if need and a is not None else None for a, need in needs)
+def likes(*inputs: Tensor | None) -> Wanted:
+    """What the gradient of each input has to look like; to be kept on ctx in place of the inputs."""
+    return tuple(None if a is None else Like(a.shape, a.dtype) for a in inputs)
+
+
+def wanted(ctx: Any) -> Wanted:
+    """`ctx.like` with None where no gradient is needed: for an input that is frozen, or that nobody asks about now."""
+    return tuple(like if need else None for like, need in zip(ctx.like, ctx.needs_input_grad, strict=False))

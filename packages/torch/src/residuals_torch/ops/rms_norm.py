@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, add, floating, match, nonnegative, wanted, wide
+from residuals_torch._lib import Wanted, add, floating, likes, match, nonnegative, wanted, wide
 
 
 class Residuals(NamedTuple):
@@ -56,13 +56,13 @@ class RMSNorm(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
         (x, weight, ctx.eps), (_, rstd) = inputs, output
         ctx.save_for_backward(*Residuals(x, weight if ctx.needs_input_grad[0] else None, rstd))
-        ctx.like = wanted(ctx, x, weight)
+        ctx.like = likes(x, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_rstd: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         residuals = Residuals(*ctx.saved_tensors)
-        dx, dweight = (None, None) if g is None else bwd(ctx.eps, residuals, g, ctx.like)
+        dx, dweight = (None, None) if g is None else bwd(ctx.eps, residuals, g, wanted(ctx))
         if g_rstd is not None and ctx.needs_input_grad[0]:  # second order only: rstd is an output
             dx = add(dx, bwd_rstd(residuals, g_rstd))
         return dx, dweight, None

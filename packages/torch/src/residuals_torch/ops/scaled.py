@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, floating, match, wanted
+from residuals_torch._lib import Wanted, floating, likes, match, wanted
 
 
 class Residuals(NamedTuple):
@@ -40,12 +40,12 @@ class Scaled(torch.autograd.Function):
         x, scale = inputs
         need_x, need_scale = ctx.needs_input_grad
         ctx.save_for_backward(*Residuals(x if need_scale else None, scale if need_x else None))
-        ctx.like = wanted(ctx, x, scale)
+        ctx.like = likes(x, scale)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, ctx.like)
+        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, wanted(ctx))
 
 
 def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
