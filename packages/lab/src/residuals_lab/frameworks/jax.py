@@ -45,6 +45,7 @@ _BODIES = {
     "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",  # JAX 0.11 and later, around what a checkpoint computed
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "remat2": "jaxpr",
