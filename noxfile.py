@@ -21,7 +21,8 @@ TESTING = ["pytest", "pytest-xdist", "hypothesis", "matplotlib"]
 def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None) -> None:
     """The lab with these frameworks: by path, since none of the packages is on an index."""
     paths = [f"./packages/{name}" for name in ("numpy", "lab", *frameworks)]
-    session.install("-c", "constraints.txt", *paths, *(extra or []))
+    session.install("hatchling")  # once for all four, not once for each
+    session.install("--no-build-isolation", "-c", "constraints.txt", *paths, *(extra or []))
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:

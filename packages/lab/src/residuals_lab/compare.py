@@ -74,6 +74,12 @@ def _check_finite(call: Call, adapter: ModuleType, options: Options) -> None:
 
 
 def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target: Target | None) -> Record:
+    if target is not None:
+        (adapter,) = (a for a in adapters if target.framework == a.NAME)
+        with _blamed_on(target):  # first, so that what cannot be compared is said at once
+            _check_output(call, target, adapter, options)
+            result = measure.result(call, target.fn, adapter, options)
+            held = measure.held(call, target.fn, adapter, options)
     results = {a.NAME: measure.result(call, call.ours(a), a, options) for a in adapters}
     truths = {a.NAME: measure.truth(call, a, options) for a in adapters}
     entry: Record = {
@@ -84,11 +90,6 @@ def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target:
         "exchange": measure.exchange(call, adapters, options),
     }
     if target is not None:
-        (adapter,) = (a for a in adapters if target.framework == a.NAME)
-        with _blamed_on(target):
-            _check_output(call, target, adapter, options)
-            result = measure.result(call, target.fn, adapter, options)
-            held = measure.held(call, target.fn, adapter, options)
         entry["target"] = {"name": target.name, "framework": target.framework}
         entry["target"] |= measure.errors(result, truths[adapter.NAME]) | held
     entry["failures"] = verdict.failures(entry, call, adapters, options)

@@ -1,0 +1,144 @@
+"""`residuals compare TARGET --like OP`: anybody's function, right or wrong; one clear line if it cannot be compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command import assert_usage, run
+from residuals_lab import frameworks
+
+INSTALLED = frameworks.installed()
+
+MINE = {
+    "jax": """
+import jax
+import jax.numpy as jnp
+
+@jax.custom_vjp
+def fn(x):
+    return jnp.sum(x * jnp.sin(x))
+
+fn.defvjp(lambda x: (fn(x), (x, jnp.sin(x), jnp.cos(x))),
+          lambda r, g: ({sign}g * (jnp.sin(r[0]) + r[0] * r[2]),))
+""",
+    "torch": """
+import torch
+
+class Fn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x, x.cos())
+        ctx.kept = x.sin()
+        return (x * ctx.kept).sum()
+
+    @staticmethod
+    def backward(ctx, g):
+        x, cos = ctx.saved_tensors
+        return {sign}g * (x.sin() + x * cos)
+
+def fn(x):
+    return Fn.apply(x)
+""",
+}
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_anyones_function_beside_ours(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"mine_{framework}.py"
+    path.write_text(MINE[framework].format(sign=""))
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--size", 100, "--json")
+    document = json.loads(out)
+    (entry,) = document["ops"]
+    target = entry["target"]
+    assert tuple(entry["frameworks"]) == (framework,), "found from what the function's file imports"
+    assert target["gradient_error"]["float64"] <= 1e-9
+    assert target["recomputed"] == ["sin"]
+    kinds = {r["name"]: r["kind"] for r in target["residuals"]}
+    assert kinds == {"x": "input", "sin_x": "new" if framework == "jax" else "hidden", "cos": "new"}
+    assert target["saved_bytes"] == 1200
+    # Saved as an intermediate, the cosine is a constant to PyTorch, and the second derivative is wrong.
+    failures = [f for f in document["failures"] if "second derivative error" in f]
+    assert (code, len(failures)) == ((0, 0) if framework == "jax" else (1, 1))
+
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
+    assert str(path) in out
+    assert "hidden" in out or framework == "jax"
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_a_wrong_function_fails(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"wrong_{framework}.py"
+    path.write_text(MINE[framework].format(sign="-"))
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
+    assert code == 1
+    assert f"FAILED {path}:fn: gradient error 2.0e+00 in float64, allowed 1.0e-09" in out
+    assert_usage(run(capsys, f"{path}:gn", "--like", "x_sin_x"), f"target: {path} has no function 'gn'; it has fn")
+
+
+BAD_FUNCTIONS = {
+    "both": {
+        "def fn(x): raise ValueError('first line\\nsecond line')": "fn raised ValueError: first line",
+        "def fn(x): raise SystemExit(3)": "fn raised SystemExit: 3",
+        "def fn(x): return x.sum(), x": "fn: expected one float64[], as x_sin_x returns, got tuple",
+        "def fn(x): return x": "fn: expected one float64[], as x_sin_x returns, got float64[4096]",
+        "def fn(x): return 3": "fn: expected one float64[], as x_sin_x returns, got int",
+        "def fn(x): return None": "fn: expected one float64[], as x_sin_x returns, got NoneType",
+        "def fn(x, *, k): return x.sum()": "fn raised TypeError: fn() missing 1 required keyword-only argument: 'k'",
+        "class fn: pass": "has no function 'fn'",
+        "raise SystemExit(3)": "could not be imported: SystemExit: 3",
+    },
+    "jax": {
+        "def fn(x): return x.sum() if x.sum() > 0 else -x.sum()": "fn raised TracerBoolConversionError",
+        "def fn(x): return x.astype('float32').sum()": "fn: expected one float64[], as x_sin_x returns, got float32[]",
+    },
+    "torch": {
+        "def fn(x): return x.detach().sum()": "fn raised RuntimeError: element 0 of tensors does not require grad",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("framework", "code", "message"),
+    [(f, code, m) for f in INSTALLED for kind in ("both", f) for code, m in BAD_FUNCTIONS[kind].items()],
+)
+def test_a_bad_function_is_one_line(
+    framework: str, code: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(f"import {framework}\n{code}\n")
+    assert_usage(run(capsys, f"{path}:fn", "--like", "x_sin_x", "--framework", framework), message)
+
+
+GOOD_FUNCTIONS = {
+    "jax": {
+        "jitted": "fn = jax.jit(lambda x: (x * jax.numpy.sin(x)).sum())",
+        "partial": "import functools\nfn = functools.partial(lambda k, x: (x * jax.numpy.sin(x)).sum() * k, 1)",
+        "sibling": "from sibling import one\ndef fn(x): return (x * jax.numpy.sin(x)).sum() * one",
+    },
+    "torch": {
+        "module": "class M(torch.nn.Module):\n    def forward(self, x): return (x * x.sin()).sum()\nfn = M()",
+        "partial": "import functools\nfn = functools.partial(lambda k, x: (x * x.sin()).sum() * k, 1)",
+        "sibling": "from sibling import one\ndef fn(x): return (x * x.sin()).sum() * one",
+    },
+}
+
+
+@pytest.mark.parametrize(("framework", "kind"), [(f, kind) for f in INSTALLED for kind in GOOD_FUNCTIONS[f]])
+def test_functions_of_every_kind(framework: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sibling.py").write_text("one = 1\n")
+    path = tmp_path / f"{framework}_{kind}.py"
+    path.write_text(f"import {framework}\n{GOOD_FUNCTIONS[framework][kind]}\n")
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--json")
+    assert (code, json.loads(out)["ops"][0]["target"]["framework"]) == (0, framework)
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_json_is_valid_when_a_function_is_not(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nan.py"
+    path.write_text(f"import {framework}\ndef fn(x): return x.sum() * float('nan')\n")
+    code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--json")
+    target = json.loads(out, parse_constant=lambda name: pytest.fail(name))["ops"][0]["target"]
+    assert (code, target["value_error"]["float64"]) == (1, None)
