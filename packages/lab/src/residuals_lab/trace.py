@@ -71,6 +71,10 @@ class Trace:
         """Bytes held between forward and backward, each storage once."""
         return sum({r.storage: r.nbytes for r in self.crossing}.values())
 
+    def computed(self, costs: Iterable[str] = COSTLY) -> list[str]:
+        """The operations of these cost classes that the forward does, by name, each once."""
+        return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost in set(costs)})
+
     def recomputed(self, costs: Iterable[str] = COSTLY) -> list[str]:
         """The operations of these cost classes that the backward repeats, by name, each once."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
