@@ -1,8 +1,24 @@
 """Ops as `jax.custom_vjp` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
+from residuals_jax.ops.geglu import geglu
+from residuals_jax.ops.group_norm import group_norm
+from residuals_jax.ops.layer_norm import layer_norm
 from residuals_jax.ops.rms_norm import rms_norm
 from residuals_jax.ops.scaled import scaled
+from residuals_jax.ops.softmax import softmax
+from residuals_jax.ops.swiglu import swiglu
 from residuals_jax.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_sin, x_sin_x
 
 __version__ = "0.1.0"
-__all__ = ["custom_vjp_with_extra_residual", "f_with_sin", "rms_norm", "scaled", "x_sin_x"]
+__all__ = [
+    "custom_vjp_with_extra_residual",
+    "f_with_sin",
+    "geglu",
+    "group_norm",
+    "layer_norm",
+    "rms_norm",
+    "scaled",
+    "softmax",
+    "swiglu",
+    "x_sin_x",
+]

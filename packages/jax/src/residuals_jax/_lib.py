@@ -33,14 +33,22 @@ def wide(a: Array) -> Array:
     return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
 
 
-def match(cotangent: Array, primal: Array) -> Array:
-    """The cotangent as its primal needs it: of the same shape, dtype, varying axes and sharding.
+Types = tuple[Any, ...]  # one for each input, None where it is absent
+
+
+def types(*inputs: Array | jax.ShapeDtypeStruct | None) -> Types:
+    """What the gradient of each of `inputs` has to look like: static, so a rule may know it without saving them."""
+    return tuple(None if a is None else jax.typeof(a) for a in inputs)
+
+
+def match(cotangent: Array, primal: Any) -> Array:
+    """The cotangent as its primal, an array or its type, needs it: of the same shape, dtype, varying axes and sharding.
 
     An axis along which the primal was broadcast is summed. Under `shard_map` the cotangent of a replicated primal is
     one device's share, and the shares are summed. `custom_vjp` would take another dtype without a word. Under Explicit
     mesh axes the sharding is part of the type.
     """
-    kind = jax.typeof(primal)
+    kind = jax.typeof(primal) if isinstance(primal, Array) else primal
     cotangent = _sum_to(cotangent, primal.shape)
     shares = _varying(jax.typeof(cotangent)) - _varying(kind)
     if shares:

@@ -51,6 +51,11 @@ class Op(NamedTuple):
 OPS = (
     Op("x_sin_x", {"x": "n"}),
     Op("scaled", {"x": "... d", "scale": "d"}),
+    Op("swiglu", {"gate": "...", "up": "..."}),
+    Op("geglu", {"gate": "...", "up": "..."}),
+    Op("softmax", {"x": "... d"}, {"axis": -1}),
+    Op("layer_norm", {"x": "... d", "weight": "d", "bias": "d"}, {"eps": 1e-5}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
+    Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
 )
 BY_NAME = {op.name: op for op in OPS}
