@@ -59,8 +59,9 @@ def bwd(
     groups = _grouped(wide(x), num_groups)
     x_hat = (groups - _lift(mean, groups.ndim)) * _lift(rstd, groups.ndim)
     g_hat = _grouped(wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1), num_groups)
-    across, along = (_lift(_mean(a), groups.ndim) for a in (g_hat, g_hat * x_hat))
-    dx = _lift(rstd, groups.ndim) * (g_hat - across - x_hat * along)
+    dx = g_hat - x_hat * _lift(_mean(g_hat * x_hat), groups.ndim)
+    # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+    dx = _lift(rstd, groups.ndim) * (dx - _lift(_mean(dx), groups.ndim))
     others = (0, *range(2, x.ndim))  # all axes but the channels
     dweight = dbias = None
     if weight is not None:

@@ -41,8 +41,9 @@ def bwd(
     *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[-1:], x.dtype))
     x_hat = (wide(x) - mean) * rstd
     g_hat = wide(g) if weight is None else wide(g) * wide(weight)
-    along = jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)
-    dx = rstd * (g_hat - jnp.mean(g_hat, axis=-1, keepdims=True) - x_hat * along)
+    dx = g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)
+    # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+    dx = rstd * (dx - jnp.mean(dx, axis=-1, keepdims=True))
     dweight = None if weight is None else match(wide(g) * x_hat, weight)
     dbias = None if like_bias is None else match(wide(g), like_bias)
     return match(dx, x), dweight, dbias

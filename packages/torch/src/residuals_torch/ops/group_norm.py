@@ -61,8 +61,10 @@ def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Want
         x_hat = (groups - _lift(mean, groups.ndim)) * _lift(rstd, groups.ndim)
         if like_x is not None:
             g_hat = _grouped(wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1), num_groups)
-            across, along = (_lift(_mean(a), groups.ndim) for a in (g_hat, g_hat * x_hat))
-            dx = match((_lift(rstd, groups.ndim) * (g_hat - across - x_hat * along)).reshape(x.shape), like_x)
+            dx = g_hat - x_hat * _lift(_mean(g_hat * x_hat), groups.ndim)
+            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = _lift(rstd, groups.ndim) * (dx - _lift(_mean(dx), groups.ndim))
+            dx = match(dx.reshape(x.shape), like_x)
         if like_weight is not None:
             dweight = match(torch.sum(wide(g) * x_hat.reshape(x.shape), dim=others), like_weight)
     if like_bias is not None:

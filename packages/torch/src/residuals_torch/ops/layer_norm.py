@@ -41,8 +41,9 @@ def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None)
         x_hat = (wide(x) - mean) * rstd
         if like_x is not None:
             g_hat = wide(g) if weight is None else wide(g) * wide(weight)
-            along = torch.mean(g_hat * x_hat, dim=-1, keepdim=True)
-            dx = match(rstd * (g_hat - torch.mean(g_hat, dim=-1, keepdim=True) - x_hat * along), like_x)
+            dx = g_hat - x_hat * torch.mean(g_hat * x_hat, dim=-1, keepdim=True)
+            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = match(rstd * (dx - torch.mean(dx, dim=-1, keepdim=True)), like_x)
         if like_weight is not None:
             dweight = match(wide(g) * x_hat, like_weight)
     if like_bias is not None:
