@@ -76,3 +76,12 @@ def test_the_siblings_have_the_same_parts(op: str) -> None:
     assert parameters(jax_op.fwd) == parameters(torch_op.fwd)
     shared = parameters(jax_op.bwd)
     assert parameters(torch_op.bwd)[: len(shared)] == shared  # PyTorch's may also be told which gradients are wanted
+
+
+def test_a_scalar_has_a_softmax_in_pytorch_only() -> None:
+    """As `torch.softmax` has one, and `jax.nn.softmax` raises."""
+    jax_softmax, torch_softmax = (frameworks.load(name).public("softmax") for name in ("jax", "torch"))
+    jax_array, torch_array = (frameworks.load(name).array for name in ("jax", "torch"))
+    assert torch_softmax(torch_array(np.array(3.0), "float32")).item() == 1
+    with pytest.raises(ValueError, match="^axis: expected one of the 0 axes of x, got -1"):
+        jax_softmax(jax_array(np.array(3.0), "float32"))

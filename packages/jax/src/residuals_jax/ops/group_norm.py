@@ -21,15 +21,18 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def _grouped(a: Array, num_groups: int) -> Array:
-    """(b, c, ...) as (b, groups, c / groups, ...): one axis is split, and none is merged, which a sharding follows."""
+def _mean(a: Array, num_groups: int) -> Array:
+    """(b, groups): the mean over each group of channels and all later axes."""
     b, c, *rest = a.shape
-    return a.reshape(b, num_groups, c // num_groups, *rest)
-
-
-def _mean(groups: Array) -> Array:
-    """(b, groups): the mean of each group."""
+    groups = a.reshape(b, num_groups, c // num_groups, *rest)  # splits one axis and merges none: a sharding follows
     return jnp.mean(groups, axis=tuple(range(2, groups.ndim)))
+
+
+def _spread(a: Array, x: Array) -> Array:
+    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    b, groups = a.shape
+    c = x.shape[1]
+    return _lift(jnp.broadcast_to(a[:, :, None], (b, groups, c // groups)).reshape(b, c), x.ndim)
 
 
 def _lift(a: Array, ndim: int) -> Array:
@@ -38,11 +41,10 @@ def _lift(a: Array, ndim: int) -> Array:
 
 
 def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float) -> tuple[Array, Residuals]:
-    groups = _grouped(wide(x), num_groups)
-    mean = _mean(groups)
-    centred = groups - _lift(mean, groups.ndim)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = jax.lax.rsqrt(_mean(jnp.square(centred)) + eps)
-    y = (centred * _lift(rstd, groups.ndim)).reshape(x.shape)
+    mean = _mean(wide(x), num_groups)
+    centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+    rstd = jax.lax.rsqrt(_mean(jnp.square(centred), num_groups) + eps)
+    y = centred * _spread(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x.ndim - 1)
     if bias is not None:
@@ -56,19 +58,18 @@ def bwd(
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
     *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[1:2], x.dtype))
-    groups = _grouped(wide(x), num_groups)
-    x_hat = (groups - _lift(mean, groups.ndim)) * _lift(rstd, groups.ndim)
-    g_hat = _grouped(wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1), num_groups)
-    dx = g_hat - x_hat * _lift(_mean(g_hat * x_hat), groups.ndim)
+    x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
+    g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
+    dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
     # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-    dx = _lift(rstd, groups.ndim) * (dx - _lift(_mean(dx), groups.ndim))
+    dx = _spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x))
     others = (0, *range(2, x.ndim))  # all axes but the channels
     dweight = dbias = None
     if weight is not None:
-        dweight = match(jnp.sum(wide(g) * x_hat.reshape(x.shape), axis=others), weight)
+        dweight = match(jnp.sum(wide(g) * x_hat, axis=others), weight)
     if like_bias is not None:
         dbias = match(jnp.sum(wide(g), axis=others), like_bias)
-    return match(dx.reshape(x.shape), x), dweight, dbias
+    return match(dx, x), dweight, dbias
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -21,28 +21,32 @@ RECOMPUTES: dict[str, str] = {}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def _grouped(a: Tensor, num_groups: int) -> Tensor:
-    """(b, c, ...) as (b, groups, c / groups, ...)."""
+def _mean(a: Tensor, num_groups: int) -> Tensor:
+    """(b, groups): the mean over each group of channels and all later axes."""
     b, c, *rest = a.shape
-    return a.reshape(b, num_groups, c // num_groups, *rest)
-
-
-def _mean(groups: Tensor) -> Tensor:
-    """(b, groups): the mean of each group."""
+    groups = a.reshape(b, num_groups, c // num_groups, *rest)
     return torch.mean(groups, dim=tuple(range(2, groups.ndim)))
+
+
+def _spread(a: Tensor, x: Tensor) -> Tensor:
+    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    b, groups = a.shape
+    c = x.shape[1]
+    return _lift(a.unsqueeze(-1).expand(b, groups, c // groups).reshape(b, c), x.ndim)
 
 
 def _lift(a: Tensor, ndim: int) -> Tensor:
     """`a` with axes of size 1 after its own."""
-    return a[(..., *[None] * (ndim - a.ndim))]
+    for _ in range(ndim - a.ndim):
+        a = a.unsqueeze(-1)
+    return a
 
 
 def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float) -> tuple[Tensor, Residuals]:
-    groups = _grouped(wide(x), num_groups)
-    mean = _mean(groups)
-    centred = groups - _lift(mean, groups.ndim)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = torch.rsqrt(_mean(torch.square(centred)) + eps)
-    y = (centred * _lift(rstd, groups.ndim)).reshape(x.shape)
+    mean = _mean(wide(x), num_groups)
+    centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+    rstd = torch.rsqrt(_mean(torch.square(centred), num_groups) + eps)
+    y = centred * _spread(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x.ndim - 1)
     if bias is not None:
@@ -57,30 +61,28 @@ def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Want
     others = (0, *range(2, g.ndim))  # all axes but the channels
     dx = dweight = dbias = None
     if like_x is not None or like_weight is not None:
-        groups = _grouped(wide(x), num_groups)
-        x_hat = (groups - _lift(mean, groups.ndim)) * _lift(rstd, groups.ndim)
+        x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
         if like_x is not None:
-            g_hat = _grouped(wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1), num_groups)
-            dx = g_hat - x_hat * _lift(_mean(g_hat * x_hat), groups.ndim)
+            g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
+            dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
             # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = _lift(rstd, groups.ndim) * (dx - _lift(_mean(dx), groups.ndim))
-            dx = match(dx.reshape(x.shape), like_x)
+            dx = match(_spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x)), like_x)
         if like_weight is not None:
-            dweight = match(torch.sum(wide(g) * x_hat.reshape(x.shape), dim=others), like_weight)
+            dweight = match(torch.sum(wide(g) * x_hat, dim=others), like_weight)
     if like_bias is not None:
         dbias = match(torch.sum(wide(g), dim=others), like_bias)
     return dx, dweight, dbias
 
 
-def bwd_statistics(num_groups: int, residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
     """What reaches x through mean and rstd: dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n, in a group of n."""
     x, _, mean, rstd = residuals
-    groups = _grouped(wide(x), num_groups)
-    dx = torch.zeros_like(groups) if g_mean is None else _lift(g_mean, groups.ndim).expand(groups.shape)
+    groups = mean.shape[1]
+    dx = _spread(torch.zeros_like(mean) if g_mean is None else g_mean, x)
     if g_rstd is not None:
-        dx = dx - _lift(g_rstd * rstd**3, groups.ndim) * (groups - _lift(mean, groups.ndim))
-    n = math.prod(groups.shape[2:])
-    return match((dx / n).reshape(x.shape), x)
+        dx = dx - _spread(g_rstd * rstd**3, x) * (wide(x) - _spread(mean, x))
+    n = math.prod(x.shape[1:]) // groups
+    return match((dx / n).expand(x.shape), x)
 
 
 class GroupNorm(torch.autograd.Function):
@@ -113,7 +115,7 @@ class GroupNorm(torch.autograd.Function):
         residuals = Residuals(*ctx.saved_tensors)
         dx, dweight, dbias = (None, None, None) if g is None else bwd(ctx.num_groups, ctx.eps, residuals, g, ctx.like)
         if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: they are outputs
-            dx = add(dx, bwd_statistics(ctx.num_groups, residuals, g_mean, g_rstd))
+            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
         return dx, dweight, dbias, None, None
 
 
