@@ -25,12 +25,13 @@ def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Te
     like_gate, like_up = like or residuals
     gate, g = wide(residuals.gate), wide(g)
     s = torch.sigmoid(gate)
-    silu = gate * s
+    g_silu = g * (gate * s)
     dgate = dup = None
     if like_gate is not None and residuals.up is not None:
-        dgate = match(g * wide(residuals.up) * torch.addcmul(s, silu, 1 - s), like_gate)
+        # g·(σ + gate·σ·(1 − σ)) lies between g·gate·σ and g, at σ of the way: one pass, and right at either end.
+        dgate = match(wide(residuals.up) * torch.lerp(g_silu, g, s.to(g.dtype)), like_gate)
     if like_up is not None:
-        dup = match(g * silu, like_up)
+        dup = match(g_silu, like_up)
     return dgate, dup
 
 
