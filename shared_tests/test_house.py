@@ -23,7 +23,7 @@ ARROWS = {
     "__main__": {"cli"},
     "compare": {"call", "ops", "tolerance"},
     "compare_view": {"frameworks", "show"},
-    "call": {"ops"},
+    "call": {"ops", "trace"},
     "inputs": {"frameworks"},
     "frameworks.__init__": set(),
     "frameworks.jax": {"trace"},

@@ -1,5 +1,6 @@
 """What every op keeps, in every framework: values, gradients, residuals, second order, purity, clear errors."""
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -48,13 +49,13 @@ def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
     args, saved = case.args, case.call.saved(case.adapter)
-    trace = case.adapter.trace(case.call.ours(case.adapter), args, list(case.call.arrays), saved)
+    trace = case.call.trace(case.adapter, case.call.ours(case.adapter), args)
     values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
     truths = case.call.residuals()
     assert [r.name for r in trace.crossing] == list(values) == list(truths)
     for residual in trace.crossing:
         value, truth = values[residual.name], truths[residual.name]
-        kinds = {**dict.fromkeys(case.call.arrays, "input"), "y": "output"}
+        kinds = {**dict.fromkeys((*case.call.arrays, *case.call.constants), "input"), "y": "output"}
         assert residual.kind == kinds.get(residual.name, "new")
         assert residual.value.shape == value.shape == truth.shape
         assert residual.value.dtype == case.adapter.dtype_of(value)
@@ -67,7 +68,7 @@ def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
     call, adapter = case.call, case.adapter
     plain = call.plain(adapter)
     for fn in (call.ours(adapter), plain, adapter.checkpointed(plain)):
-        trace = adapter.trace(fn, case.args, list(call.arrays), call.saved(adapter))
+        trace = call.trace(adapter, fn, case.args)
         assert trace.saved_bytes == adapter.held_bytes(fn, case.args) > 0
 
 
@@ -99,7 +100,7 @@ def another(case: Case, a: Any) -> Any:
 @only(dtype="float32")
 def test_backward_repeats_what_is_declared(case: Case) -> None:
     """Rule 2, the other way: no costly operation of the forward runs again, except what `RECOMPUTES` says."""
-    trace = case.adapter.trace(case.call.ours(case.adapter), case.args, list(case.call.arrays))
+    trace = case.call.trace(case.adapter, case.call.ours(case.adapter), case.args)
     assert trace.recomputed() == sorted(case.adapter.op(case.call.op.name).RECOMPUTES)
 
 
@@ -125,7 +126,7 @@ def test_second_order_is_the_derivative_of_the_analytic_gradient(case: Case) -> 
 
     def along(t: float) -> float:
         moved = {name: a + t * directions[name] for name, a in arrays.items()}
-        gradients = Call(case.call.op, moved, case.call.static).vjp(g)
+        gradients = replace(case.call, arrays=moved).vjp(g)
         return sum(float(np.sum(us[name] * d)) for name, d in gradients.items())
 
     seconds = case.adapter.second_vjp(
@@ -184,7 +185,7 @@ def test_any_shape(framework: str, op: str, data: st.DataObject) -> None:
         for letter in letters
     }
     rng = np.random.default_rng(0)
-    call = Call.of(row, {name: rng.standard_normal(row.shape(name, axes)) for name in row.arrays})
+    call = Call.of(row, row.draw(rng, axes))
     g = rng.standard_normal(np.shape(call.forward()))
     with adapter.precision("float64"):
         args = [adapter.array(a, "float64") for a in call.arrays.values()]

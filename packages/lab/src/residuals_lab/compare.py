@@ -4,7 +4,7 @@ Everything measured goes into one document, which `--json` prints as it is and `
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +16,7 @@ from residuals_lab.ops import Axes, Op
 from residuals_lab.tolerance import error, limit
 
 Record = dict[str, Any]
+Make = Callable[[Call, ModuleType], Callable[..., Any]]  # a function of a call's arrays, made in a framework
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def make_call(op: Op, options: Options) -> Call:
                 if axes.setdefault(letter, sizes) != sizes:
                     raise UsageError(f"{name}: expected axis {letter} of size {axes[letter]}, got shape {a.shape}")
     axes = op.default_axes(options.size) | axes
-    rng = np.random.default_rng(options.seed)
-    random = {name: rng.standard_normal(op.shape(name, axes)) for name in op.arrays}
-    return Call.of(op, random | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    random = op.draw(np.random.default_rng(options.seed), axes)
+    call = Call.of(op, random | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    return replace(call, device=options.device)
 
 
 def _compare_op(call: Call, adapters: Sequence[ModuleType], options: Options, target: Target | None) -> Record:
-    results = {a.NAME: _run(call, call.ours(a), a, options) for a in adapters}
+    results = {a.NAME: _run(call, Call.ours, a, options) for a in adapters}
     truths = {a.NAME: _truth(call, a, options) for a in adapters}
     entry: Record = {
         "op": call.op.name,
@@ -84,12 +85,16 @@ def _compare_op(call: Call, adapters: Sequence[ModuleType], options: Options, ta
     }
     if target is not None:
         adapter = next(a for a in adapters if target.framework == a.NAME)
-        result = _run(call, target.fn, adapter, options)
+
+        def theirs(call: Call, adapter: ModuleType) -> Callable[..., Any]:
+            return call.bind(adapter, target.fn)
+
+        result = _run(call, theirs, adapter, options)
         entry["target"] = {
             "name": target.name,
             "framework": target.framework,
             **_errors(result, truths[adapter.NAME]),
-            **_held(call, target.fn, adapter, options),
+            **_held(call, theirs, adapter, options),
         }
     entry["failures"] = _failures(entry, call, adapters, options)
     return entry
@@ -104,14 +109,14 @@ class _Result:
     seconds: list[np.ndarray]
 
 
-def _run(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> _Result:
+def _run(call: Call, make: Make, adapter: ModuleType, options: Options) -> _Result:
     values, gradients = {}, {}
     for dtype in options.dtypes:
         with adapter.precision(dtype):
             args, g, _ = _arrays(call, adapter, dtype, options)
-            y, found = adapter.value_and_vjp(fn, args, g)
+            y, found = adapter.value_and_vjp(make(call.rounded(adapter, dtype), adapter), args, g)
             values[dtype], gradients[dtype] = adapter.to_numpy(y), [adapter.to_numpy(d) for d in found]
-    return _Result(values, gradients, _seconds(call, fn, adapter, options))
+    return _Result(values, gradients, _seconds(call, make, adapter, options))
 
 
 def _truth(call: Call, adapter: ModuleType, options: Options) -> _Result:
@@ -123,14 +128,14 @@ def _truth(call: Call, adapter: ModuleType, options: Options) -> _Result:
         rounded = call.rounded(adapter, dtype)
         values[dtype] = rounded.forward()
         gradients[dtype] = list(rounded.vjp(round_to(adapter, _noise(call, options)[0], dtype)).values())
-    return _Result(values, gradients, _seconds(call, call.plain(adapter), adapter, options))
+    return _Result(values, gradients, _seconds(call, Call.plain, adapter, options))
 
 
-def _seconds(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> list[np.ndarray]:
+def _seconds(call: Call, make: Make, adapter: ModuleType, options: Options) -> list[np.ndarray]:
     """Second derivatives, always in float64: whether a rule can be differentiated again is no matter of precision."""
     with adapter.precision("float64"):
         args, g, us = _arrays(call, adapter, "float64", options)
-        return [adapter.to_numpy(d) for d in adapter.second_vjp(fn, args, g, us)]
+        return [adapter.to_numpy(d) for d in adapter.second_vjp(make(call, adapter), args, g, us)]
 
 
 def _arrays(call: Call, adapter: ModuleType, dtype: str, options: Options) -> tuple[list[Any], Any, list[Any]]:
@@ -162,25 +167,26 @@ def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
 
 def _record(call: Call, adapter: ModuleType, options: Options, result: _Result, truth: _Result) -> Record:
     """The facts about our op in one framework, beside plain autodiff of the same maths and checkpointing."""
-    plain = call.plain(adapter)
-    autodiff = _errors(_run(call, plain, adapter, options), truth) | _held(call, plain, adapter, options)
-    floor = _held(call, adapter.checkpointed(plain), adapter, options)
+    autodiff = _errors(_run(call, Call.plain, adapter, options), truth) | _held(call, Call.plain, adapter, options)
+    floor = _held(call, lambda call, adapter: adapter.checkpointed(call.plain(adapter)), adapter, options)
     del autodiff["residuals"], floor["residuals"]
     return {
         "version": adapter.TITLE,
         **_errors(result, truth),
-        **_held(call, call.ours(adapter), adapter, options),
+        **_held(call, Call.ours, adapter, options),
         **{f"autodiff_{key}": fact for key, fact in autodiff.items()},
         **{f"checkpoint_{key}": fact for key, fact in floor.items()},
     }
 
 
-def _held(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> Record:
-    """What `fn` keeps: by name from a trace, in total from what the framework really holds."""
+def _held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Record:
+    """What a function keeps: by name from a trace, in total from what the framework really holds."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = _arrays(call, adapter, dtype, options)
-        trace = adapter.trace(fn, args, list(call.arrays), call.saved(adapter))
+        call = call.rounded(adapter, dtype)
+        fn = make(call, adapter)
+        trace = call.trace(adapter, fn, args)
         return {
             "residuals": [
                 {
@@ -216,7 +222,7 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
     for adapter in adapters:
         with adapter.precision(dtype):
             args, _, _ = _arrays(call, adapter, dtype, options)
-            fields = call.saved(adapter)(*args)._asdict()
+            fields = call.rounded(adapter, dtype).saved(adapter)(*args)._asdict()
             made[adapter.NAME] = {name: adapter.to_numpy(a) for name, a in fields.items() if a is not None}
     errors = {}
     for adapter in adapters:
@@ -224,7 +230,7 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
         with adapter.precision(dtype):
             args, g, _ = _arrays(call, adapter, dtype, options)
             truths = list(rounded.vjp(adapter.to_numpy(g)).values())
-            own = call.saved(adapter)(*args)._asdict()
+            own = rounded.saved(adapter)(*args)._asdict()
             for source, values in {"numpy": rounded.residuals(), **made}.items():
                 fed = {
                     name: adapter.array(a, adapter.dtype_of(own[name]), options.device) for name, a in values.items()

@@ -68,6 +68,10 @@ def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> Tenso
     return made.requires_grad_(made.is_floating_point())
 
 
+def constant(a: np.ndarray, device: str = "cpu") -> Tensor:
+    return array(a, None, device).detach()
+
+
 def to_numpy(a: Tensor) -> np.ndarray:
     return a.detach().to("cpu", torch.float64).numpy()
 
