@@ -246,7 +246,7 @@ def test_residuals_under_jit(jax_case: Case) -> None:
     expected = jax.eval_shape(fields, *args)._asdict()
     assert held(jax.jit(f)) == held(f)
     assert {name for name, kind, *_ in held(f) if kind == "input"} == {
-        r for r in expected if r in (*call.arrays, *call.constants)
+        r for r, a in expected.items() if a is not None and r in (*call.arrays, *call.constants)
     }
     assert {name: (shape, dtype) for name, _, _, shape, dtype in held(f)} == {
         name: (a.shape, str(a.dtype)) for name, a in expected.items() if a is not None
@@ -267,7 +267,12 @@ def test_everything_stays_on_its_device(jax_case: Case) -> None:
     device = jax.devices(jax_case.device)[-1]
     args, g = jax.device_put((jax_case.args, jax_case.array(jax_case.g)), device)
     f = jax_case.call.ours(jax_case.adapter)
-    for fn in (f, jax.jit(f)):
+    constants = jax.device_put(jax_case.call.constants_in(jax_case.adapter), device)
+
+    def with_constants(*args: jax.Array) -> jax.Array:
+        return f(*args, *constants)
+
+    for fn in (with_constants, jax.jit(with_constants)):
         y, pull = jax.vjp(fn, *args)
         for a in jax.tree.leaves((y, pull, pull(g))):
             assert a.devices() == {device}

@@ -69,7 +69,7 @@ def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
     plain = call.plain(adapter)
     for fn in (call.ours(adapter), plain, adapter.checkpointed(plain)):
         trace = call.trace(adapter, fn, case.args)
-        assert trace.saved_bytes == adapter.held_bytes(fn, case.args) > 0
+        assert trace.saved_bytes == call.held_bytes(adapter, fn, case.args) > 0
 
 
 @only(dtype="float64")
@@ -92,8 +92,9 @@ def test_every_residual_earns_its_place(case: Case) -> None:
 def another(case: Case, a: Any) -> Any:
     """An array like `a` with another value everywhere: other bits, if it holds bits."""
     value = case.adapter.to_numpy(a)
-    if case.adapter.dtype_of(a) == "uint8":
-        return case.adapter.array((255 - value).astype(np.uint8), None, case.device)
+    dtype = case.adapter.dtype_of(a)
+    if dtype.startswith("uint"):
+        return case.adapter.constant(~value.astype(dtype), case.device)
     return case.array(value + 1 + np.random.default_rng(2).random(value.shape))
 
 
@@ -101,7 +102,9 @@ def another(case: Case, a: Any) -> Any:
 def test_backward_repeats_what_is_declared(case: Case) -> None:
     """Rule 2, the other way: no costly operation of the forward runs again, except what `RECOMPUTES` says."""
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), case.args)
-    assert trace.recomputed() == sorted(case.adapter.op(case.call.op.name).RECOMPUTES)
+    declared = sorted(case.adapter.op(case.call.op.name).RECOMPUTES)
+    # A special case, such as dropout at the rate 0, may have nothing to compute again.
+    assert trace.recomputed() == declared or (not case.first and not trace.recomputed())
 
 
 @only(dtype="float64")

@@ -198,7 +198,7 @@ def _held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Reco
                 }
                 for r in trace.crossing
             ],
-            "saved_bytes": adapter.held_bytes(fn, args),
+            "saved_bytes": call.held_bytes(adapter, fn, args),
             "recomputed": trace.recomputed(),
         }
 
