@@ -28,6 +28,27 @@ def nonnegative(name: str, value: float) -> float:
     return float(value)
 
 
+def probability(name: str, value: float) -> float:
+    """`value` as a float; TypeError unless it is a number, ValueError unless 0 <= value <= 1."""
+    value = nonnegative(name, value)
+    if value > 1:
+        raise ValueError(f"{name}: expected a number <= 1, got {value}")
+    return value
+
+
+def two_words(name: str, key: Any) -> Array:
+    """The two uint32 of a key, which comes as they are or as `jax.random.key` makes it; TypeError otherwise."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(key) != "threefry2x32":
+            raise TypeError(f"{name}: expected a threefry2x32 key, got {jax.random.key_impl(key)}")
+        key = jax.random.key_data(key)
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {type(key).__name__}")
+    if key.dtype != "uint32" or key.shape != (2,):
+        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {key.dtype}{list(key.shape)}")
+    return jnp.asarray(key)
+
+
 def wide(a: Array) -> Array:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
     return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
@@ -61,3 +82,33 @@ def _varying(array_type: Any) -> frozenset[str]:
     """The manual mesh axes along which an array differs from device to device."""
     manual = getattr(array_type, "manual_axis_type", None)  # JAX 0.10.1 and later; `vma` before
     return frozenset(array_type.vma if manual is None else manual.varying)
+
+
+def pack_bits(mask: Array) -> Array:
+    """Eight entries a byte along the last axis, the first one lowest; a scalar is one entry."""
+    return jnp.packbits(jnp.atleast_1d(mask), axis=-1, bitorder="little")
+
+
+def unpack_bits(bits: Array, shape: tuple[int, ...]) -> Array:
+    """The mask of `shape` that was packed."""
+    if 0 in shape:  # jnp.unpackbits takes no empty leading axis
+        return jnp.zeros(shape, bool)
+    count = shape[-1] if shape else 1
+    return jnp.unpackbits(bits, axis=-1, count=count, bitorder="little").astype(bool).reshape(shape)
+
+
+def keep_mask(key: Array | None, shape: tuple[int, ...], rate: float) -> Array | None:
+    """Which elements dropout keeps: those whose uniform number in [0, 1) is below 1 - rate, both in float32.
+
+    None at the rates 0 and 1, where there is nothing to draw.
+    """
+    if key is None or rate in (0.0, 1.0):
+        return None
+    return jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32"), shape, "float32") < 1 - rate
+
+
+def drop(a: Array, mask: Array | None, rate: float) -> Array:
+    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    if mask is None:
+        return a if rate == 0.0 else jnp.where(False, a, 0)
+    return jnp.where(mask, wide(a) * (1 / (1 - rate)), 0).astype(a.dtype)

@@ -59,9 +59,15 @@ class Op(NamedTuple):
         return {**axes, rest: (size,)}
 
 
+def _key(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
+    return rng.integers(2**32, size=2, dtype="uint32")
+
+
 OPS = (
     Op("x_sin_x", {"x": "n"}),
     Op("scaled", {"x": "... d", "scale": "d"}),
+    Op("dropout", {"x": "... d"}, {"rate": 0.5}, {"key": _key}),
+    Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": _key}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
 )
 BY_NAME = {op.name: op for op in OPS}

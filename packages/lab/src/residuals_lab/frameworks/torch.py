@@ -42,6 +42,7 @@ _OPS = {
     "randn": "random",
     "randn_like": "random",
     "t": "transpose",
+    "threefry_uniform": "random",
 }
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
 
