@@ -1,5 +1,6 @@
 """Functions of arrays that several ops need; nothing here knows about an op."""
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -19,21 +20,15 @@ def floating(name: str, a: ArrayLike) -> Array:
     return a
 
 
-def nonnegative(name: str, value: float) -> float:
-    """`value` as a float that is the same in every trace; TypeError unless it is a number, ValueError if it is < 0."""
+def nonnegative(name: str, value: float, most: float = math.inf) -> float:
+    """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     if not value >= 0:
         raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected a number <= {most}, got {value}")
     return float(value)
-
-
-def probability(name: str, value: float) -> float:
-    """`value` as a float; TypeError unless it is a number, ValueError unless 0 <= value <= 1."""
-    value = nonnegative(name, value)
-    if value > 1:
-        raise ValueError(f"{name}: expected a number <= 1, got {value}")
-    return value
 
 
 def two_words(name: str, key: Any) -> Array:
@@ -72,6 +67,28 @@ def match(cotangent: Array, primal: Array) -> Array:
     return cotangent
 
 
+def pack_bits(a: Array) -> Array:
+    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
+
+    It is `jnp.packbits` that splits one axis in two, which an Explicit sharding can follow.
+    """
+    bits = a.reshape(a.shape or (1,)).astype(jnp.uint8)
+    *lead, n = bits.shape
+    if n == 0:  # an axis that Explicit shardings cannot split
+        return bits
+    bits = jnp.pad(bits, [(0, 0)] * len(lead) + [(0, -n % 8)]).reshape(*lead, (n + 7) // 8, 8)
+    return jnp.sum(bits << jnp.arange(8, dtype=jnp.uint8), axis=-1, dtype=jnp.uint8)
+
+
+def unpack_bits(packed: Array, shape: tuple[int, ...]) -> Array:
+    """The booleans of this shape that `pack_bits` packed; `jnp.unpackbits` raises where an axis is empty."""
+    *lead, m = packed.shape
+    if m == 0:
+        return packed.astype(bool)
+    bits = (packed[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+    return bits.astype(bool).reshape(*lead, 8 * m)[..., : shape[-1] if shape else 1].reshape(shape)
+
+
 def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     lead = tuple(range(a.ndim - len(shape)))
     stretched = tuple(i + len(lead) for i, n in enumerate(shape) if n == 1)
@@ -82,19 +99,6 @@ def _varying(array_type: Any) -> frozenset[str]:
     """The manual mesh axes along which an array differs from device to device."""
     manual = getattr(array_type, "manual_axis_type", None)  # JAX 0.10.1 and later; `vma` before
     return frozenset(array_type.vma if manual is None else manual.varying)
-
-
-def pack_bits(mask: Array) -> Array:
-    """Eight entries a byte along the last axis, the first one lowest; a scalar is one entry."""
-    return jnp.packbits(jnp.atleast_1d(mask), axis=-1, bitorder="little")
-
-
-def unpack_bits(bits: Array, shape: tuple[int, ...]) -> Array:
-    """The mask of `shape` that was packed."""
-    if 0 in shape:  # jnp.unpackbits takes no empty leading axis
-        return jnp.zeros(shape, bool)
-    count = shape[-1] if shape else 1
-    return jnp.unpackbits(bits, axis=-1, count=count, bitorder="little").astype(bool).reshape(shape)
 
 
 def keep_mask(key: Array | None, shape: tuple[int, ...], rate: float) -> Array | None:

@@ -20,9 +20,9 @@ def sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     return a.sum(axis=(*range(lead), *stretched), keepdims=True).reshape(shape)
 
 
-def pack_bits(mask: Mask) -> Bits:
-    """Eight entries a byte along the last axis, the first one lowest; a scalar is one entry."""
-    return np.packbits(np.atleast_1d(mask), axis=-1, bitorder="little")
+def pack_bits(a: NDArray[np.bool_]) -> Bits:
+    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1."""
+    return np.packbits(a.reshape(a.shape or (1,)), axis=-1, bitorder="little")
 
 
 def random_bits(key: Key, shape: tuple[int, ...]) -> NDArray[np.uint32]:

@@ -37,21 +37,15 @@ def _described(a: Any) -> str:
     return f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
 
 
-def nonnegative(name: str, value: float) -> float:
-    """`value` as a float; TypeError unless it is a number, ValueError if it is < 0."""
+def nonnegative(name: str, value: float, most: float = math.inf) -> float:
+    """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     if not value >= 0:
         raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected a number <= {most}, got {value}")
     return float(value)
-
-
-def probability(name: str, value: float) -> float:
-    """`value` as a float; TypeError unless it is a number, ValueError unless 0 <= value <= 1."""
-    value = nonnegative(name, value)
-    if value > 1:
-        raise ValueError(f"{name}: expected a number <= 1, got {value}")
-    return value
 
 
 def wide(a: Tensor) -> Tensor:
@@ -76,20 +70,6 @@ def wanted(ctx: Any, *inputs: Tensor | None) -> Wanted:
     """What the gradient of each of `inputs`, the first ones of a Function, has to look like; None if it is frozen."""
     needs = zip(inputs, ctx.needs_input_grad, strict=False)
     return tuple(Like(a.shape, a.dtype) if need and a is not None else None for a, need in needs)
-
-
-def pack_bits(mask: Tensor) -> Tensor:
-    """Eight entries a byte along the last axis, the first one lowest; a scalar is one entry."""
-    mask = mask.reshape(1) if mask.ndim == 0 else mask
-    spare = -mask.shape[-1] % 8
-    bits = torch.nn.functional.pad(mask.to(torch.uint8), (0, spare)).unflatten(-1, ((mask.shape[-1] + spare) // 8, 8))
-    return sum((bits[..., i] * 2**i for i in range(1, 8)), bits[..., 0])  # DTensor shifts wrongly, and multiplies well
-
-
-def unpack_bits(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mask of `shape` that was packed."""
-    mask = torch.stack([bits & 2**i != 0 for i in range(8)], -1).flatten(-2)
-    return mask[..., : shape[-1] if shape else 1].reshape(shape)
 
 
 @torch.library.custom_op("residuals_torch::threefry_uniform", mutates_args=())
@@ -147,3 +127,24 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     if mask is None:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
     return torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0).to(a.dtype)
+
+
+def pack_bits(a: Tensor) -> Tensor:
+    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
+
+    With products of Python scalars, since a DTensor's shifts give wrong values.
+    """
+    bits = a.reshape(a.shape or (1,)).to(torch.uint8)
+    bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
+    packed = bits[..., 0::8]
+    for i in range(1, 8):
+        packed = packed + bits[..., i::8] * 2**i
+    return packed
+
+
+def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The booleans of this shape that `pack_bits` packed."""
+    bits = torch.stack([packed & 2**i for i in range(8)], dim=-1) != 0
+    if packed.shape[-1] == 0:  # where a DTensor's flatten never ends
+        return bits[..., 0]
+    return bits.flatten(-2)[..., : shape[-1] if shape else 1].reshape(shape)

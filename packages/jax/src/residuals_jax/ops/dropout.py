@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import drop, floating, keep_mask, pack_bits, probability, two_words, unpack_bits
+from residuals_jax._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
 
 
 class Residuals(NamedTuple):
@@ -60,4 +60,4 @@ def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
         numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
     """
     x = floating("x", x)
-    return _dropout(x, two_words("key", key), probability("rate", rate))
+    return _dropout(x, two_words("key", key), nonnegative("rate", rate, most=1))

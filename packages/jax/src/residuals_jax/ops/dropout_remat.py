@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import drop, floating, keep_mask, probability, two_words
+from residuals_jax._lib import drop, floating, keep_mask, nonnegative, two_words
 
 
 class Residuals(NamedTuple):
@@ -59,4 +59,4 @@ def dropout_remat(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
         numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
     """
     x = floating("x", x)
-    return _dropout_remat(x, two_words("key", key), probability("rate", rate))
+    return _dropout_remat(x, two_words("key", key), nonnegative("rate", rate, most=1))

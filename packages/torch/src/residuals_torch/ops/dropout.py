@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import drop, floating, keep_mask, pack_bits, probability, two_words, unpack_bits
+from residuals_torch._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
 
 
 class Residuals(NamedTuple):
@@ -69,6 +69,6 @@ def dropout(x: Tensor, rate: float, key: Tensor | None) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    x, rate = floating("x", x), probability("rate", rate)
+    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
     y, _ = Dropout.apply(x, None if key is None else two_words("key", key), rate)
     return y

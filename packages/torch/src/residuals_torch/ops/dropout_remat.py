@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import drop, floating, keep_mask, probability, two_words
+from residuals_torch._lib import drop, floating, keep_mask, nonnegative, two_words
 
 
 class Residuals(NamedTuple):
@@ -65,4 +65,4 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    return DropoutRemat.apply(floating("x", x), two_words("key", key), probability("rate", rate))
+    return DropoutRemat.apply(floating("x", x), two_words("key", key), nonnegative("rate", rate, most=1))
