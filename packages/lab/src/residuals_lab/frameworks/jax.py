@@ -25,6 +25,8 @@ _OPS = {
     "convert_element_type": "convert",
     "dot_general": "matmul",
     "logistic": "sigmoid",
+    "max": "maximum",
+    "min": "minimum",
     "random_bits": "random",
     "reduce_and": "all",
     "reduce_max": "max",
@@ -121,7 +123,7 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
     """Bytes really held between forward and backward: the distinct buffers among the leaves of the `jax.vjp` result."""
-    leaves = jax.tree.leaves(jax.vjp(fn, *args)[1])
+    leaves = jax.tree.leaves(jax.vjp(fn, *map(jnp.asarray, args))[1])  # constants among them are NumPy's
     buffers = {leaf.unsafe_buffer_pointer() if leaf.nbytes else None: leaf.nbytes for leaf in leaves}
     return sum(buffers.values())
 
