@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from residuals_lab import cli, compare_view, frameworks
+from residuals_lab.ops import BY_NAME
 from residuals_lab.tolerance import error, limit
 
 INSTALLED = frameworks.installed()
@@ -127,7 +128,7 @@ def test_a_bad_file_is_one_line(name: str, tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonsense",), "op: expected one of x_sin_x, scaled, rms_norm, got 'nonsense'"),
+        (("nonsense",), f"op: expected one of {', '.join(BY_NAME)}, got 'nonsense'"),
         (("--input", "x=nowhere.npy"), "x: no file at nowhere.npy"),
         (("--input", "x"), "--input: expected NAME=FILE, got 'x'"),
         (("--size", "0"), "expected a whole number above 0, got '0'"),
