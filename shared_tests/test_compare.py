@@ -11,6 +11,7 @@ from rich.console import Console
 
 from command import assert_usage, run
 from residuals_lab import compare_view, frameworks
+from residuals_lab.ops import BY_NAME
 from residuals_lab.tolerance import error, limit
 
 INSTALLED = frameworks.installed()
@@ -125,7 +126,7 @@ def test_a_bad_file_is_one_line(name: str, tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonsense",), "op: expected one of x_sin_x, scaled, rms_norm, got 'nonsense'"),
+        (("nonsense",), f"op: expected one of {', '.join(BY_NAME)}, got 'nonsense'"),
         (("--input", "x=nowhere.npy"), "x: no file at nowhere.npy"),
         (("--input", "x"), "--input: expected NAME=FILE, got 'x'"),
         (("--size", "0"), "expected a whole number above 0, got '0'"),

@@ -1,8 +1,26 @@
 """Ops as `jax.custom_vjp` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
+from residuals_jax.ops.gelu import gelu
+from residuals_jax.ops.relu import relu
+from residuals_jax.ops.relu_bits import relu_bits
 from residuals_jax.ops.rms_norm import rms_norm
 from residuals_jax.ops.scaled import scaled
+from residuals_jax.ops.sigmoid import sigmoid
+from residuals_jax.ops.silu import silu
+from residuals_jax.ops.tanh import tanh
 from residuals_jax.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_sin, x_sin_x
 
 __version__ = "0.1.0"
-__all__ = ["custom_vjp_with_extra_residual", "f_with_sin", "rms_norm", "scaled", "x_sin_x"]
+__all__ = [
+    "custom_vjp_with_extra_residual",
+    "f_with_sin",
+    "gelu",
+    "relu",
+    "relu_bits",
+    "rms_norm",
+    "scaled",
+    "sigmoid",
+    "silu",
+    "tanh",
+    "x_sin_x",
+]

@@ -113,6 +113,7 @@ def held(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Optio
                 for r in trace.crossing
             ],
             "saved_bytes": adapter.held_bytes(fn, args),
+            "computed": trace.computed(),
             "recomputed": trace.recomputed(),
             "not_looked_into": trace.opaque(),
         }

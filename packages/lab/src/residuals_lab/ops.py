@@ -51,6 +51,12 @@ class Op(NamedTuple):
 OPS = (
     Op("x_sin_x", {"x": "n"}),
     Op("scaled", {"x": "... d", "scale": "d"}),
+    Op("relu", {"x": "..."}),
+    Op("relu_bits", {"x": "..."}),
+    Op("sigmoid", {"x": "..."}),
+    Op("tanh", {"x": "..."}),
+    Op("silu", {"x": "..."}),
+    Op("gelu", {"x": "..."}, {"approximate": "none"}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
 )
 BY_NAME = {op.name: op for op in OPS}

@@ -81,6 +81,10 @@ class Trace:
         """Bytes held between forward and backward, each storage once."""
         return sum({r.storage: r.nbytes for r in self.crossing}.values())
 
+    def computed(self) -> list[str]:
+        """The costly operations of the forward, by name, each once."""
+        return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost not in CHEAP})
+
     def recomputed(self, cheap: bool = False) -> list[str]:
         """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}

@@ -61,3 +61,24 @@ def likes(*inputs: Tensor | None) -> Wanted:
 def wanted(ctx: Any) -> Wanted:
     """`ctx.like` with None where no gradient is needed: for an input that is frozen, or that nobody asks about now."""
     return tuple(like if need else None for like, need in zip(ctx.like, ctx.needs_input_grad, strict=False))
+
+
+def pack_bits(a: Tensor) -> Tensor:
+    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
+
+    With products of Python scalars, since a DTensor's shifts give wrong values.
+    """
+    bits = a.reshape(a.shape or (1,)).to(torch.uint8)
+    bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
+    packed = bits[..., 0::8]
+    for i in range(1, 8):
+        packed = packed + bits[..., i::8] * 2**i
+    return packed
+
+
+def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The booleans of this shape that `pack_bits` packed."""
+    bits = torch.stack([packed & 2**i for i in range(8)], dim=-1) != 0
+    if packed.shape[-1] == 0:  # where a DTensor's flatten never ends
+        return bits[..., 0]
+    return bits.flatten(-2)[..., : shape[-1] if shape else 1].reshape(shape)

@@ -1,0 +1,88 @@
+"""Gaussian error linear unit: y = x·Φ(x), and dx = g·(Φ + x·Φ′); Φ is exact, or a tanh approximates it."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import floating, match, wide
+
+
+class Residuals(NamedTuple):
+    x: Array  # (...)  input: rebuilds Φ and gives Φ′
+
+
+# Which of them depends on the form.
+RECOMPUTES = {
+    "erf": "of the exact form: a polynomial an element, where an array of it would be as large as x",
+    "tanh": "of the other form: one exponential an element, likewise",
+}
+
+FORMS = ("none", "tanh")
+C = math.sqrt(2 / math.pi)
+CUBIC = 0.044715
+
+
+def cdf(x: Array, approximate: str) -> Array:
+    """Φ(x)."""
+    if approximate == "tanh":
+        return 0.5 * (1 + jnp.tanh(C * (x + CUBIC * x * x * x)))
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def slope(x: Array, phi: Array, approximate: str) -> Array:
+    """Φ′(x), given Φ(x): the normal density, or in the tanh form 2·Φ·(1 − Φ)·u′ with u the argument of the tanh."""
+    if approximate == "tanh":
+        return 2 * phi * (1 - phi) * (C * (1 + 3 * CUBIC * x * x))
+    return jnp.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
+
+
+def fwd(x: Array, approximate: str) -> tuple[Array, Residuals]:
+    return (wide(x) * cdf(wide(x), approximate)).astype(x.dtype), Residuals(x)
+
+
+def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array]:
+    x = wide(residuals.x)
+    phi = cdf(x, approximate)
+    return (match(wide(g) * (phi + x * slope(x, phi, approximate)), residuals.x),)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gelu(x: Array, approximate: str) -> Array:
+    return fwd(x, approximate)[0]
+
+
+_gelu.defvjp(fwd, bwd)
+
+
+def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
+    """y = x·Φ(x), with dx = g·(Φ + x·Φ′) and Φ the normal distribution function.
+
+    The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; of `jax.nn.gelu`, the tanh.
+
+    Args:
+        x: (...) floating, any shape.
+        approximate: "none", or "tanh" for Φ(x) ≈ ½·(1 + tanh(√(2/π)·(x + 0.044715·x³))); forward and backward
+            are of the same form.
+
+    Returns:
+        (...), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (...), an input, no new bytes. The backward computes the erf or tanh again.
+
+    Raises:
+        TypeError: x is not floating.
+        ValueError: approximate is neither "none" nor "tanh".
+
+    Source:
+        Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
+    """
+    x = floating("x", x)
+    if approximate not in FORMS:
+        raise ValueError(f'approximate: expected "none" or "tanh", got {approximate!r}')
+    return _gelu(x, approximate)

@@ -1,0 +1,39 @@
+"""Logistic sigmoid: y = 1/(1 + e⁻ˣ), and dx = g·y·(1 − y).
+
+Source: Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors" (1986).
+"""
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Samples
+
+
+def forward(x: Array) -> Array:
+    """y = 1/(1 + e⁻ˣ), without an exponential that overflows."""
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def vjp(x: Array, g: Array) -> tuple[Array]:
+    """`dx` for the cotangent `g` of y, from the inputs alone: y·(1 − y) is e/(1 + e)², the same for x and −x."""
+    e = np.exp(-np.abs(x))
+    return (g * e / (1 + e) ** 2,)
+
+
+def residuals(x: Array) -> dict[str, Array]:
+    """The value each residual must have."""
+    return {"y": forward(x)}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: ordinary shapes first, then the awkward ones."""
+    return {
+        "3x13": {"x": rng.standard_normal((3, 13))},
+        "7": {"x": rng.standard_normal(7)},
+        "2x3x4": {"x": rng.standard_normal((2, 3, 4))},
+        "0d": {"x": rng.standard_normal(())},
+        "0x5": {"x": np.zeros((0, 5))},
+        "3x0": {"x": np.zeros((3, 0))},
+        "zeros": {"x": np.array([0.0, -0.0, 1.0, -0.5])},
+        "huge": {"x": np.array([[1e4, -1e4, 0.5], [300, -300, -0.5], [40, -40, 1]])},
+    }

@@ -1,0 +1,67 @@
+"""Rectified linear unit: y = x where x > 0, else 0; dx = g where y > 0, else 0, so that relu′(0) = 0."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating
+
+
+class Residuals(NamedTuple):
+    y: Tensor  # (...)  output: 0 where x was dead; the next layer holds it anyway
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
+    y = torch.where(x <= 0, 0, x)  # not a maximum, whose derivative at 0 is another
+    return y, Residuals(y)
+
+
+def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    (y,) = residuals
+    return (torch.where(y <= 0, 0, g),)
+
+
+class ReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return fwd(x)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*Residuals(output))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
+        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+
+
+def relu(x: Tensor) -> Tensor:
+    """y = x where x > 0, else 0, with dx = g where y > 0, else 0.
+
+    At 0 the derivative is 0, and at NaN the value is NaN and dx = g: both as `torch.relu` has them. `jax.nn.relu` gives
+    dx = 0 at NaN.
+
+    Args:
+        x: (...) floating, any shape.
+
+    Returns:
+        (...), of x's dtype.
+
+    Saves:
+        y: (...), the output, no bytes beside it. Alone it is more than `relu_bits` saves; before a layer that saves its
+            input it costs nothing.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source:
+        Nair & Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines" (2010).
+    """
+    return ReLU.apply(floating("x", x))

@@ -1,0 +1,71 @@
+"""Rectified linear unit that saves a bit an element: y = x where x > 0, else 0; dx = g where the bit is set, else 0."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating, pack_bits, unpack_bits
+
+
+class Residuals(NamedTuple):
+    mask: Tensor  # (..., ⌈n/8⌉)  new, uint8: bit i of byte j says whether element 8j + i of the last axis is alive
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
+    dead = x <= 0
+    return torch.where(dead, 0, x), Residuals(pack_bits(~dead))
+
+
+def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    (mask,) = residuals
+    return (torch.where(unpack_bits(mask, g.shape), g, 0),)
+
+
+class ReLUBits(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        y, residuals = fwd(x)
+        return y, residuals.mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        _, mask = output
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(*Residuals(mask))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: None) -> Tensor | None:
+        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+
+
+def relu_bits(x: Tensor) -> Tensor:
+    """y = x where x > 0, else 0, with dx = g where the saved bit is set, else 0.
+
+    Values and gradients are those of `relu`, at 0 and NaN too: dx = 0 at 0, and dx = g at NaN, as `torch.relu` has it;
+    `jax.nn.relu` gives 0 there.
+
+    Args:
+        x: (..., n) floating, any shape; a scalar counts as n = 1.
+
+    Returns:
+        (..., n), of x's dtype.
+
+    Saves:
+        mask: (..., ⌈n/8⌉), new, uint8, 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
+            before a layer that saves its input, `relu` adds nothing and this adds its bits.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source:
+        Jain et al., "Gist: Efficient Data Encoding for Deep Neural Network Training" (2018), section 4.1.
+    """
+    y, _ = ReLUBits.apply(floating("x", x))
+    return y

@@ -1,0 +1,63 @@
+"""Logistic sigmoid: y = 1/(1 + e⁻ˣ), and dx = g·y·(1 − y)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating, match, wide
+
+
+class Residuals(NamedTuple):
+    y: Tensor  # (...)  output: its own derivative is y·(1 − y), so x is not needed
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
+    y = torch.sigmoid(x)
+    return y, Residuals(y)
+
+
+def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    y = wide(residuals.y)
+    return (match(wide(g) * (y * (1 - y)), residuals.y),)
+
+
+class Sigmoid(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return fwd(x)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*Residuals(output))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
+        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """y = 1/(1 + e⁻ˣ), with dx = g·y·(1 − y).
+
+    Args:
+        x: (...) floating, any shape.
+
+    Returns:
+        (...), of x's dtype.
+
+    Saves:
+        y: (...), the output, no bytes beside it.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source:
+        Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors" (1986).
+    """
+    return Sigmoid.apply(floating("x", x))

@@ -1,0 +1,63 @@
+"""Sigmoid linear unit: y = x·σ(x), and dx = g·(σ + x·σ·(1 − σ))."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating, match, wide
+
+
+class Residuals(NamedTuple):
+    x: Tensor  # (...)  input: rebuilds the sigmoid
+
+
+RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would be as large as x"}
+
+
+def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
+    return (wide(x) * torch.sigmoid(wide(x))).to(x.dtype), Residuals(x)
+
+
+def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    x = wide(residuals.x)
+    s = torch.sigmoid(x)
+    return (match(wide(g) * (s * (1 + x * (1 - s))), residuals.x),)
+
+
+class SiLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return fwd(x)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*Residuals(*inputs))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
+        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+
+
+def silu(x: Tensor) -> Tensor:
+    """y = x·σ(x) with σ(x) = 1/(1 + e⁻ˣ), and dx = g·(σ + x·σ·(1 − σ)).
+
+    Args:
+        x: (...) floating, any shape.
+
+    Returns:
+        (...), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (...), an input, no new bytes. The backward computes σ(x) again.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source:
+        Elfwing, Uchibe & Doya, "Sigmoid-Weighted Linear Units" (2017), equations 5 and 6.
+    """
+    return SiLU.apply(floating("x", x))

@@ -1,0 +1,63 @@
+"""Hyperbolic tangent: y = tanh x, and dx = g·(1 − y²)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating, match, wide
+
+
+class Residuals(NamedTuple):
+    y: Tensor  # (...)  output: its own derivative is 1 − y², so x is not needed
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
+    y = torch.tanh(x)
+    return y, Residuals(y)
+
+
+def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    y = wide(residuals.y)
+    return (match(wide(g) * (1 - y * y), residuals.y),)
+
+
+class Tanh(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return fwd(x)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*Residuals(output))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
+        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+
+
+def tanh(x: Tensor) -> Tensor:
+    """y = tanh x, with dx = g·(1 − y²).
+
+    Args:
+        x: (...) floating, any shape.
+
+    Returns:
+        (...), of x's dtype.
+
+    Saves:
+        y: (...), the output, no bytes beside it.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source:
+        LeCun et al., "Efficient BackProp" (1998), section 4.4.
+    """
+    return Tanh.apply(floating("x", x))
