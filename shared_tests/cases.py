@@ -1,7 +1,7 @@
 """The cases of the shared tests, op × framework × device × dtype × sample: from the lab's table and NumPy's samples."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -36,7 +36,7 @@ class Case:
     @cached_property
     def call(self) -> Call:
         """The call as this case's dtype has it: the truth starts from the rounded arrays."""
-        return self.source.rounded(self.adapter, self.dtype)
+        return replace(self.source.rounded(self.adapter, self.dtype), device=self.device)
 
     def array(self, a: np.ndarray) -> Any:
         """`a` as a differentiable array of this case's framework, dtype and device."""

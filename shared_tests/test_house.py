@@ -25,7 +25,7 @@ ARROWS = {
     "measure": {"call", "tolerance"},
     "verdict": {"call", "measure", "tolerance"},
     "compare_view": {"frameworks", "show"},
-    "call": {"ops"},
+    "call": {"ops", "trace"},
     "grading": {"call", "ops", "tolerance", "trace"},
     "learn": {"frameworks", "grading", "show"},
     "inputs": {"frameworks"},

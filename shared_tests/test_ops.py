@@ -1,5 +1,6 @@
 """What every op keeps, in every framework: values, gradients, residuals, second order, purity, clear errors."""
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -29,11 +30,30 @@ def test_forward_and_gradients(case: Case) -> None:
     """
     y, gradients = case.vjp(case.call.ours(case.adapter))
     _, autodiff = case.autodiff
-    assert_within(rounding(case.dtype), y, case.call.forward())
-    for name, truth in case.call.vjp(case.g).items():
-        summed = truth.size < y.size
-        allowed = rounding(case.dtype) if summed else limit(case.dtype, error(autodiff[name], truth))
-        assert_within(allowed, gradients[name], truth)
+    truth, nudged = case.call, nudge(case.call, ULP["float32"])
+    value = truth.forward()
+    assert_within(computed_wide(case.dtype, value, nudged.forward()), y, value)
+    moved = nudged.vjp(case.g)
+    for name, true in truth.vjp(case.g).items():
+        summed = true.size < y.size
+        allowed = computed_wide(case.dtype, true, moved[name])
+        assert_within(allowed if summed else limit(case.dtype, error(autodiff[name], true)), gradients[name], true)
+
+
+def nudge(call: Call, ulp: float) -> Call:
+    """The call with each number of its arrays up or down by half a rounding."""
+    signs = np.random.default_rng(6)
+    return replace(
+        call, arrays={name: a * (1 + ulp / 2 * signs.choice((-1, 1), a.shape)) for name, a in call.arrays.items()}
+    )
+
+
+def computed_wide(dtype: str, truth: np.ndarray, nudged: np.ndarray) -> float:
+    """What is allowed to a result computed in float32 or wider: its rounding, and as much as it feels of its inputs'.
+
+    A difference of two numbers near 1000 is not known better than those.
+    """
+    return rounding(dtype) + (0 if dtype == "float64" else 2 * error(nudged, truth))
 
 
 def test_statistics_are_float32_or_wider(case: Case) -> None:
@@ -58,13 +78,13 @@ def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
     args, saved = case.args, case.call.saved(case.adapter)
-    trace = case.adapter.trace(case.call.ours(case.adapter), args, list(case.call.arrays), saved)
+    trace = case.call.trace(case.adapter, case.call.ours(case.adapter), args)
     values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
     truths = case.call.residuals()
     assert [r.name for r in trace.crossing] == list(values) == list(truths)
     for residual in trace.crossing:
         value, truth = values[residual.name], truths[residual.name]
-        kinds = {**dict.fromkeys(case.call.arrays, "input"), "y": "output"}
+        kinds = {**dict.fromkeys((*case.call.arrays, *case.call.constants), "input"), "y": "output"}
         assert residual.kind == kinds.get(residual.name, "new")
         assert residual.value.shape == value.shape == truth.shape
         assert residual.value.dtype == case.adapter.dtype_of(value)
@@ -77,8 +97,8 @@ def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
     call, adapter = case.call, case.adapter
     plain = call.plain(adapter)
     for fn in (call.ours(adapter), plain, adapter.checkpointed(plain)):
-        trace = adapter.trace(fn, case.args, list(call.arrays), call.saved(adapter))
-        assert trace.saved_bytes == adapter.held_bytes(fn, case.args) > 0
+        trace = call.trace(adapter, fn, case.args)
+        assert trace.saved_bytes == call.held_bytes(adapter, fn, case.args) > 0
 
 
 @only(dtype="float64")
@@ -101,8 +121,9 @@ def test_every_residual_earns_its_place(case: Case) -> None:
 def another(case: Case, a: Any) -> Any:
     """An array like `a` with another value everywhere: other bits, if it holds bits."""
     value = case.adapter.to_numpy(a)
-    if case.adapter.dtype_of(a) == "uint8":
-        return case.adapter.array((255 - value).astype(np.uint8), None, case.device)
+    dtype = case.adapter.dtype_of(a)
+    if dtype.startswith("uint"):
+        return case.adapter.constant(~value.astype(dtype), case.device)
     return case.array(value + 1 + np.random.default_rng(2).random(value.shape))
 
 
@@ -112,7 +133,7 @@ def test_backward_repeats_what_is_declared(case: Case) -> None:
 
     Of an op with several forms, that is what this form's forward does.
     """
-    trace = case.adapter.trace(case.call.ours(case.adapter), case.args, list(case.call.arrays))
+    trace = case.call.trace(case.adapter, case.call.ours(case.adapter), case.args)
     declared = set(case.adapter.op(case.call.op.name).RECOMPUTES)
     assert trace.recomputed() == sorted(declared.intersection(trace.computed()))
 
@@ -124,7 +145,7 @@ def test_what_is_declared_is_done_by_some_form(framework: str, op: str) -> None:
     adapter, computed = frameworks.load(framework), set()
     for call in samples(op).values():
         args = [adapter.array(a, "float32") for a in call.arrays.values()]
-        computed.update(adapter.trace(call.ours(adapter), args, list(call.arrays)).computed())
+        computed.update(call.trace(adapter, call.ours(adapter), args).computed())
     assert computed.issuperset(adapter.op(op).RECOMPUTES)
 
 
@@ -142,7 +163,7 @@ def test_second_order_is_right(case: Case) -> None:
 
 @only(dtype="float64")
 def test_second_order_is_the_derivative_of_the_analytic_gradient(case: Case) -> None:
-    """By central differences of NumPy's `vjp`, along one direction."""
+    """By central differences of NumPy's `vjp`, along one direction; where that is NaN, there is none."""
     arrays, g = case.call.arrays, case.g
     directions = {name: case.noise(a.shape, 4) for name, a in arrays.items()}
     us = {name: case.noise(a.shape, 3) for name, a in arrays.items()}
@@ -150,15 +171,15 @@ def test_second_order_is_the_derivative_of_the_analytic_gradient(case: Case) -> 
 
     def along(t: float) -> float:
         moved = {name: a + t * directions[name] for name, a in arrays.items()}
-        gradients = Call(case.call.op, moved, case.call.static).vjp(g)
-        return sum(float(np.sum(us[name] * d)) for name, d in gradients.items())
+        gradients = replace(case.call, arrays=moved).vjp(g)
+        return sum(float(np.nansum(us[name] * d)) for name, d in gradients.items())
 
     seconds = case.adapter.second_vjp(
         case.call.ours(case.adapter), case.args, case.array(g), [case.array(u) for u in us.values()]
     )
     terms = [directions[name] * case.adapter.to_numpy(d) for name, d in zip(arrays, seconds, strict=False)]
-    found = sum(float(np.sum(term)) for term in terms)
-    size = sum(float(np.sum(np.abs(term))) for term in terms)  # what the sum would be without cancellation
+    found = sum(float(np.nansum(term)) for term in terms)
+    size = sum(float(np.nansum(np.abs(term))) for term in terms)  # what the sum would be without cancellation
     assert found == pytest.approx((along(step) - along(-step)) / (2 * step), rel=0, abs=1e-5 * size + 1e-12)
 
 
@@ -209,7 +230,7 @@ def test_any_shape(framework: str, op: str, data: st.DataObject) -> None:
         for letter in letters
     }
     rng = np.random.default_rng(0)
-    call = Call.of(row, {name: rng.standard_normal(row.shape(name, axes)) for name in row.arrays})
+    call = Call.of(row, row.draw(rng, axes))
     g = rng.standard_normal(np.shape(call.forward()))
     with adapter.precision("float64"):
         args = [adapter.array(a, "float64") for a in call.arrays.values()]

@@ -42,12 +42,7 @@ def test_second_derivatives(pair: Pair) -> None:
 
 
 def test_residuals_have_the_same_names_kinds_shapes_dtypes_and_bytes(pair: Pair) -> None:
-    a, b = (
-        case.adapter.trace(
-            case.call.ours(case.adapter), case.args, list(case.call.arrays), case.call.saved(case.adapter)
-        )
-        for case in pair
-    )
+    a, b = (case.call.trace(case.adapter, case.call.ours(case.adapter), case.args) for case in pair)
     facts = [[(r.name, r.kind, r.value.shape, r.value.dtype, r.nbytes) for r in t.crossing] for t in (a, b)]
     assert facts[0] == facts[1]
 
@@ -76,3 +71,12 @@ def test_the_siblings_have_the_same_parts(op: str) -> None:
     assert parameters(jax_op.fwd) == parameters(torch_op.fwd)
     shared = parameters(jax_op.bwd)
     assert parameters(torch_op.bwd)[: len(shared)] == shared  # PyTorch's may also be told which gradients are wanted
+
+
+def test_a_scalar_has_a_softmax_in_pytorch_only() -> None:
+    """As `torch.softmax` has one, and `jax.nn.softmax` raises."""
+    jax_softmax, torch_softmax = (frameworks.load(name).public("softmax") for name in ("jax", "torch"))
+    jax_array, torch_array = (frameworks.load(name).array for name in ("jax", "torch"))
+    assert torch_softmax(torch_array(np.array(3.0), "float32")).item() == 1
+    with pytest.raises(ValueError, match=r"^axis: expected one of the 0 axes of x, got -1$"):
+        jax_softmax(jax_array(np.array(3.0), "float32"))

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ def assert_right(case: Case, args: Sequence[Tensor], g: Tensor, y: Tensor, gradi
     truths = [call.forward(), *(truth[name] for name, a in zip(arrays, args, strict=True) if a.requires_grad)]
     plain_y, plain = value_and_vjp(call.plain(adapter), [leaf(a.contiguous(), a) for a in args], g.contiguous())
     for found, true, autodiff in zip((y, *gradients), truths, (plain_y, *plain), strict=True):
+        if np.abs(true).max(initial=0.0) < FLOAT64_LIMIT:  # all of it cancels: what float64 leaves is no scale
+            true = np.zeros_like(true)
         allowed = limit(case.dtype, error(adapter.to_numpy(autodiff), true))
         assert error(adapter.to_numpy(found), true) <= allowed
 

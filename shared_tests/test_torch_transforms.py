@@ -160,7 +160,7 @@ def test_autocast(torch_case: Case, backward_inside: bool) -> None:
         assert [d.dtype for d in gradients] == [a.dtype for a in args if a.requires_grad]
         results.append((y, *gradients))
     ours, plain = results
-    steps = adapter.trace(call.ours(adapter), args, list(call.arrays)).steps
+    steps = call.trace(adapter, call.ours(adapter), args).steps
     contracts = any(step.cost == "contraction" for step in steps)
     assert ours[0].dtype == (plain[0].dtype if contracts else args[0].dtype)
     truth = call.vjp(adapter.to_numpy(g))

@@ -1,5 +1,6 @@
 """Functions of arrays that several ops need; nothing here knows about an op."""
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -19,13 +20,28 @@ def floating(name: str, a: ArrayLike) -> Array:
     return a
 
 
-def nonnegative(name: str, value: float) -> float:
-    """`value` as a float that is the same in every trace; TypeError unless it is a number, ValueError if it is < 0."""
+def nonnegative(name: str, value: float, most: float = math.inf) -> float:
+    """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     if not value >= 0:
         raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected a number <= {most}, got {value}")
     return float(value)
+
+
+def two_words(name: str, key: Any) -> Array:
+    """The two uint32 of a key, which comes as they are or as `jax.random.key` makes it; TypeError otherwise."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(key) != "threefry2x32":
+            raise TypeError(f"{name}: expected a threefry2x32 key, got {jax.random.key_impl(key)}")
+        key = jax.random.key_data(key)
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {type(key).__name__}")
+    if key.dtype != "uint32" or key.shape != (2,):
+        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {key.dtype}{list(key.shape)}")
+    return jnp.asarray(key)
 
 
 def wide(a: Array) -> Array:
@@ -33,14 +49,22 @@ def wide(a: Array) -> Array:
     return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
 
 
-def match(cotangent: Array, primal: Array) -> Array:
-    """The cotangent as its primal needs it: of the same shape, dtype, varying axes and sharding.
+Types = tuple[Any, ...]  # one for each input, None where it is absent
+
+
+def types(*inputs: Array | jax.ShapeDtypeStruct | None) -> Types:
+    """What the gradient of each of `inputs` has to look like: static, so a rule may know it without saving them."""
+    return tuple(None if a is None else jax.typeof(a) for a in inputs)
+
+
+def match(cotangent: Array, primal: Any) -> Array:
+    """The cotangent as its primal, an array or its type, needs it: of the same shape, dtype, varying axes and sharding.
 
     An axis along which the primal was broadcast is summed. Under `shard_map` the cotangent of a replicated primal is
     one device's share, and the shares are summed. `custom_vjp` would take another dtype without a word. Under Explicit
     mesh axes the sharding is part of the type.
     """
-    kind = jax.typeof(primal)
+    kind = jax.typeof(primal) if isinstance(primal, Array) else primal
     cotangent = _sum_to(cotangent, primal.shape)
     shares = _varying(jax.typeof(cotangent)) - _varying(kind)
     if shares:
@@ -83,3 +107,20 @@ def _varying(array_type: Any) -> frozenset[str]:
     """The manual mesh axes along which an array differs from device to device."""
     manual = getattr(array_type, "manual_axis_type", None)  # JAX 0.10.1 and later; `vma` before
     return frozenset(array_type.vma if manual is None else manual.varying)
+
+
+def keep_mask(key: Array | None, shape: tuple[int, ...], rate: float) -> Array | None:
+    """Which elements dropout keeps: those whose uniform number in [0, 1) is below 1 - rate, both in float32.
+
+    None at the rates 0 and 1, where there is nothing to draw.
+    """
+    if key is None or rate in (0.0, 1.0):
+        return None
+    return jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32"), shape, "float32") < 1 - rate
+
+
+def drop(a: Array, mask: Array | None, rate: float) -> Array:
+    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    if mask is None:
+        return a if rate == 0.0 else jnp.where(False, a, 0)
+    return jnp.where(mask, wide(a) * (1 / (1 - rate)), 0).astype(a.dtype)

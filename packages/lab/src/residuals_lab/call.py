@@ -1,34 +1,49 @@
 """One call of an op, and the functions of arrays that it gives in each framework and in NumPy."""
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from residuals_lab.ops import BY_NAME, Op
+from residuals_lab.trace import Trace
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arrays of a call in float64, by name (an optional one may be absent), and its static arguments."""
+    """The arrays of a call in float64, by name (an optional one may be absent), and its static arguments.
+
+    `constants` are the arrays that are never differentiated, in their own dtype. The functions that a call gives are
+    functions of `arrays`, which bring the constants along, on `device`.
+    """
 
     op: Op
     arrays: dict[str, np.ndarray]
     static: dict[str, Any]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    device: str = "cpu"
 
     @classmethod
     def of(cls, op: Op, arguments: Mapping[str, Any]) -> "Call":
-        """Sort the arguments of a call into arrays and static ones, in the op's order, defaults filled in."""
-        arrays = {name: arguments[name] for name in op.arrays if arguments.get(name) is not None}
-        return cls(op, arrays, {name: arguments.get(name, default) for name, default in op.static.items()})
+        """Sort the arguments of a call into arrays, static ones and constants, in the op's order, with defaults."""
+        arrays, constants = (
+            {name: arguments[name] for name in names if arguments.get(name) is not None}
+            for names in (op.arrays, op.constants)
+        )
+        return cls(op, arrays, {name: arguments.get(name, default) for name, default in op.static.items()}, constants)
 
     def rounded(self, adapter: ModuleType, dtype: str) -> "Call":
-        """The same call with its arrays as `dtype` has them: the truth about a low-precision run starts there."""
+        """The same call with its arrays as `dtype` has them: the truth about a low-precision run starts there.
+
+        Floating constants are statistics, which are at least float32.
+        """
         arrays = {name: round_to(adapter, a, dtype) for name, a in self.arrays.items()}
-        return replace(self, arrays=arrays)
+        wide = np.float64 if dtype == "float64" else np.float32
+        constants = {name: a.astype(wide) if a.dtype.kind == "f" else a for name, a in self.constants.items()}
+        return replace(self, arrays=arrays, constants=constants)
 
     # The truth, in NumPy and float64.
 
@@ -37,46 +52,88 @@ class Call:
         return importlib.import_module(f"residuals_numpy.ops.{self.op.name}")
 
     def forward(self) -> np.ndarray:
-        return self._numpy.forward(**self.arrays, **self.static)
+        """The value: the first of the results, which is the one that has a gradient."""
+        return _first(self.results())
+
+    def results(self) -> Any:
+        """All that the op returns."""
+        return self._numpy.forward(**self.arrays, **self._exact, **self.static)
 
     def vjp(self, g: np.ndarray) -> dict[str, np.ndarray]:
         """The gradient of each array that is there."""
-        gradients = self._numpy.vjp(*self._all(self.arrays), g=g, **self.static)
+        gradients = self._numpy.vjp(*self._all(self.arrays | self._exact), g=g, **self.static)
         return {name: d for name, d in zip(self.op.arrays, gradients, strict=True) if name in self.arrays}
 
     def residuals(self) -> dict[str, np.ndarray]:
         """The value of each residual that is there."""
-        found = self._numpy.residuals(**self.arrays, **self.static)
+        found = self._numpy.residuals(**self.arrays, **self._exact, **self.static)
         return {name: value for name, value in found.items() if value is not None}
 
+    @property
+    def _exact(self) -> dict[str, np.ndarray]:
+        """The constants, as NumPy computes with them."""
+        return {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in self.constants.items()}
+
     # In a framework: functions of this call's arrays, in order.
+
+    def bind(self, adapter: ModuleType, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn` of arrays and constants as a function of the arrays alone, to which constants may still be given."""
+        constants = self.constants_in(adapter)
+
+        def bound(*given: Any) -> Any:
+            return fn(*given, *constants[len(given) - len(self.arrays) :])
+
+        return bound
+
+    def constants_in(self, adapter: ModuleType) -> list[Any]:
+        """The constants as the framework's arrays."""
+        return [adapter.constant(a, self.device) for a in self.constants.values()]
 
     def ours(self, adapter: ModuleType) -> Callable[..., Any]:
         """The op as its users call it."""
         public = adapter.public(self.op.name)
-        return lambda *arrays: public(**dict(zip(self.arrays, arrays, strict=True)), **self.static)
+        return self.bind(adapter, lambda *given: _first(public(**self._named(given), **self.static)))
 
     def saved(self, adapter: ModuleType) -> Callable[..., Any]:
         """The `Residuals` of the op."""
-        return lambda *arrays: self._fwd(adapter, arrays)[1]
+        return self.bind(adapter, lambda *given: self._fwd(adapter, given)[1])
 
     def plain(self, adapter: ModuleType) -> Callable[..., Any]:
         """The same maths without the op's rule: `fwd`, for the framework to differentiate."""
-        return lambda *arrays: self._fwd(adapter, arrays)[0]
+        return self.bind(adapter, lambda *given: _first(self._fwd(adapter, given)[0]))
+
+    def checkpointed(self, adapter: ModuleType) -> Callable[..., Any]:
+        """Plain maths of which nothing is saved but the inputs."""
+        return adapter.checkpointed(self.plain(adapter))
+
+    def trace(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> Trace:
+        """The trace of one of these functions at `arrays`, with the constants as further inputs, by name."""
+        inputs = [*arrays, *self.constants_in(adapter)]
+        return adapter.trace(fn, inputs, [*self.arrays, *self.constants], self.saved(adapter))
+
+    def held_bytes(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
+        """The bytes that one of these functions really holds, where the constants are inputs too."""
+        return adapter.held_bytes(fn, [*arrays, *self.constants_in(adapter)])
 
     def backward(self, adapter: ModuleType, residuals: Mapping[str, Any], g: Any) -> dict[str, Any]:
         """The op's `bwd` on these residuals: the gradient of each array that is there."""
         module = adapter.op(self.op.name)
         fields = module.Residuals(**{name: residuals.get(name) for name in module.Residuals._fields})
-        gradients = module.bwd(*self.static.values(), fields, g)
-        return {name: d for name, d in zip(self.op.arrays, gradients, strict=True) if name in self.arrays}
+        gradients = module.bwd(*self.static.values(), fields, g)  # None for each constant too, in JAX
+        return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
-    def _fwd(self, adapter: ModuleType, arrays: tuple[Any, ...]) -> Any:
-        given = dict(zip(self.arrays, arrays, strict=True))
-        return adapter.op(self.op.name).fwd(*self._all(given), *self.static.values())
+    def _fwd(self, adapter: ModuleType, given: tuple[Any, ...]) -> Any:
+        return adapter.op(self.op.name).fwd(*self._all(self._named(given)), *self.static.values())
+
+    def _named(self, given: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip((*self.arrays, *self.constants), given, strict=True))
 
     def _all(self, given: Mapping[str, Any]) -> list[Any]:
-        return [given.get(name) for name in self.op.arrays]
+        return [given.get(name) for name in (*self.op.arrays, *self.op.constants)]
+
+
+def _first(results: Any) -> Any:
+    return results[0] if isinstance(results, tuple) else results
 
 
 def samples(op_name: str, seed: int = 0) -> dict[str, Call]:

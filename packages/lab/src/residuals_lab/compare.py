@@ -5,7 +5,7 @@ All of it goes into one document, which `--json` prints as it is and `compare_vi
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,10 @@ class Target:
     name: str
     fn: Callable[..., Any]
     framework: str
+
+    def make(self, call: Call, adapter: ModuleType) -> Callable[..., Any]:
+        """The function of the call's arrays alone: it gets the constants as further arguments."""
+        return call.bind(adapter, self.fn)
 
 
 def compare(
@@ -59,8 +63,8 @@ def make_call(op: Op, options: Options) -> Call:
                     raise UsageError(f"{name}: expected axis {letter} of size {axes[letter]}, got shape {a.shape}")
     axes = op.default_axes(options.size) | axes
     rng = np.random.default_rng(options.seed)
-    random = {name: rng.standard_normal(op.shape(name, axes)) for name in op.arrays}
-    return Call.of(op, random | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    call = Call.of(op, op.draw(rng, axes) | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    return replace(call, device=options.device)
 
 
 def _check_finite(call: Call, adapter: ModuleType, options: Options) -> None:
@@ -78,9 +82,9 @@ def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target:
         (adapter,) = (a for a in adapters if target.framework == a.NAME)
         with _blamed_on(target):  # first, so that what cannot be compared is said at once
             _check_output(call, target, adapter, options)
-            result = measure.result(call, target.fn, adapter, options)
-            held = measure.held(call, target.fn, adapter, options)
-    results = {a.NAME: measure.result(call, call.ours(a), a, options) for a in adapters}
+            result = measure.result(call, target.make, adapter, options)
+            held = measure.held(call, target.make, adapter, options)
+    results = {a.NAME: measure.result(call, Call.ours, a, options) for a in adapters}
     truths = {a.NAME: measure.truth(call, a, options) for a in adapters}
     entry: Record = {
         "op": call.op.name,
@@ -98,15 +102,14 @@ def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target:
 
 def _record(call: Call, adapter: ModuleType, options: Options, result: measure.Result, truth: measure.Result) -> Record:
     """The facts about our op in one framework, beside plain autodiff of the same maths and checkpointing."""
-    plain = call.plain(adapter)
-    autodiff = measure.errors(measure.result(call, plain, adapter, options), truth)
-    autodiff |= measure.held(call, plain, adapter, options)
-    floor = measure.held(call, adapter.checkpointed(plain), adapter, options)
+    autodiff = measure.errors(measure.result(call, Call.plain, adapter, options), truth)
+    autodiff |= measure.held(call, Call.plain, adapter, options)
+    floor = measure.held(call, Call.checkpointed, adapter, options)
     del autodiff["residuals"], floor["residuals"]
     return {
         "version": adapter.TITLE,
         **measure.errors(result, truth),
-        **measure.held(call, call.ours(adapter), adapter, options),
+        **measure.held(call, Call.ours, adapter, options),
         **{f"autodiff_{key}": fact for key, fact in autodiff.items()},
         **{f"checkpoint_{key}": fact for key, fact in floor.items()},
     }
@@ -135,7 +138,7 @@ def _blamed_on(target: Target) -> Iterator[None]:
 def _check_output(call: Call, target: Target, adapter: ModuleType, options: Options) -> None:
     for dtype in options.dtypes:
         with adapter.precision(dtype):
-            y = target.fn(*measure.arrays(call, adapter, dtype, options)[0])
+            y = target.make(call, adapter)(*measure.arrays(call, adapter, dtype, options)[0])
             expected = f"{dtype}{list(np.shape(call.forward()))}"
             found = f"{adapter.dtype_of(y)}{list(y.shape)}" if adapter.is_floating(y) else type(y).__name__
             if found != expected:

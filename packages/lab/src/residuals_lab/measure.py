@@ -11,6 +11,7 @@ from residuals_lab.call import Call, round_to
 from residuals_lab.tolerance import error
 
 Record = dict[str, Any]
+Make = Callable[[Call, ModuleType], Callable[..., Any]]  # makes a function of a call's arrays
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class Result:
     seconds: list[np.ndarray] | None
 
 
-def result(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> Result:
-    """What `fn`, a function of the call's arrays, gives."""
+def result(call: Call, make: Make, adapter: ModuleType, options: Options) -> Result:
+    """What a function of the call's arrays gives."""
     values, gradients = {}, {}
     for dtype in options.dtypes:
         with adapter.precision(dtype):
             args, g, _ = arrays(call, adapter, dtype, options)
-            y, found = adapter.value_and_vjp(fn, args, g)
+            y, found = adapter.value_and_vjp(make(call.rounded(adapter, dtype), adapter), args, g)
             values[dtype], gradients[dtype] = adapter.to_numpy(y), [adapter.to_numpy(d) for d in found]
-    return Result(values, gradients, _seconds(call, fn, adapter, options))
+    return Result(values, gradients, _seconds(call, make, adapter, options))
 
 
 def truth(call: Call, adapter: ModuleType, options: Options) -> Result:
@@ -56,15 +57,15 @@ def truth(call: Call, adapter: ModuleType, options: Options) -> Result:
         rounded = call.rounded(adapter, dtype)
         values[dtype] = rounded.forward()
         gradients[dtype] = list(rounded.vjp(round_to(adapter, _noise(call, options)[0], dtype)).values())
-    return Result(values, gradients, _seconds(call, call.plain(adapter), adapter, options))
+    return Result(values, gradients, _seconds(call, Call.plain, adapter, options))
 
 
-def _seconds(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> list[np.ndarray] | None:
+def _seconds(call: Call, make: Make, adapter: ModuleType, options: Options) -> list[np.ndarray] | None:
     """Second derivatives, always in float64: whether a rule can be differentiated again is no matter of precision."""
     with adapter.precision("float64"):
         args, g, us = arrays(call, adapter, "float64", options)
         try:
-            return [adapter.to_numpy(d) for d in adapter.second_vjp(fn, args, g, us)]
+            return [adapter.to_numpy(d) for d in adapter.second_vjp(make(call, adapter), args, g, us)]
         except Exception:  # of any kind: the verdict says that there are none, beside all that can be said
             return None
 
@@ -95,12 +96,14 @@ def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
     return max(error(a, b) for a, b in zip(found, truths, strict=True))
 
 
-def held(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Options) -> Record:
-    """What `fn` keeps: by name from a trace, in total from what the framework really holds."""
+def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Record:
+    """What a function keeps: by name from a trace, in total from what the framework really holds."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = arrays(call, adapter, dtype, options)
-        trace = adapter.trace(fn, args, list(call.arrays), call.saved(adapter))
+        call = call.rounded(adapter, dtype)
+        fn = make(call, adapter)
+        trace = call.trace(adapter, fn, args)
         return {
             "residuals": [
                 {
@@ -112,7 +115,7 @@ def held(call: Call, fn: Callable[..., Any], adapter: ModuleType, options: Optio
                 }
                 for r in trace.crossing
             ],
-            "saved_bytes": adapter.held_bytes(fn, args),
+            "saved_bytes": call.held_bytes(adapter, fn, args),
             "computed": trace.computed(),
             "recomputed": trace.recomputed(),
             "not_looked_into": trace.opaque(),
@@ -126,7 +129,7 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
     for adapter in adapters:
         with adapter.precision(dtype):
             args, _, _ = arrays(call, adapter, dtype, options)
-            fields = call.saved(adapter)(*args)._asdict()
+            fields = call.rounded(adapter, dtype).saved(adapter)(*args)._asdict()
             made[adapter.NAME] = {name: adapter.to_numpy(a) for name, a in fields.items() if a is not None}
     worst = {}
     for adapter in adapters:
@@ -134,11 +137,11 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
         with adapter.precision(dtype):
             args, g, _ = arrays(call, adapter, dtype, options)
             truths = list(rounded.vjp(adapter.to_numpy(g)).values())
-            own = call.saved(adapter)(*args)._asdict()
+            own = rounded.saved(adapter)(*args)._asdict()
             for source, values in {"numpy": rounded.residuals(), **made}.items():
                 fed = {
                     name: adapter.array(a, adapter.dtype_of(own[name]), options.device) for name, a in values.items()
                 }
-                found = call.backward(adapter, fed, g).values()
+                found = rounded.backward(adapter, fed, g).values()
                 worst[f"{source}->{adapter.NAME}"] = _worst([adapter.to_numpy(d) for d in found], truths)
     return worst

@@ -84,8 +84,13 @@ def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> jax.A
         return jax.device_put(jnp.asarray(a, dtype), jax.devices(device)[0])
 
 
+def constant(a: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """An array that is never differentiated, in `a`'s own dtype, to be used beside arrays on `device`."""
+    return a  # on no device and no mesh, it follows the others
+
+
 def to_numpy(a: jax.Array) -> np.ndarray:
-    """Any floating array in float64."""
+    """Any array in float64."""
     return np.asarray(a, np.float64)
 
 

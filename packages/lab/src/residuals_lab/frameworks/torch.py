@@ -42,6 +42,7 @@ _OPS = {
     "randn": "random",
     "randn_like": "random",
     "t": "transpose",
+    "threefry_uniform": "random",
 }
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
 
@@ -66,6 +67,10 @@ def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> Tenso
     made = torch.tensor(np.asarray(a), dtype=getattr(torch, dtype) if dtype else None)
     made = made.to("cuda" if device == "gpu" else device)
     return made.requires_grad_(made.is_floating_point())
+
+
+def constant(a: np.ndarray, device: str = "cpu") -> Tensor:
+    return array(a, None, device).detach()
 
 
 def to_numpy(a: Tensor) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""Dropout that saves its mask: y = x·mask/(1 - rate), and dx = g·mask/(1 - rate)."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
+
+
+class Residuals(NamedTuple):
+    mask: Array | None  # (..., ⌈n/8⌉)  new, packed bits: the draw is not repeated; None at the rates 0 and 1
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Array, key: Array, rate: float) -> tuple[Array, Residuals]:
+    mask = keep_mask(key, x.shape, rate)
+    return drop(x, mask, rate), Residuals(None if mask is None else pack_bits(mask))
+
+
+def bwd(rate: float, residuals: Residuals, g: Array) -> tuple[Array, None]:
+    (mask,) = residuals
+    return drop(g, None if mask is None else unpack_bits(mask, g.shape), rate), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropout(x: Array, key: Array, rate: float) -> Array:
+    return fwd(x, key, rate)[0]
+
+
+_dropout.defvjp(fwd, bwd)
+
+
+def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
+    """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
+
+    Args:
+        x: (...) floating.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, not a tracer.
+        key: two uint32, or a `jax.random.key` of the default kind: the mask is a function of it and x's shape, the
+            same bit for bit in NumPy, JAX and PyTorch and on every device.
+
+    Returns:
+        (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
+
+    Saves:
+        mask: (..., ⌈n/8⌉) uint8, new, one bit an element, packed along the last axis of x, of n; the first element of
+            eight is the lowest bit. Nothing at the rates 0 and 1.
+
+    Raises:
+        TypeError: x is not floating, key is not two uint32, or rate is not a number.
+        ValueError: rate is not from 0 to 1.
+
+    Source:
+        Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
+        numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
+    """
+    x = floating("x", x)
+    return _dropout(x, two_words("key", key), nonnegative("rate", rate, most=1))

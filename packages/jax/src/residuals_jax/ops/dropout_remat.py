@@ -1,0 +1,62 @@
+"""Dropout that saves its key: y = x·mask/(1 - rate), and the backward draws the same mask again."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import drop, floating, keep_mask, nonnegative, two_words
+
+
+class Residuals(NamedTuple):
+    key: Array | None  # (2,)  input: the mask is a function of it; None at the rates 0 and 1
+
+
+RECOMPUTES: dict[str, str] = {
+    "random": "Threefry makes the same mask of the key again, which has 64 bits, and the mask one an element",
+}
+
+
+def fwd(x: Array, key: Array, rate: float) -> tuple[Array, Residuals]:
+    return drop(x, keep_mask(key, x.shape, rate), rate), Residuals(key if 0 < rate < 1 else None)
+
+
+def bwd(rate: float, residuals: Residuals, g: Array) -> tuple[Array, None]:
+    return drop(g, keep_mask(residuals.key, g.shape, rate), rate), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropout_remat(x: Array, key: Array, rate: float) -> Array:
+    return fwd(x, key, rate)[0]
+
+
+_dropout_remat.defvjp(fwd, bwd)
+
+
+def dropout_remat(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
+    """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
+
+    Args:
+        x: (...) floating.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, not a tracer.
+        key: two uint32, or a `jax.random.key` of the default kind: the mask is a function of it and x's shape, the
+            same bit for bit in NumPy, JAX and PyTorch and on every device.
+
+    Returns:
+        (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
+
+    Saves:
+        key: (2,) uint32, an input, 8 bytes: the backward makes the mask of it again. Nothing at the rates 0 and 1.
+
+    Raises:
+        TypeError: x is not floating, key is not two uint32, or rate is not a number.
+        ValueError: rate is not from 0 to 1.
+
+    Source:
+        Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
+        numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
+    """
+    x = floating("x", x)
+    return _dropout_remat(x, two_words("key", key), nonnegative("rate", rate, most=1))

@@ -1,0 +1,133 @@
+"""Group normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd over a group of channels, rstd = 1/√(var + eps)."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import Types, floating, match, nonnegative, types, wide
+
+
+class Residuals(NamedTuple):
+    x: Array  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd
+    weight: Array | None  # (c,)  input: scales the cotangent
+    mean: Array  # (b, groups)  new, float32 or wider: saved so that the backward reduces no x again
+    rstd: Array  # (b, groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def _mean(a: Array, num_groups: int) -> Array:
+    """(b, groups): the mean over each group of channels and all later axes."""
+    b, c, *rest = a.shape
+    groups = a.reshape(b, num_groups, c // num_groups, *rest)  # splits one axis and merges none: a sharding follows
+    return jnp.mean(groups, axis=tuple(range(2, groups.ndim)))
+
+
+def _spread(a: Array, x: Array) -> Array:
+    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    b, groups = a.shape
+    c = x.shape[1]
+    return _lift(jnp.broadcast_to(a[:, :, None], (b, groups, c // groups)).reshape(b, c), x.ndim)
+
+
+def _lift(a: Array, ndim: int) -> Array:
+    """`a` with axes of size 1 after its own."""
+    return jnp.expand_dims(a, tuple(range(a.ndim, ndim)))
+
+
+def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float) -> tuple[Array, Residuals]:
+    mean = _mean(wide(x), num_groups)
+    centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+    rstd = jax.lax.rsqrt(_mean(jnp.square(centred), num_groups) + eps)
+    y = centred * _spread(rstd, x)
+    if weight is not None:
+        y = y * _lift(wide(weight), x.ndim - 1)
+    if bias is not None:
+        y = y + _lift(wide(bias), x.ndim - 1)
+    return y.astype(x.dtype), Residuals(x, weight, mean, rstd)
+
+
+def bwd(
+    num_groups: int, eps: float, residuals: Residuals, g: Array, like: Types | None = None
+) -> tuple[Array, Array | None, Array | None]:
+    x, weight, mean, rstd = residuals
+    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
+    *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[1:2], x.dtype))
+    x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
+    g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
+    dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
+    # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+    dx = _spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x))
+    others = (0, *range(2, x.ndim))  # all axes but the channels
+    dweight = dbias = None
+    if weight is not None:
+        dweight = match(jnp.sum(wide(g) * x_hat, axis=others), weight)
+    if like_bias is not None:
+        dbias = match(jnp.sum(wide(g), axis=others), like_bias)
+    return match(dx, x), dweight, dbias
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float, like: Types) -> Array:
+    return fwd(x, weight, bias, num_groups, eps)[0]
+
+
+_group_norm.defvjp(
+    lambda x, weight, bias, num_groups, eps, like: fwd(x, weight, bias, num_groups, eps),
+    lambda num_groups, eps, like, residuals, g: bwd(num_groups, eps, residuals, g, like),
+)
+
+
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Array:
+    """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
+
+    Args:
+        x: (b, c, ...) floating.
+        num_groups: how many groups the c channels form; a Python int, not a tracer.
+        weight: (c,) floating, or None for 1.
+        bias: (c,) floating, or None for 0.
+        eps: added to the variance; a Python number, not a tracer.
+
+    Returns:
+        (b, c, ...), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (b, c, ...), an input, no new bytes.
+        weight: (c,), an input, no new bytes. The bias is not saved: no gradient depends on it.
+        mean: (b, num_groups), new, 4 bytes a group (8 in float64): without it the backward would reduce x again.
+        rstd: (b, num_groups), new, 4 bytes a group (8 in float64): without it the backward would reduce (x − mean)²
+            again.
+
+    Raises:
+        TypeError: x, weight or bias is not floating, num_groups is not an int, or eps is not a number.
+        ValueError: x has fewer than 2 axes, num_groups does not divide the channels, weight or bias is not (c,), or
+            eps is negative.
+
+    Source:
+        Wu & He, "Group Normalization" (2018), equations 1 and 7.
+    """
+    x = floating("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
+    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+        raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
+    weight = None if weight is None else floating("weight", weight)
+    bias = None if bias is None else floating("bias", bias)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None and a.shape != x.shape[1:2]:
+            raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
+    return _group_norm(x, weight, bias, num_groups, nonnegative("eps", eps), types(x, weight, bias))

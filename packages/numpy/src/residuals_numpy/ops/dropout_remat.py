@@ -1,0 +1,40 @@
+"""Dropout that saves its key: y = x·mask/(1 - rate), and the backward draws the same mask again."""
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Key, Samples, drop, keep_mask
+
+
+def forward(x: Array, key: Key, *, rate: float) -> Array:
+    """y = x·mask/(1 - rate) for `x` (...) and a `key` of two uint32."""
+    return drop(x, keep_mask(key, x.shape, rate), rate)
+
+
+def vjp(x: Array, key: Key, g: Array, *, rate: float) -> tuple[Array]:
+    """`dx` for the cotangent `g` of y."""
+    return (drop(g, keep_mask(key, x.shape, rate), rate),)
+
+
+def residuals(x: Array, key: Key, *, rate: float) -> dict[str, Key | None]:
+    """The value each residual must have: none at the rates 0 and 1, which draw nothing."""
+    return {"key": key if 0 < rate < 1 else None}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: ordinary shapes first, then the awkward ones."""
+
+    def call(*shape: int, rate: float, scale: float = 1.0) -> dict[str, Array | Key | float]:
+        key = rng.integers(2**32, size=2, dtype=np.uint32)
+        return {"x": scale * rng.standard_normal(shape), "key": key, "rate": rate}
+
+    return {
+        "3x16": call(3, 16, rate=0.5),
+        "2x3x5-rate-0.1": call(2, 3, 5, rate=0.1),
+        "17-rate-0.9": call(17, rate=0.9),
+        "0d": call(rate=0.25),
+        "0x5": call(0, 5, rate=0.5),
+        "3x0": call(3, 0, rate=0.5),
+        "3x5-rate-0": call(3, 5, rate=0.0),
+        "3x5-rate-1": call(3, 5, rate=1.0),
+        "huge": call(2, 9, rate=0.5, scale=1e4),
+    }

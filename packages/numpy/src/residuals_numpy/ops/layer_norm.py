@@ -1,0 +1,77 @@
+"""Layer normalization over the last axis: y = x̂·weight + bias, x̂ = (x − mean)·rstd, rstd = 1/√(var + eps).
+
+Source: Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4.
+"""
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Samples, sum_to
+
+
+def _mean(a: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # an axis of length 0 has no mean: NaN, as the frameworks have it
+        return a.sum(-1, keepdims=True) / np.float64(a.shape[-1])
+
+
+def _normalized(x: Array, eps: float) -> tuple[Array, Array, Array]:
+    """x̂, mean, rstd."""
+    mean = _mean(x)
+    rstd = 1 / np.sqrt(_mean((x - mean) ** 2) + eps)
+    return (x - mean) * rstd, mean, rstd
+
+
+def forward(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5) -> Array:
+    """y = x̂·weight + bias for `x` (…, d), and `weight` and `bias` (d,) or None."""
+    y, _, _ = _normalized(x, eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def vjp(
+    x: Array, weight: Array | None, bias: Array | None, g: Array, *, eps: float = 1e-5
+) -> tuple[Array, Array | None, Array | None]:
+    """`dx, dweight, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
+    x_hat, _, rstd = _normalized(x, eps)
+    g_hat = g if weight is None else g * weight
+    dx = rstd * (g_hat - _mean(g_hat) - x_hat * _mean(g_hat * x_hat))
+    dweight = None if weight is None else sum_to(g * x_hat, weight.shape)
+    return dx, dweight, None if bias is None else sum_to(g, bias.shape)
+
+
+def residuals(
+    x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
+) -> dict[str, Array | None]:
+    """The value each residual must have; the bias is none, since no gradient depends on it."""
+    _, mean, rstd = _normalized(x, eps)
+    return {"x": x, "weight": weight, "mean": mean, "rstd": rstd}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: ordinary shapes first, then the awkward ones.
+
+    None has d = 1, where y is the bias and no gradient but the bias's is other than 0.
+    """
+
+    def call(*shape: int, scale: float = 1.0, mean: float = 0.0) -> dict[str, Array]:
+        x = scale * (mean + rng.standard_normal(shape))
+        return {"x": x, "weight": rng.standard_normal(shape[-1]), "bias": rng.standard_normal(shape[-1])}
+
+    def without(*names: str) -> dict[str, Array]:
+        return {name: a for name, a in call(3, 5).items() if name not in names}
+
+    return {
+        "3x5": call(3, 5),
+        "3x5-no-weight": without("weight"),
+        "3x5-no-bias": without("bias"),
+        "3x5-alone": without("weight", "bias"),
+        "2x3x4-eps": {**call(2, 3, 4), "eps": 0.5},
+        "7": call(7),
+        "1x5": call(1, 5),
+        "4096x3": call(4096, 3),
+        "0x5": call(0, 5),
+        "3x0": call(3, 0),
+        "zeros": {**call(2, 3), "x": np.zeros((2, 3))},
+        "mean-1000": {**call(16, 64, mean=1e3), "eps": 0.01},
+        "huge": call(2, 8, scale=1e4),
+        "tiny": call(2, 8, scale=1e-3),
+    }

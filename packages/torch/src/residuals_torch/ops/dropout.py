@@ -1,0 +1,74 @@
+"""Dropout that saves its mask: y = x·mask/(1 - rate), and dx = g·mask/(1 - rate)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
+
+
+class Residuals(NamedTuple):
+    mask: Tensor | None  # (..., ⌈n/8⌉)  new, packed bits: the draw is not repeated; None at the rates 0 and 1
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor, key: Tensor | None, rate: float) -> tuple[Tensor, Residuals]:
+    mask = keep_mask(key, x, rate)
+    return drop(x, mask, rate), Residuals(None if mask is None else pack_bits(mask))
+
+
+def bwd(rate: float, residuals: Residuals, g: Tensor) -> tuple[Tensor, None]:
+    (mask,) = residuals
+    return drop(g, None if mask is None else unpack_bits(mask, g.shape), rate), None
+
+
+class Dropout(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, key: Tensor | None, rate: float) -> tuple[Tensor, Tensor | None]:
+        y, residuals = fwd(x, key, rate)
+        return y, residuals.mask
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor | None]
+    ) -> None:
+        (_, _, ctx.rate), (_, mask) = inputs, output
+        ctx.save_for_backward(*Residuals(mask))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
+
+
+def dropout(x: Tensor, rate: float, key: Tensor | None) -> Tensor:
+    """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
+
+    Args:
+        x: (...) floating.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.
+        key: two uint32: the mask is a function of it and x's shape, the same bit for bit in NumPy, JAX and PyTorch and
+            on every device. None: the global generator draws another mask each time.
+
+    Returns:
+        (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
+
+    Saves:
+        mask: (..., ⌈n/8⌉) uint8, new, one bit an element, packed along the last axis of x, of n; the first element of
+            eight is the lowest bit. Nothing at the rates 0 and 1.
+
+    Raises:
+        TypeError: x is not floating, key is not two uint32, or rate is not a number.
+        ValueError: rate is not from 0 to 1.
+
+    Source:
+        Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
+    """
+    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
+    y, _ = Dropout.apply(x, None if key is None else two_words("key", key), rate)
+    return y

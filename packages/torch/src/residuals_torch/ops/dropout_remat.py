@@ -1,0 +1,68 @@
+"""Dropout that saves its key: y = x·mask/(1 - rate), and the backward draws the same mask again."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import drop, floating, keep_mask, nonnegative, two_words
+
+
+class Residuals(NamedTuple):
+    key: Tensor | None  # (2,)  input: the mask is a function of it; None at the rates 0 and 1
+
+
+RECOMPUTES: dict[str, str] = {
+    "random": "Threefry makes the same mask of the key again, which has 64 bits, and the mask one an element",
+}
+
+
+def fwd(x: Tensor, key: Tensor, rate: float) -> tuple[Tensor, Residuals]:
+    return drop(x, keep_mask(key, x, rate), rate), Residuals(key if 0 < rate < 1 else None)
+
+
+def bwd(rate: float, residuals: Residuals, g: Tensor) -> tuple[Tensor, None]:
+    return drop(g, keep_mask(residuals.key, g, rate), rate), None
+
+
+class DropoutRemat(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, key: Tensor, rate: float) -> Tensor:
+        return fwd(x, key, rate)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        _, key, ctx.rate = inputs
+        ctx.save_for_backward(*Residuals(key if 0 < ctx.rate < 1 else None))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None]:
+        return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
+
+
+def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
+    """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
+
+    Args:
+        x: (...) floating.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.
+        key: two uint32: the mask is a function of it and x's shape, the same bit for bit in NumPy, JAX and PyTorch and
+            on every device.
+
+    Returns:
+        (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
+
+    Saves:
+        key: (2,) uint32, an input, 8 bytes: the backward makes the mask of it again. Nothing at the rates 0 and 1.
+
+    Raises:
+        TypeError: x is not floating, key is not two uint32, or rate is not a number.
+        ValueError: rate is not from 0 to 1.
+
+    Source:
+        Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
+    """
+    return DropoutRemat.apply(floating("x", x), two_words("key", key), nonnegative("rate", rate, most=1))

@@ -1,0 +1,88 @@
+"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erf."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Wanted, floating, likes, match, wanted, wide
+
+
+class Residuals(NamedTuple):
+    gate: Tensor  # (...)  input: rebuilds Φ
+    up: Tensor | None  # (...)  input: scales the gate's cotangent; None if gate is frozen
+
+
+RECOMPUTES = {"erf": "a polynomial an element, where an array of it would be as large as gate"}
+
+
+def _cdf(x: Tensor) -> Tensor:
+    """Φ(x)."""
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+
+
+def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
+    gelu = wide(gate) * _cdf(wide(gate))
+    return (gelu * wide(up)).to(torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+
+
+def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
+    like_gate, like_up = like or residuals
+    gate, g = wide(residuals.gate), wide(g)
+    phi = _cdf(gate)
+    dgate = dup = None
+    if like_gate is not None and residuals.up is not None:
+        slope = torch.exp(-0.5 * gate * gate) * math.sqrt(0.5 / math.pi)  # Φ′
+        dgate = match(g * wide(residuals.up) * torch.addcmul(phi, gate, slope), like_gate)
+    if like_up is not None:
+        dup = match(g * (gate * phi), like_up)
+    return dgate, dup
+
+
+class GEGLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gate: Tensor, up: Tensor) -> Tensor:
+        return fwd(gate, up)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        gate, up = inputs
+        ctx.save_for_backward(*Residuals(gate, up if ctx.needs_input_grad[0] else None))
+        ctx.like = likes(gate, up)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, wanted(ctx))
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """y = gate·Φ(gate)·up with Φ(x) = (1 + erf(x/√2))/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
+
+    This is the exact form, as `torch.nn.functional.gelu` has it unless told otherwise.
+
+    Args:
+        gate: (...) floating, any shape.
+        up: (...) floating, of gate's shape: nothing is broadcast.
+
+    Returns:
+        (...), of the dtype to which both promote; computed in float32 if that is narrower.
+
+    Saves:
+        gate: (...), an input, no new bytes. The backward computes Φ(gate) again.
+        up: (...), an input, no new bytes; not saved if gate needs no gradient.
+
+    Raises:
+        TypeError: gate or up is not floating.
+        ValueError: their shapes differ.
+
+    Source:
+        Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
+    """
+    gate, up = floating("gate", gate), floating("up", up)
+    if up.shape != gate.shape:
+        raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")
+    return GEGLU.apply(gate, up)

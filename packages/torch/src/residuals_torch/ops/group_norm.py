@@ -1,0 +1,168 @@
+"""Group normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd over a group of channels, rstd = 1/√(var + eps)."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Like, Wanted, add, floating, likes, match, nonnegative, wanted, wide
+
+
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+    x: Tensor  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd
+    weight: Tensor | None  # (c,)  input: scales the cotangent; None also if x is frozen
+    mean: Tensor  # (b, groups)  new, float32 or wider: saved so that the backward reduces no x again
+    rstd: Tensor  # (b, groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _mean(a: Tensor, num_groups: int) -> Tensor:
+    """(b, groups): the mean over each group of channels and all later axes."""
+    b, c, *rest = a.shape
+    groups = a.reshape(b, num_groups, c // num_groups, *rest)
+    return torch.mean(groups, dim=tuple(range(2, groups.ndim)))
+
+
+def _spread(a: Tensor, x: Tensor) -> Tensor:
+    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    b, groups = a.shape
+    c = x.shape[1]
+    return _lift(a.unsqueeze(-1).expand(b, groups, c // groups).reshape(b, c), x.ndim)
+
+
+def _lift(a: Tensor, ndim: int) -> Tensor:
+    """`a` with axes of size 1 after its own."""
+    for _ in range(ndim - a.ndim):
+        a = a.unsqueeze(-1)
+    return a
+
+
+def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float) -> tuple[Tensor, Residuals]:
+    mean = _mean(wide(x), num_groups)
+    centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+    rstd = torch.rsqrt(_mean(torch.square(centred), num_groups) + eps)
+    y = centred * _spread(rstd, x)
+    if weight is not None:
+        y = y * _lift(wide(weight), x.ndim - 1)
+    if bias is not None:
+        y = y + _lift(wide(bias), x.ndim - 1)
+    return y.to(x.dtype), Residuals(x, weight, mean, rstd)
+
+
+def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:
+    x, weight, mean, rstd = residuals
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_x, like_weight, like_bias = like or (x, weight, Like(x.shape[1:2], x.dtype))
+    others = (0, *range(2, g.ndim))  # all axes but the channels
+    dx = dweight = dbias = None
+    if like_x is not None or like_weight is not None:
+        x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
+        if like_x is not None:
+            g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
+            dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
+            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = match(_spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x)), like_x)
+        if like_weight is not None:
+            dweight = match(torch.sum(wide(g) * x_hat, dim=others), like_weight)
+    if like_bias is not None:
+        dbias = match(torch.sum(wide(g), dim=others), like_bias)
+    return dx, dweight, dbias
+
+
+def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through mean and rstd: dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n, in a group of n."""
+    x, _, mean, rstd = residuals
+    groups = mean.shape[1]
+    dx = _spread(torch.zeros_like(mean) if g_mean is None else g_mean, x)
+    if g_rstd is not None:
+        dx = dx - _spread(g_rstd * rstd**3, x) * (wide(x) - _spread(mean, x))
+    n = math.prod(x.shape[1:]) // groups
+    return match((dx / n).expand(x.shape), x)
+
+
+class GroupNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, residuals = fwd(x, weight, bias, num_groups, eps)
+        return y, residuals.mean, residuals.rstd
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, int, float],
+        output: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        (x, weight, bias, ctx.num_groups, ctx.eps), (_, mean, rstd) = inputs, output
+        need_x, need_weight, *_ = ctx.needs_input_grad
+        saved = Residuals(x, weight if need_x else None, mean, rstd)
+        ctx.save_for_backward(*(saved if need_x or need_weight else [None] * 4))
+        ctx.like = likes(x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_rstd: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        residuals = Residuals(*ctx.saved_tensors)
+        dx, dweight, dbias = (
+            (None, None, None) if g is None else bwd(ctx.num_groups, ctx.eps, residuals, g, wanted(ctx))
+        )
+        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: they are outputs
+            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+        return dx, dweight, dbias, None, None
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
+) -> Tensor:
+    """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
+
+    Args:
+        x: (b, c, ...) floating.
+        num_groups: how many groups the c channels form; a Python int.
+        weight: (c,) floating, or None for 1.
+        bias: (c,) floating, or None for 0.
+        eps: added to the variance; a Python number.
+
+    Returns:
+        (b, c, ...), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (b, c, ...), an input, no new bytes; not saved if x and weight need no gradient.
+        weight: (c,), an input, no new bytes; not saved if x needs no gradient. The bias is not saved: no gradient
+            depends on it.
+        mean: (b, num_groups), new, 4 bytes a group (8 in float64): without it the backward would reduce x again.
+        rstd: (b, num_groups), new, 4 bytes a group (8 in float64): without it the backward would reduce (x − mean)²
+            again.
+
+    Raises:
+        TypeError: x, weight or bias is not floating, num_groups is not an int, or eps is not a number.
+        ValueError: x has fewer than 2 axes, num_groups does not divide the channels, weight or bias is not (c,), or
+            eps is negative.
+
+    Source:
+        Wu & He, "Group Normalization" (2018), equations 1 and 7.
+    """
+    x = floating("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
+    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+        raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
+    if num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
+    weight = None if weight is None else floating("weight", weight)
+    bias = None if bias is None else floating("bias", bias)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None and a.shape != x.shape[1:2]:
+            raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
+    y, _, _ = GroupNorm.apply(x, weight, bias, num_groups, nonnegative("eps", eps))
+    return y

@@ -1,0 +1,130 @@
+"""Layer normalization over the last axis: y = x̂·weight + bias, x̂ = (x − mean)·rstd, rstd = 1/√(var + eps)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Like, Wanted, add, floating, likes, match, nonnegative, wanted, wide
+
+
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+    x: Tensor  # (..., d)  input: rebuilds x̂ = (x − mean)·rstd
+    weight: Tensor | None  # (d,)  input: scales the cotangent; None also if x is frozen
+    mean: Tensor  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x again
+    rstd: Tensor  # (..., 1)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Residuals]:
+    mean = torch.mean(wide(x), dim=-1, keepdim=True)
+    centred = wide(x) - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
+    rstd = torch.rsqrt(torch.mean(torch.square(centred), dim=-1, keepdim=True) + eps)
+    y = centred * rstd
+    if weight is not None:
+        y = y * wide(weight)
+    if bias is not None:
+        y = y + wide(bias)
+    return y.to(x.dtype), Residuals(x, weight, mean, rstd)
+
+
+def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:
+    x, weight, mean, rstd = residuals
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_x, like_weight, like_bias = like or (x, weight, Like(x.shape[-1:], x.dtype))
+    dx = dweight = dbias = None
+    if like_x is not None or like_weight is not None:
+        x_hat = (wide(x) - mean) * rstd
+        if like_x is not None:
+            g_hat = wide(g) if weight is None else wide(g) * wide(weight)
+            dx = g_hat - x_hat * torch.mean(g_hat * x_hat, dim=-1, keepdim=True)
+            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = match(rstd * (dx - torch.mean(dx, dim=-1, keepdim=True)), like_x)
+        if like_weight is not None:
+            dweight = match(wide(g) * x_hat, like_weight)
+    if like_bias is not None:
+        dbias = match(wide(g), like_bias)
+    return dx, dweight, dbias
+
+
+def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through mean and rstd: dmean/dx = 1/d and drstd/dx = -rstd³·(x − mean)/d."""
+    x, _, mean, rstd = residuals
+    dx = torch.zeros_like(rstd) if g_mean is None else g_mean
+    if g_rstd is not None:
+        dx = dx - g_rstd * rstd**3 * (wide(x) - mean)
+    return match((dx / x.shape[-1]).expand(x.shape), x)
+
+
+class LayerNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        y, residuals = fwd(x, weight, bias, eps)
+        return y, residuals.mean, residuals.rstd
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, float],
+        output: tuple[Tensor, Tensor, Tensor],
+    ) -> None:
+        (x, weight, bias, ctx.eps), (_, mean, rstd) = inputs, output
+        need_x, need_weight, *_ = ctx.needs_input_grad
+        saved = Residuals(x, weight if need_x else None, mean, rstd)
+        ctx.save_for_backward(*(saved if need_x or need_weight else [None] * 4))
+        ctx.like = likes(x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, g_mean: Tensor | None, g_rstd: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        residuals = Residuals(*ctx.saved_tensors)
+        dx, dweight, dbias = (None, None, None) if g is None else bwd(ctx.eps, residuals, g, wanted(ctx))
+        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: they are outputs
+            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+        return dx, dweight, dbias, None
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
+    """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over the last axis.
+
+    Args:
+        x: (..., d) floating.
+        weight: (d,) floating, or None for 1.
+        bias: (d,) floating, or None for 0.
+        eps: added to the variance; a Python number.
+
+    Returns:
+        (..., d), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        x: (..., d), an input, no new bytes; not saved if x and weight need no gradient.
+        weight: (d,), an input, no new bytes; not saved if x needs no gradient. The bias is not saved: no gradient
+            depends on it.
+        mean: (..., 1), new, 4 bytes a row (8 in float64): without it the backward would reduce x again.
+        rstd: (..., 1), new, 4 bytes a row (8 in float64): without it the backward would reduce (x − mean)² again.
+
+    Raises:
+        TypeError: x, weight or bias is not floating, or eps is not a number.
+        ValueError: x has no axis, weight or bias is not (d,), or eps is negative.
+
+    Source:
+        Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4.
+    """
+    x = floating("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    weight = None if weight is None else floating("weight", weight)
+    bias = None if bias is None else floating("bias", bias)
+    for name, a in (("weight", weight), ("bias", bias)):
+        if a is not None and a.shape != x.shape[-1:]:
+            raise ValueError(f"{name}: expected shape [{x.shape[-1]}], as the last axis of x, got {list(a.shape)}")
+    y, _, _ = LayerNorm.apply(x, weight, bias, nonnegative("eps", eps))
+    return y

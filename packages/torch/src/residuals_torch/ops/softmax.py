@@ -1,0 +1,81 @@
+"""Softmax along one axis: y = exp x / Σ exp x, and dx = y·(g − Σ g·y)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import floating, match, wide
+
+
+class Residuals(NamedTuple):
+    y: Tensor  # (...)  output: all that the gradient needs, so x may go
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(x: Tensor, axis: int) -> tuple[Tensor, Residuals]:
+    rows = wide(x)
+    if x.ndim == 0 or x.shape[axis] != 0:  # an empty axis has no maximum
+        # Any shift gives the same y, so the maximum is a constant to the derivative.
+        rows = rows - torch.amax(rows.detach(), dim=axis, keepdim=True)
+    e = torch.exp(rows)
+    y = (e / torch.sum(e, dim=axis, keepdim=True)).to(x.dtype)
+    return y, Residuals(y)
+
+
+def bwd(axis: int, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
+    y, g = wide(residuals.y), wide(g)
+    dot = torch.sum(g * y, dim=axis, keepdim=True)
+    if residuals.y.dtype != y.dtype:
+        # Rounded to few bits, y no longer adds up to 1, and where one entry is nearly 1, g − Σ g·y is all rounding.
+        g = g * torch.sum(y, dim=axis, keepdim=True)
+    return (match(y * (g - dot), residuals.y),)
+
+
+class Softmax(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, axis: int) -> Tensor:
+        return fwd(x, axis)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        _, ctx.axis = inputs
+        ctx.save_for_backward(*Residuals(output))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None]:
+        return (None if g is None else bwd(ctx.axis, Residuals(*ctx.saved_tensors), g)[0]), None
+
+
+def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    """y = exp x / Σ exp x along one axis, with dx = y·(g − Σ g·y).
+
+    Args:
+        x: (...) floating. An entry of −∞ gives 0; a row that is −∞ throughout gives NaN, as in `torch.softmax`.
+        axis: the axis to sum along, from -x.ndim to x.ndim - 1; a Python int.
+
+    Returns:
+        (...), of x's dtype; computed in float32 if that is narrower.
+
+    Saves:
+        y: (...), the output, no new bytes where the next operation saves its input anyway.
+
+    Raises:
+        TypeError: x is not floating, or axis is not an int.
+        ValueError: x has no such axis. A scalar counts as a row of 1, as in `torch.softmax`; JAX raises.
+
+    Source:
+        Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
+    """
+    x = floating("x", x)
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
+    axes = max(x.ndim, 1)
+    if not -axes <= axis < axes:
+        raise ValueError(f"axis: expected one of the {axes} axes of x, got {axis}")
+    return Softmax.apply(x, axis)

@@ -1,0 +1,81 @@
+"""Gated linear unit with a sigmoid linear gate: y = gate·σ(gate)·up."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Wanted, floating, likes, match, wanted, wide
+
+
+class Residuals(NamedTuple):
+    gate: Tensor  # (...)  input: rebuilds the sigmoid
+    up: Tensor | None  # (...)  input: scales the gate's cotangent; None if gate is frozen
+
+
+RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would be as large as gate"}
+
+
+def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
+    silu = wide(gate) * torch.sigmoid(wide(gate))
+    return (silu * wide(up)).to(torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+
+
+def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
+    like_gate, like_up = like or residuals
+    gate, g = wide(residuals.gate), wide(g)
+    s = torch.sigmoid(gate)
+    g_silu = g * (gate * s)
+    dgate = dup = None
+    if like_gate is not None and residuals.up is not None:
+        # g·(σ + gate·σ·(1 − σ)) lies between g·gate·σ and g, at σ of the way: one pass, and right at either end.
+        dgate = match(wide(residuals.up) * torch.lerp(g_silu, g, s.to(g.dtype)), like_gate)
+    if like_up is not None:
+        dup = match(g_silu, like_up)
+    return dgate, dup
+
+
+class SwiGLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gate: Tensor, up: Tensor) -> Tensor:
+        return fwd(gate, up)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        gate, up = inputs
+        ctx.save_for_backward(*Residuals(gate, up if ctx.needs_input_grad[0] else None))
+        ctx.like = likes(gate, up)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, wanted(ctx))
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """y = gate·σ(gate)·up, with dgate = g·up·(σ + gate·σ·(1 − σ)) and dup = g·gate·σ.
+
+    Args:
+        gate: (...) floating, any shape.
+        up: (...) floating, of gate's shape: nothing is broadcast.
+
+    Returns:
+        (...), of the dtype to which both promote; computed in float32 if that is narrower.
+
+    Saves:
+        gate: (...), an input, no new bytes. The backward computes σ(gate) again.
+        up: (...), an input, no new bytes; not saved if gate needs no gradient.
+
+    Raises:
+        TypeError: gate or up is not floating.
+        ValueError: their shapes differ.
+
+    Source:
+        Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
+    """
+    gate, up = floating("gate", gate), floating("up", up)
+    if up.shape != gate.shape:
+        raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")
+    return SwiGLU.apply(gate, up)

@@ -1,0 +1,123 @@
+"""What the ops that draw ask for: one mask for one key everywhere, right rates, and draws that do not depend."""
+
+from itertools import pairwise, product
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from residuals_lab import frameworks
+from residuals_lab.ops import OPS
+from residuals_numpy._lib import random_bits
+
+DROPOUTS = [op.name for op in OPS if "rate" in op.static]
+KEYS = np.random.default_rng(5).integers(2**32, size=(8, 2), dtype=np.uint32)
+SIGMAS = 5  # one of three million right results is further away; the keys never change, so neither does the outcome
+
+each_op = pytest.mark.parametrize("op", DROPOUTS)
+each_framework = pytest.mark.parametrize("framework", frameworks.installed())
+
+
+@pytest.fixture
+def adapter(framework: str, request: pytest.FixtureRequest) -> ModuleType:
+    found = frameworks.load(framework)
+    if request.config.getoption("device") not in found.devices():
+        pytest.skip("finds no GPU")  # as the summary says
+    return found
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("device")
+
+
+def mask(adapter: ModuleType, op: str, key: np.ndarray, shape: tuple[int, ...], rate: float, device: str) -> np.ndarray:
+    """What is kept of ones."""
+    y = adapter.public(op)(adapter.array(np.ones(shape), "float32", device), rate, adapter.constant(key, device))
+    return adapter.to_numpy(y) != 0
+
+
+def assert_share(found: np.ndarray, p: float) -> None:
+    """The share of True is `p`, as far as chance allows."""
+    assert abs(found.mean() - p) <= SIGMAS * np.sqrt(p * (1 - p) / found.size)
+
+
+@each_op
+@each_framework
+def test_the_mask_is_that_of_the_bits(adapter: ModuleType, op: str, device: str) -> None:
+    """Bit for bit; across the blocks in which PyTorch works, with words at the ends of their range."""
+    ends = np.array([[0, 0], [2**32 - 1, 2**32 - 1], [2**31, 1]], np.uint32)
+    shapes = ((2, 3, 5), (2**18 + 9,), (), (0, 4))
+    for key, shape, rate in product((*ends, KEYS[0]), shapes, (0.1, 0.3, 0.5)):
+        expected = (random_bits(key, shape) >> 9) * 2.0**-23 < np.float32(1 - rate)
+        np.testing.assert_array_equal(mask(adapter, op, key, shape, rate, device), expected)
+
+
+@pytest.mark.skipif("jax" not in frameworks.installed(), reason="asks JAX")
+def test_the_bits_are_those_of_jax() -> None:
+    import jax
+
+    for key, shape in product(KEYS, ((7,), (3, 4, 5), (), (3, 0))):
+        bits = jax.random.bits(jax.random.wrap_key_data(key), shape, "uint32")
+        np.testing.assert_array_equal(random_bits(key, shape), bits)
+
+
+def test_the_bits_are_those_of_the_paper() -> None:
+    """The known answers of the authors' own library, for 20 rounds of two words: counters 0 and the first key's."""
+    assert random_bits(np.zeros(2, np.uint32), (1,))[0] == 0x6B200159 ^ 0x99BA4EFE
+
+
+@each_op
+@each_framework
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.1, 0.5, 0.9, 1.0])
+def test_the_rate(adapter: ModuleType, op: str, rate: float, device: str) -> None:
+    for key in KEYS[:3]:
+        assert_share(mask(adapter, op, key, (100_000,), rate, device), 1 - rate)
+
+
+@each_op
+@each_framework
+def test_draws_do_not_depend_on_each_other(adapter: ModuleType, op: str, device: str) -> None:
+    """Neighbours along either axis, the same place under keys that differ in one bit of either word, rows."""
+    p, shape = 0.7, (256, 300)
+    near = [KEYS[0], *(KEYS[0] ^ np.uint32(flip) for flip in ((1, 0), (0, 1), (2**31, 0), (0, 2**31)))]
+    masks = [mask(adapter, op, key, shape, 1 - p, device) for key in (*near, *KEYS[1:])]
+    for m in masks:
+        for step in (1, 2, 8, 128):
+            assert_share(m[:, :-step] & m[:, step:], p**2)
+            assert_share(m[:-step] & m[step:], p**2)
+    for a, b in (*pairwise(masks), *((masks[0], m) for m in masks[2:])):
+        assert_share(a & b, p**2)
+
+
+@each_op
+@each_framework
+def test_what_is_dropped_is_zero_whatever_it_was(adapter: ModuleType, op: str, device: str) -> None:
+    x = np.tile([1.0, np.nan, np.inf, -np.inf], 25)
+    key = adapter.constant(KEYS[0], device)
+    for rate in (0.5, 1.0):
+        y = adapter.to_numpy(adapter.public(op)(adapter.array(x, "float32", device), rate, key))
+        kept = mask(adapter, op, KEYS[0], x.shape, rate, device)
+        np.testing.assert_array_equal(y, np.where(kept, x * 2, 0))
+
+
+BAD: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "rate above 1": (1.5, KEYS[0], ValueError, "rate: expected a number <= 1, got 1.5"),
+    "rate below 0": (-0.5, KEYS[0], ValueError, "rate: expected a number >= 0, got -0.5"),
+    "rate not a number": (float("nan"), KEYS[0], ValueError, "rate: expected a number >= 0, got nan"),
+    "rate of words": ("half", KEYS[0], TypeError, "rate: expected a Python number, got str"),
+    "key of other words": (0.5, KEYS[0].astype(np.int32), TypeError, r"key: expected two uint32.*, got int32\[2\]"),
+    "key of three words": (0.5, np.zeros(3, np.uint32), TypeError, r"key: expected two uint32.*, got uint32\[3\]"),
+    "key of a number": (0.5, 7, TypeError, "key: expected two uint32.*, got int"),
+}
+
+
+@each_op
+@each_framework
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_arguments_are_named(adapter: ModuleType, op: str, bad: str, device: str) -> None:
+    rate, key, kind, message = BAD[bad]
+    given = adapter.constant(key, device) if isinstance(key, np.ndarray) else key
+    with pytest.raises(kind, match=f"^{message}$"):
+        adapter.public(op)(adapter.array(np.ones(3), "float32", device), rate, given)
