@@ -25,6 +25,7 @@ class Case:
     adapter: ModuleType
     device: str
     first: bool  # of the op's samples: for tests that need one ordinary call, or are slow
+    novel: bool  # no earlier sample has its structure: for transformations, which see no values
 
     def __str__(self) -> str:
         return f"{self.source.op.name}-{self.sample}-{DTYPES[self.dtype]}-{self.adapter.NAME}:{self.device}"
@@ -86,12 +87,24 @@ def cases(names: Iterable[str], device: str) -> list[Case]:
 @cache
 def _cases(name: str, device: str) -> tuple[Case, ...]:
     adapter = frameworks.load(name)
-    return tuple(
-        Case(call, sample, dtype, adapter, device, first=i == 0)
-        for op in OPS
-        for i, (sample, call) in enumerate(_samples(op.name).items())
-        for dtype in DTYPES
-    )
+    found = []
+    for op in OPS:
+        seen: set[Any] = set()
+        for sample, call in _samples(op.name).items():
+            kind = structure(call)
+            found += [
+                Case(call, sample, dtype, adapter, device, first=not seen, novel=kind not in seen) for dtype in DTYPES
+            ]
+            seen.add(kind)
+    return tuple(found)
+
+
+def structure(call: Call) -> Any:
+    """What of a call an abstract transformation can see: which arrays there are, which of their axes are empty or of
+    size 1, and the static arguments, but for numbers between 0 and 1 such as an epsilon.
+    """
+    axes = tuple((name, tuple(min(n, 2) for n in a.shape)) for name, a in (call.arrays | call.constants).items())
+    return axes, tuple((name, a) for name, a in call.static.items() if not (isinstance(a, float) and 0 < a < 1))
 
 
 _samples = cache(samples)  # one call shared by the frameworks: their cases are twins

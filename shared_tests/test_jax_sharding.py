@@ -86,7 +86,7 @@ def on_each_device(fn: Callable[..., Any], flags: Flags) -> Callable[..., Any]:
     return local
 
 
-@only(dtype="float64", device="cpu")
+@only(dtype="float64", device="cpu", novel=True)
 def test_shard_map(jax_case: Case, mesh: Mesh) -> None:
     """With default settings, the gradient taken outside of the `shard_map`, and inside."""
     f = jax_case.call.ours(jax_case.adapter)
@@ -121,7 +121,7 @@ def test_shard_map(jax_case: Case, mesh: Mesh) -> None:
         assert_close((ys, outside, within), (shares * truth, gradients, gradients))
 
 
-@only(dtype="float64", device="cpu")
+@only(dtype="float64", device="cpu", novel=True)
 def test_vmap_over_parts(jax_case: Case, mesh: Mesh) -> None:
     """Jit of a vmap whose mapped axis is sharded."""
     f = jax_case.call.ours(jax_case.adapter)
