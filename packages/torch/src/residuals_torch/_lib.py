@@ -136,14 +136,13 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
 def pack_bits(a: Tensor) -> Tensor:
     """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
 
-    With products of Python scalars, since a DTensor's shifts give wrong values.
+    By products with Python scalars, since a DTensor's shifts give wrong values.
     """
     bits = a.reshape(a.shape or (1,)).to(torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
-    packed = bits[..., 0::8]
-    for i in range(1, 8):
-        packed = packed + bits[..., i::8] * 2**i
-    return packed
+    for i in (1, 2, 4):  # neighbours become one: pairs of 2 bits, then of 4, then a byte
+        bits = torch.add(bits[..., 0::2], bits[..., 1::2], alpha=2**i)
+    return bits
 
 
 def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:

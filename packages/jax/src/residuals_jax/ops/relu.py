@@ -18,14 +18,13 @@ RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(x: Array) -> tuple[Array, Residuals]:
-    # Not `jnp.where`, which forgets on which mesh axes an empty array varies; not a maximum, whose derivative at
-    # 0 is another.
-    y = jax.lax.select(x <= 0, jnp.zeros_like(x), x)
+    y = jnp.maximum(x, 0)  # keeps a NaN
     return y, Residuals(y)
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
     (y,) = residuals
+    # Not `jnp.where`, which forgets on which mesh axes an empty array varies.
     return (match(jax.lax.select(y <= 0, jnp.zeros_like(g), g), y),)
 
 

@@ -18,13 +18,12 @@ RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(x: Array) -> tuple[Array, Residuals]:
-    dead = x <= 0
-    # Not `jnp.where`, which forgets on which mesh axes an empty array varies.
-    return jax.lax.select(dead, jnp.zeros_like(x), x), Residuals(pack_bits(~dead))
+    return jnp.maximum(x, 0), Residuals(pack_bits(~(x <= 0)))  # a NaN stays, and counts as alive
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
     (mask,) = residuals
+    # Not `jnp.where`, which forgets on which mesh axes an empty array varies.
     return (jax.lax.select(unpack_bits(mask, g.shape), g, jnp.zeros_like(g)),)
 
 

@@ -45,7 +45,7 @@ def fwd(x: Tensor, approximate: str) -> tuple[Tensor, Residuals]:
 def bwd(approximate: str, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     x = wide(residuals.x)
     phi = cdf(x, approximate)
-    return (match(wide(g) * (phi + x * slope(x, phi, approximate)), residuals.x),)
+    return (match(wide(g) * torch.addcmul(phi, x, slope(x, phi, approximate)), residuals.x),)
 
 
 class GELU(torch.autograd.Function):

@@ -16,7 +16,7 @@ RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
-    y = torch.where(x <= 0, 0, x)  # not a maximum, whose derivative at 0 is another
+    y = torch.clamp_min(x, 0)  # keeps a NaN, and is many times as fast as a `where`
     return y, Residuals(y)
 
 

@@ -16,8 +16,7 @@ RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
-    dead = x <= 0
-    return torch.where(dead, 0, x), Residuals(pack_bits(~dead))
+    return torch.clamp_min(x, 0), Residuals(pack_bits(~(x <= 0)))  # a NaN stays, and counts as alive
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:

@@ -22,7 +22,7 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     y = wide(residuals.y)
-    return (match(wide(g) * (y * (1 - y)), residuals.y),)
+    return (match(wide(g) * torch.addcmul(y, y, y, value=-1), residuals.y),)
 
 
 class Sigmoid(torch.autograd.Function):

@@ -20,9 +20,10 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
-    x = wide(residuals.x)
+    x, g = wide(residuals.x), wide(g)
     s = torch.sigmoid(x)
-    return (match(wide(g) * (s * (1 + x * (1 - s))), residuals.x),)
+    # g·(σ + x·σ·(1 − σ)) lies between g·x·σ and g, at σ of the way: one pass, and right at either end.
+    return (match(torch.lerp(g * (x * s), g, s.to(g.dtype)), residuals.x),)
 
 
 class SiLU(torch.autograd.Function):
