@@ -24,10 +24,10 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{name}: expected a number >= 0, got {value}")
-    if value > most:
-        raise ValueError(f"{name}: expected a number <= {most}, got {value}")
+    if not 0 <= value <= most:
+        raise ValueError(
+            f"{name}: expected a number {'>= 0' if most == math.inf else f'from 0 to {most}'}, got {value}"
+        )
     return float(value)
 
 

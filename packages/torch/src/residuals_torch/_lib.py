@@ -41,10 +41,10 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{name}: expected a number >= 0, got {value}")
-    if value > most:
-        raise ValueError(f"{name}: expected a number <= {most}, got {value}")
+    if not 0 <= value <= most:
+        raise ValueError(
+            f"{name}: expected a number {'>= 0' if most == math.inf else f'from 0 to {most}'}, got {value}"
+        )
     return float(value)
 
 
@@ -119,11 +119,10 @@ def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
     if key is None:
         return torch.rand_like(like, dtype=torch.float32) < 1 - rate
     mask = _uniform(key, like.shape, like.device) < 1 - rate
-    if not hasattr(like, "device_mesh"):
-        return mask
-    # A DTensor wants DTensors beside it: every process draws the whole mask and takes its part.
-    whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)
-    return whole & torch.ones_like(like, dtype=torch.bool)
+    if hasattr(like, "device_mesh"):  # a DTensor: every process draws the whole mask and takes its part
+        whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)
+        return whole & torch.ones_like(like, dtype=torch.bool)
+    return mask
 
 
 def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:

@@ -46,7 +46,7 @@ class Dropout(torch.autograd.Function):
         return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
 
 
-def dropout(x: Tensor, rate: float, key: Tensor | None) -> Tensor:
+def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     Args:
