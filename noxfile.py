@@ -56,9 +56,11 @@ def compare(session: nox.Session) -> None:
     [nox.param("jax", None, id="jax"), nox.param("torch", None, id="torch"), *JAX_ON_NEWER],
 )
 def tests(session: nox.Session, framework: str) -> None:
-    """Run the shared tests with only one framework installed."""
+    """Run the shared tests with only one framework installed; on a newer Python, on the first sample of each op."""
     install(session, framework, extra=TESTING)
-    pytest(session)
+    pytest(
+        session, *(["--quick"] if session.python else [])
+    )  # all samples once, and another JAX on the first of each op
 
 
 @nox.session

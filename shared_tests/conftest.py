@@ -20,6 +20,7 @@ NEEDS = {"test_jax": {"jax"}, "test_torch": {"torch"}, "test_parity": {"jax", "t
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "gpu"), default="cpu", help="where the ops run (default: cpu)")
+    parser.addoption("--quick", action="store_true", help="only the first sample of each op")
 
 
 def pytest_ignore_collect(collection_path: Any) -> bool | None:
@@ -34,7 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             device = metafunc.config.getoption("device")
             here = [name for name in names if name in frameworks.installed() and _has(name, device)]
             wanted = getattr(metafunc.function, "only", lambda case: True)
-            found = [case for case in cases(here, device) if wanted(case)]
+            quick = metafunc.config.getoption("quick")
+            found = [case for case in cases(here, device) if wanted(case) and (case.first or not quick)]
             if fixture == "pair":
                 found = [(case, twin) for case in found for twin in found if case.is_before(twin)]
             metafunc.parametrize(fixture, found, ids=_id, indirect=True)
@@ -45,6 +47,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     absent = [frameworks.TITLES[name] for name in frameworks.NAMES if name not in frameworks.installed()]
     if absent:
         terminalreporter.write_line(f"not installed, cases not collected: {', '.join(absent)}")
+    if config.getoption("quick"):
+        terminalreporter.write_line("only the first sample of each op; run all of them without --quick")
     device = config.getoption("device")
     if device == "cpu":
         terminalreporter.write_line("cases on the CPU only; on a machine with a GPU run also with --device gpu")
