@@ -96,11 +96,13 @@ class Call:
 
     def saved(self, adapter: ModuleType) -> Callable[..., Any]:
         """The `Residuals` of the op."""
-        return self.bind(adapter, lambda *given: self._fwd(adapter, given)[1])
+        fwd = self._fwd(adapter)
+        return self.bind(adapter, lambda *given: fwd(*given)[1])
 
     def plain(self, adapter: ModuleType) -> Callable[..., Any]:
         """The same maths without the op's rule: `fwd`, for the framework to differentiate."""
-        return self.bind(adapter, lambda *given: _first(self._fwd(adapter, given)[0]))
+        fwd = self._fwd(adapter)
+        return self.bind(adapter, lambda *given: _first(fwd(*given)[0]))
 
     def checkpointed(self, adapter: ModuleType) -> Callable[..., Any]:
         """Plain maths of which nothing is saved but the inputs."""
@@ -122,8 +124,9 @@ class Call:
         gradients = module.bwd(*self.static.values(), fields, g)  # None for each constant too, in JAX
         return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
-    def _fwd(self, adapter: ModuleType, given: tuple[Any, ...]) -> Any:
-        return adapter.op(self.op.name).fwd(*self._all(self._named(given)), *self.static.values())
+    def _fwd(self, adapter: ModuleType) -> Callable[..., Any]:
+        fwd = adapter.op(self.op.name).fwd  # found beforehand: a compiler cannot follow an import
+        return lambda *given: fwd(*self._all(self._named(given)), *self.static.values())
 
     def _named(self, given: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip((*self.arrays, *self.constants), given, strict=True))
