@@ -29,7 +29,7 @@ class Footprint(NamedTuple):
 def call_of(op: Op) -> Call:
     """The call that footprints are given for: every axis is 8, but the last of the first array, which is 1024.
 
-    `...` is two axes. So what is kept by row, by group or by channel is less than a hundredth of the first array.
+    `...` is two axes. So an array of one number a row, a group or a channel is at most a 64th of the first.
     """
     letters = next(iter(op.arrays.values())).split()
     axes: Axes = {letter: (8, 8) if letter == "..." else (8,) for letter in letters}
@@ -53,8 +53,8 @@ def chain_trace(call: Call, adapter: ModuleType, fn: Callable[..., Any], dtype: 
 
 
 def chained(call: Call, fn: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, np.ndarray]]:
-    """A function of arrays, and these by name: each activation is made of `x` by a linear layer of its own, the op
-    follows, then another linear layer. An op that returns a scalar ends the chain.
+    """A function of arrays, and these by name: each activation is made by a linear layer of its own from one input, the
+    op follows, then another linear layer. An op that returns a scalar ends the chain.
 
     Activations are the arrays that have the axes of the first; the others are parameters, and stay.
     """
