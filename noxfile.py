@@ -67,7 +67,9 @@ def tests(session: nox.Session, framework: str) -> None:
 def parity(session: nox.Session) -> None:
     """Run the tests that need both frameworks: JAX against PyTorch, the comparison, the documentation."""
     install(session, "jax", "torch", extra=TESTING)
-    pytest(session, *(f"shared_tests/test_{name}.py" for name in ("parity", "compare", "docs", "house")))
+    pytest(
+        session, *(f"shared_tests/test_{name}.py" for name in ("parity", "parity_pages", "compare", "docs", "house"))
+    )
 
 
 @nox.session

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from command import assert_usage, run
-from residuals_lab import compare_view, frameworks
+from residuals_lab import compare_summary, compare_view, frameworks
 from residuals_lab.ops import BY_NAME
 from residuals_lab.tolerance import error, limit
 
@@ -35,6 +35,25 @@ def test_json_has_all_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
             assert record["recomputed"] == []
             assert record["checkpoint_recomputed"] != []
             assert record["checkpoint_saved_bytes"] < record["saved_bytes"] <= record["autodiff_saved_bytes"]
+            assert record["new_bytes"] == sum(r["bytes"] for r in record["residuals"] if r["kind"] == "new")
+            assert record["new_bytes"] < record["autodiff_new_bytes"] or entry["op"] == "x_sin_x"
+            assert record["new_bytes"] < record["chain_bytes"] <= record["autodiff_chain_bytes"]
+
+
+def test_json_names_the_frameworks_own_op(capsys: pytest.CaptureFixture[str]) -> None:
+    """And has its bytes; where there is none it has neither."""
+    own = {"jax": ("jnp.tanh", None), "torch": ("torch.tanh", None)}
+    document = json.loads(run(capsys, "tanh", "scaled", "--json")[1])
+    for i, entry in enumerate(document["ops"]):
+        assert entry["first_array_bytes"] == 4 * 4096
+        for name, record in entry["frameworks"].items():
+            assert record["own"] == own[name][i]
+            found = {f"own_{what}_bytes" for what in ("saved", "new", "chain")} & set(record)
+            assert len(found) == (0 if record["own"] is None else 3)
+            assert (record["saved_bytes"], record["new_bytes"], record["chain_bytes"]) == {
+                "tanh": (4 * 4096, 0, 0),  # it saves y, which the next layer holds
+                "scaled": (4 * 4096 + 4 * 64, 0, 4 * 4096),  # and this x, which nobody else does
+            }[entry["op"]]
 
 
 @pytest.mark.parametrize("framework", INSTALLED)
@@ -49,6 +68,8 @@ def test_the_seed_problem(framework: str, capsys: pytest.CaptureFixture[str]) ->
     assert record["saved_bytes"] == 8000
     assert record["autodiff_saved_bytes"] == {"jax": 12000, "torch": 8000}[framework]
     assert record["checkpoint_saved_bytes"] == 4000
+    assert (record["new_bytes"], record["chain_bytes"]) == (4000, 8000)
+    assert record["autodiff_chain_bytes"] == record["autodiff_saved_bytes"]
     assert (record["recomputed"], record["checkpoint_recomputed"]) == ([], ["sin"])
 
 
@@ -61,6 +82,48 @@ def test_the_table_says_what_the_json_says(capsys: pytest.CaptureFixture[str]) -
         assert words in out
     assert "1 op, all as they should be" in out
     assert "\x1b" not in out, "no colours in a pipe"
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_the_table_has_the_frameworks_own_op(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "rms_norm", "--framework", framework)
+    table = [" ".join(line.split()) for line in out.splitlines()]
+    own = {"jax": "–", "torch": "F.rms_norm"}[framework]
+    assert f"framework's own op {own}" in table
+    assert sum("framework's own" in row for row in table) == {"jax": 1, "torch": 4}[framework]
+    assert "new bytes this rule 256 B 0.0625 B an element" in table
+    assert "added to linear→op→linear this rule 16.25 KiB 4.06 B an element" in table
+
+
+def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each op and framework, in 120 columns; what this rule holds, what of it is new, what it adds."""
+    expected = {
+        "x_sin_x": ["2.0", "1.0", "2.0"],
+        "tanh": ["1.0", "0", "0"],
+        "silu": ["1.0", "0", "1.0"],
+        "relu_bits": [".03", ".03", ".03"],
+    }
+    code, out, _ = run(capsys, *expected)
+    lines = out.splitlines()
+    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "held"]) + 1 :])
+    for op, numbers in expected.items():
+        for label in ([op, frameworks.TITLES[INSTALLED[0]]], *([frameworks.TITLES[name]] for name in INSTALLED[1:])):
+            row = next(table).split()
+            assert row[: len(label)] == label
+            assert row[len(label) + 1 :][:9:3] == numbers
+            assert (row[-1] == "agrees") == (op in label)
+    assert max(map(len, lines)) <= 120
+    assert (code, lines[-1].partition("One in")[2]) == (0, " detail: residuals compare x_sin_x")
+
+
+def test_many_ops_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last column gives way, for the verdict says the same."""
+    _, out, _ = run(capsys, "x_sin_x", "scaled", "dropout_remat", "rms_norm", "--json")
+    for width in (80, 120):
+        compare_summary.show(json.loads(out), Console(width=width, highlight=False))
+        lines = capsys.readouterr().out.splitlines()
+        assert not any("…" in line for line in lines)
+        assert ("exchange" in " ".join(lines[:8])) == (width == 120)
 
 
 def test_a_narrow_terminal_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:

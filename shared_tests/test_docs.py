@@ -54,7 +54,7 @@ def test_blocks_name_their_frameworks(path: Path) -> None:
         assert set(block.frameworks) <= set(frameworks.NAMES), block.place
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, *sorted(DOCS.glob("ops/*.md"))], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
         assert "://" in target or (path.parent / target).exists(), target

@@ -19,12 +19,14 @@ FILES = {name: sorted(path.rglob("*.py")) for name, path in SOURCES.items()}
 ALLOWED = {"numpy": {"numpy"}, "jax": {"jax"}, "torch": {"torch"}, "lab": {"numpy", "rich", "residuals_numpy"}}
 # Inside the lab: what a module may import of the lab. A module that is not here may import nothing of it but errors.
 ARROWS = {
-    "cli": {"compare", "compare_view", "measure", "frameworks", "inputs", "learn", "ops", "show"},
+    "cli": {"compare", "compare_summary", "compare_view", "measure", "frameworks", "inputs", "learn", "ops", "show"},
     "__main__": {"cli"},
     "compare": {"call", "measure", "ops", "verdict"},
-    "measure": {"call", "tolerance"},
+    "measure": {"call", "footprint", "tolerance"},
+    "footprint": {"call", "ops", "trace"},
     "verdict": {"call", "measure", "tolerance"},
     "compare_view": {"frameworks", "show"},
+    "compare_summary": {"compare_view", "frameworks"},
     "call": {"ops", "trace"},
     "grading": {"call", "ops", "tolerance", "trace"},
     "learn": {"frameworks", "grading", "show"},

@@ -14,6 +14,7 @@ from residuals_lab.errors import MissingFramework, UsageError
 
 FRAMEWORKS = ("jax", "torch")
 DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+IN_DETAIL = 3  # ops, for each of which a whole table is not too much
 EXIT_CODES = "exit codes: 0 fine; 1 a check failed; 2 wrong usage or input; 3 a framework is missing"
 
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help="ops in NumPy, JAX and PyTorch side by side: errors, residuals, bytes, the exchange",
         description="Compare ops, or your own function beside an op, in every installed framework: errors against the "
         "float64 truth, residuals by name, bytes really held, what the backward computes again, and the exchange of "
-        "residuals between frameworks. With no OP, all of them.",
+        "residuals between frameworks. Up to three ops in detail; with more, or no OP, one line an op and framework.",
         epilog=EXIT_CODES,
     )
     compare.add_argument(
@@ -140,9 +141,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_finite(document), indent=2, allow_nan=False))
     else:
-        from residuals_lab import compare_view
+        from residuals_lab import compare_summary, compare_view
 
-        compare_view.show(document, show.console())
+        view = compare_view if len(ops) <= IN_DETAIL else compare_summary
+        view.show(document, show.console())
     return 1 if document["failures"] else 0
 
 

@@ -1,6 +1,6 @@
 """Ops, or anyone's function beside one, in every framework: errors, residuals, bytes held, recomputation, the exchange.
 
-All of it goes into one document, which `--json` prints as it is and `compare_view` lays out as tables.
+All of it goes into one document, which `--json` prints as it is, and `compare_view` or `compare_summary` as tables.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +89,7 @@ def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target:
     entry: Record = {
         "op": call.op.name,
         "shapes": {name: list(a.shape) for name, a in call.arrays.items()},
+        "first_array_bytes": _first_array_bytes(call, adapters[0], options),
         "frameworks": {a.NAME: _record(call, a, options, results[a.NAME], truths[a.NAME]) for a in adapters},
         "difference": _difference(results),
         "exchange": measure.exchange(call, adapters, options),
@@ -101,18 +102,32 @@ def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target:
 
 
 def _record(call: Call, adapter: ModuleType, options: Options, result: measure.Result, truth: measure.Result) -> Record:
-    """The facts about our op in one framework, beside plain autodiff of the same maths and checkpointing."""
+    """The facts about our op in one framework, beside plain autodiff of the same maths, the framework's own op where it
+    has one, and checkpointing.
+    """
     autodiff = measure.errors(measure.result(call, Call.plain, adapter, options), truth)
     autodiff |= measure.held(call, Call.plain, adapter, options)
     floor = measure.held(call, Call.checkpointed, adapter, options)
-    del autodiff["residuals"], floor["residuals"]
+    name, _ = adapter.OWN.get(call.op.name, (None, None))
+    own = measure.held(call, Call.own, adapter, options) if name else {}
+    for beside in (autodiff, floor, own):
+        beside.pop("residuals", None)
     return {
         "version": adapter.TITLE,
         **measure.errors(result, truth),
         **measure.held(call, Call.ours, adapter, options),
         **{f"autodiff_{key}": fact for key, fact in autodiff.items()},
+        "own": name,
+        **{f"own_{key}": fact for key, fact in own.items()},
         **{f"checkpoint_{key}": fact for key, fact in floor.items()},
     }
+
+
+def _first_array_bytes(call: Call, adapter: ModuleType, options: Options) -> int:
+    """Of the dtype in which bytes are measured: the unit to see them in."""
+    dtype = options.dtypes[-1]
+    with adapter.precision(dtype):
+        return int(measure.arrays(call, adapter, dtype, options)[0][0].nbytes)
 
 
 def _difference(results: dict[str, measure.Result]) -> Record | None:

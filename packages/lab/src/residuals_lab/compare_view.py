@@ -1,4 +1,4 @@
-"""The document of `compare` as tables, one an op."""
+"""The document of `compare` in detail: a table an op."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ Row = tuple[str, str, list[str]]
 
 
 def show(document: Record, console: Console) -> None:
-    """Print every op's table, and then what it comes to."""
+    """Print every op's table, and the verdict."""
     for entry in document["ops"]:
         console.print(_title(entry, document))
         heads, rows = _rows(entry, document)
@@ -30,10 +30,15 @@ def show(document: Record, console: Console) -> None:
         for line in _between(entry, document):
             console.print(line)
         console.print()
+    show_verdict(document, console, "Next: residuals learn extra_residual")
+
+
+def show_verdict(document: Record, console: Console, following: str) -> None:
+    """Print what it comes to: what failed, or that all is well, and how to go on."""
     for failure in document["failures"]:
         console.print(Text.assemble(("FAILED", "red"), f" {failure}"))
     if not document["failures"]:
-        console.print(_verdict(document))
+        console.print(f"{_verdict(document)} {following}")
 
 
 def _title(entry: Record, document: Record) -> Text:
@@ -71,12 +76,18 @@ def _rows(entry: Record, document: Record) -> tuple[list[str], list[Row]]:
     rows += [(f"residuals, {last}", name, [_residual(found.get(name)) for found in residuals]) for name in names]
 
     elements = math.prod(next(iter(entry["shapes"].values())))
-    rules = {"": "this rule", "autodiff_": "plain autodiff", "checkpoint_": "checkpoint, the floor"}
-    rows += [
-        ("bytes held", rule, [_held(r.get(f"{k}saved_bytes"), elements) for r in records]) for k, rule in rules.items()
-    ]
-    rules["checkpoint_"] = "checkpoint"
-    rows += [("backward repeats", rule, [_repeats(r, k) for r in records]) for k, rule in rules.items()]
+    rules, own = {"": "this rule", "autodiff_": "plain autodiff"}, {"own_": "framework's own"}
+    rows.append(("framework's own", "op", [r.get("own") or "–" for r in records]))
+    for group, key, shown in (
+        ("bytes held", "saved_bytes", rules | own | {"checkpoint_": "checkpoint, the floor"}),
+        ("new bytes", "new_bytes", rules | own),
+        ("added to linear→op→linear", "chain_bytes", rules | own),
+    ):
+        for k, rule in shown.items():
+            if any(k + key in r for r in records):
+                rows.append((group, rule, [_bytes(r.get(k + key), elements) for r in records]))
+    rules |= {"checkpoint_": "checkpoint"}
+    rows += [("backward repeats", rule, [repeats(r, k) for r in records]) for k, rule in rules.items()]
 
     for source in ("numpy", *entry["frameworks"]):
         cells = [_error(entry["exchange"][f"{source}->{name}"]) for name in entry["frameworks"]]
@@ -99,10 +110,7 @@ def _between(entry: Record, document: Record) -> list[str]:
 def _verdict(document: Record) -> str:
     ops = len(document["ops"])
     pairs = sum(len(entry["exchange"]) for entry in document["ops"])
-    return (
-        f"{ops} {'op' if ops == 1 else 'ops'}, all as they should be; {pairs} exchanges of residuals, all agree. "
-        "Next: residuals learn extra_residual"
-    )
+    return f"{ops} {'op' if ops == 1 else 'ops'}, all as they should be; {pairs} exchanges of residuals, all agree."
 
 
 def _error(value: float | None) -> str:
@@ -115,11 +123,14 @@ def _residual(residual: Record | None) -> str:
     return f"{size(residual['bytes'])}  {residual['dtype']}{_shape(residual['shape'])}  {residual['kind']}"
 
 
-def _held(nbytes: int | None, elements: int) -> str:
-    return "–" if nbytes is None else f"{size(nbytes)}  {nbytes / max(elements, 1):.3g} B an element"
+def _bytes(nbytes: int | None, elements: int) -> str:
+    if not nbytes:
+        return "–" if nbytes is None else "0 B"
+    return f"{size(nbytes)}  {nbytes / max(elements, 1):.3g} B an element"
 
 
-def _repeats(record: Record, key: str) -> str:
+def repeats(record: Record, key: str = "") -> str:
+    """What the backward computes again."""
     if f"{key}recomputed" not in record:
         return "–"
     found = ", ".join(record[f"{key}recomputed"]) or "nothing"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from residuals_lab import footprint
 from residuals_lab.call import Call, round_to
 from residuals_lab.tolerance import error
 
@@ -97,7 +98,9 @@ def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
 
 
 def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Record:
-    """What a function keeps: by name from a trace, in total from what the framework really holds."""
+    """What a function keeps: by name from a trace, in total from what the framework really holds; how much of
+    it is new, and how much the function adds to linear → op → linear.
+    """
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = arrays(call, adapter, dtype, options)
@@ -116,6 +119,8 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
                 for r in trace.crossing
             ],
             "saved_bytes": call.held_bytes(adapter, fn, args),
+            "new_bytes": trace.new_bytes,
+            "chain_bytes": footprint.chain_trace(call, adapter, fn, dtype).new_bytes,
             "computed": trace.computed(),
             "recomputed": trace.recomputed(),
             "not_looked_into": trace.opaque(),

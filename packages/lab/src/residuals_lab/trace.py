@@ -12,6 +12,7 @@ from typing import Literal
 
 Phase = Literal["forward", "backward", "naming"]
 Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
+ALIVE = frozenset({"input", "parameter", "output", "view"})  # somebody else keeps it, or the array that it views
 
 # The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
 # counts as costly: an operation that nobody thought of has to be seen, not passed over.
@@ -81,6 +82,12 @@ class Trace:
         """Bytes held between forward and backward, each storage once."""
         return sum({r.storage: r.nbytes for r in self.crossing}.values())
 
+    @property
+    def new_bytes(self) -> int:
+        """Bytes held beyond arrays that are alive anyway, each storage once."""
+        alive = {r.storage for r in self.crossing if r.kind in ALIVE}
+        return sum({r.storage: r.nbytes for r in self.crossing if r.storage not in alive}.values())
+
     def computed(self) -> list[str]:
         """The costly operations of the forward, by name, each once."""
         return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost not in CHEAP})
@@ -133,7 +140,7 @@ class Recorder:
         self,
         held: Iterable[tuple[int, Hashable, int, bool]],
         inputs: dict[int, Hashable],
-        outputs: Iterable[int],
+        outputs: dict[int, Hashable],
         names: dict[int, str],
     ) -> Trace:
         """The finished trace.
@@ -141,12 +148,12 @@ class Recorder:
         Args:
             held: number, storage, bytes and whether it is hidden, for each array held for the backward.
             inputs: the inputs' numbers and storages.
-            outputs: the outputs' numbers.
+            outputs: the outputs' numbers and storages.
             names: what to call a value; one that is not here is called after the operation that makes it.
         """
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         makers = {n: step.op for step in reversed(self.steps) for n in step.outs}
-        storages, outputs = set(inputs.values()), set(outputs)
+        storages = {*inputs.values(), *outputs.values()}
         crossing: dict[tuple[int, Hashable], Residual] = {}
         for number, storage, nbytes, hidden in held:
             kind: Kind = "new"

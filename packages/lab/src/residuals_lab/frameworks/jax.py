@@ -54,6 +54,23 @@ _BODIES = {
 # Operations that pass their operands on as they are: names and barriers for the compiler.
 _IDENTITIES = {"name", "optimization_barrier"}
 
+# The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
+OWN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "relu": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
+    "relu_bits": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
+    "sigmoid": ("jax.nn.sigmoid", lambda x: jax.nn.sigmoid(x)),
+    "tanh": ("jnp.tanh", lambda x: jnp.tanh(x)),
+    "silu": ("jax.nn.silu", lambda x: jax.nn.silu(x)),
+    "gelu": ("jax.nn.gelu", lambda x, approximate: jax.nn.gelu(x, approximate=approximate == "tanh")),
+    "swiglu": ("jax.nn.silu(gate)*up", lambda gate, up: jax.nn.silu(gate) * up),
+    "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
+    "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
+    "layer_norm": (
+        "jax.nn.standardize(x)*weight+bias",
+        lambda x, weight=1.0, bias=0.0, *, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
+    ),
+}
+
 
 def op(name: str) -> ModuleType:
     """The op's module, with `Residuals`, `RECOMPUTES`, `fwd` and `bwd`."""
@@ -189,7 +206,7 @@ def trace(
     return recorder.trace(
         [(a.number, a.storage, a.nbytes, hidden) for a, hidden in held],
         {a.number: a.storage for a in inputs},
-        [a.number for a in outputs],
+        {a.number: a.storage for a in outputs},
         labels,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -45,6 +46,35 @@ _OPS = {
     "threefry_uniform": "random",
 }
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
+
+OWN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "relu": ("F.relu", lambda x: F.relu(x)),
+    "relu_bits": ("F.relu", lambda x: F.relu(x)),
+    "sigmoid": ("torch.sigmoid", lambda x: torch.sigmoid(x)),
+    "tanh": ("torch.tanh", lambda x: torch.tanh(x)),
+    "silu": ("F.silu", lambda x: F.silu(x)),
+    "gelu": ("F.gelu", lambda x, approximate: F.gelu(x, approximate=approximate)),
+    "swiglu": ("F.silu(gate)*up", lambda gate, up: F.silu(gate) * up),
+    "geglu": ("F.gelu(gate)*up", lambda gate, up: F.gelu(gate) * up),
+    "softmax": ("torch.softmax", lambda x, axis: torch.softmax(x, axis)),
+    "dropout": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),  # draws a mask of its own
+    "dropout_remat": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),
+    "layer_norm": (
+        "F.layer_norm",
+        lambda x, weight=None, bias=None, *, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+    ),
+    "rms_norm": ("F.rms_norm", lambda x, weight=None, *, eps: F.rms_norm(x, x.shape[-1:], weight, eps)),
+    "group_norm": (
+        "F.group_norm",
+        lambda x, weight=None, bias=None, *, num_groups, eps: F.group_norm(x, num_groups, weight, bias, eps),
+    ),
+    "batch_norm": (  # writes into the running statistics that it is given
+        "F.batch_norm",
+        lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
+            x, running_mean, running_var, weight, bias, training, momentum, eps
+        ),
+    ),
+}
 
 
 def op(name: str) -> ModuleType:
@@ -136,7 +166,7 @@ def trace(
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out = fn(*args)
         outs = [y for y in tree_leaves(out) if isinstance(y, Tensor) and y.requires_grad]
-        outputs = [recording.number(y) for y in outs]
+        outputs: dict[int, Hashable] = {recording.number(y): _storage(y) for y in outs}
         cotangents = [torch.ones_like(y) for y in outs]
         recorder.phase, recording.known_to_backward = "backward", {_storage(g) for g in cotangents}
         for t in _hung_on_graph(outs):
