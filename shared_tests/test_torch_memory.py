@@ -37,7 +37,7 @@ def saved(fn: Any, args: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 class Allocations(TorchDispatchMode):
-    """Weak references to the memory of everything that operations make."""
+    """Weak references to the memory of everything that operations make; another tensor of old memory is not made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,11 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.made += [StorageWeakRef(t.untyped_storage()) for t in tree_leaves(out) if isinstance(t, Tensor)]
+        old, new = (
+            {StorageWeakRef(t.untyped_storage()) for t in tree_leaves(found) if isinstance(t, Tensor)}
+            for found in ((args, kwargs), out)
+        )
+        self.made += new - old
         return out
 
     def alive(self, *besides: Tensor) -> int:

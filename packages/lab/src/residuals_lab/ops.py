@@ -61,6 +61,14 @@ def _key(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
     return rng.integers(2**32, size=2, dtype="uint32")
 
 
+def _channel_mean(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
+    return rng.standard_normal(axes["c"])
+
+
+def _channel_var(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
+    return 0.5 + rng.random(axes["c"])
+
+
 OPS = (
     Op("x_sin_x", {"x": "n"}),
     Op("scaled", {"x": "... d", "scale": "d"}),
@@ -77,6 +85,12 @@ OPS = (
     Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": _key}),
     Op("layer_norm", {"x": "... d", "weight": "d", "bias": "d"}, {"eps": 1e-5}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
+    Op(
+        "batch_norm",
+        {"x": "b c ...", "weight": "c", "bias": "c"},
+        {"training": True, "momentum": 0.1, "eps": 1e-5},
+        {"running_mean": _channel_mean, "running_var": _channel_var},
+    ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
 )
 BY_NAME = {op.name: op for op in OPS}

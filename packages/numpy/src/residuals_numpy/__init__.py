@@ -1,6 +1,7 @@
 """The analytic truth, in float64: one module an op, each with `forward`, `vjp`, `residuals` and `samples`."""
 
 from residuals_numpy.ops import (
+    batch_norm,
     dropout,
     dropout_remat,
     geglu,
@@ -21,6 +22,7 @@ from residuals_numpy.ops import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "batch_norm",
     "dropout",
     "dropout_remat",
     "geglu",

@@ -51,8 +51,8 @@ _BODIES = {
     "remat2": "jaxpr",
     "shard_map": "jaxpr",
 }
-# Operations that pass their operands on as they are: names and barriers for the compiler.
-_IDENTITIES = {"name", "optimization_barrier"}
+# Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
+_IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
 
 # The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
 OWN: dict[str, tuple[str, Callable[..., Any]]] = {

@@ -1,0 +1,242 @@
+"""Batch normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd per channel, rstd = 1/√(var + eps)."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import Like, Wanted, add, floating, likes, match, nonnegative, wanted, wide
+
+
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+    x: Tensor | None  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd; None in evaluation if the weight needs no
+    # gradient
+    weight: Tensor | None  # (c,)  input: scales the cotangent; None also if x is frozen
+    mean: Tensor | None  # (c,)  new, float32 or wider: saved so that the backward reduces no x again; in evaluation the
+    # running mean, an input, and None where x is
+    rstd: Tensor  # (c,)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+
+
+RECOMPUTES: dict[str, str] = {}
+
+Results = tuple[Tensor, Tensor | None, Tensor | None]  # y and the running statistics
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _others(a: Tensor) -> tuple[int, ...]:
+    """All axes but the channels."""
+    return (0, *range(2, a.ndim))
+
+
+def _count(a: Tensor) -> int:
+    """How many numbers a channel has."""
+    return a.shape[0] * math.prod(a.shape[2:])
+
+
+def _lift(a: Tensor, x: Tensor) -> Tensor:
+    """(c,) as (c, 1, ...), beside x."""
+    for _ in range(x.ndim - 2):
+        a = a.unsqueeze(-1)
+    return a
+
+
+def _updated(running: Tensor | None, new: Tensor, momentum: float) -> Tensor | None:
+    return None if running is None else ((1 - momentum) * wide(running) + momentum * new).to(running.dtype)
+
+
+def fwd(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Results, Residuals]:
+    if training:
+        mean = torch.mean(wide(x), dim=_others(x))
+        centred = wide(x) - _lift(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+        var = torch.mean(torch.square(centred), dim=_others(x))
+        n = _count(x)
+        if n > 0:  # an empty batch leaves the statistics as they are
+            running_mean = _updated(running_mean, mean.detach(), momentum)
+            running_var = _updated(running_var, var.detach() * (n / (n - 1)), momentum)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, var = running_mean, wide(running_var)
+        centred = wide(x) - _lift(wide(mean), x)
+    rstd = torch.rsqrt(var + eps)
+    y = centred * _lift(rstd, x)
+    if weight is not None:
+        y = y * _lift(wide(weight), x)
+    if bias is not None:
+        y = y + _lift(wide(bias), x)
+    results = y.to(x.dtype), running_mean, running_var
+    if not training and weight is None:  # evaluation needs x̂ for the gradient of the weight alone
+        return results, Residuals(None, None, None, rstd)
+    return results, Residuals(x, weight, mean, rstd)
+
+
+def bwd(
+    training: bool, momentum: float, eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None
+) -> Gradients:
+    x, weight, mean, rstd = residuals
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_x, like_weight, like_bias = like or (*likes(g, weight), Like(g.shape[1:2], g.dtype))
+    dx = dweight = dbias = None
+    x_hat = None if x is None or mean is None else (wide(x) - _lift(wide(mean), x)) * _lift(rstd, x)
+    if like_x is not None:
+        dx = wide(g) if weight is None else wide(g) * _lift(wide(weight), g)
+        if training and x_hat is not None:
+            dx = dx - x_hat * _lift(torch.mean(dx * x_hat, dim=_others(g)), g)
+            # All of dx is centred, not g alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = dx - _lift(torch.mean(dx, dim=_others(g)), g)
+        dx = match(_lift(rstd, g) * dx, like_x)
+    if like_weight is not None and x_hat is not None:
+        dweight = match(torch.sum(wide(g) * x_hat, dim=_others(g)), like_weight)
+    if like_bias is not None:
+        dbias = match(torch.sum(wide(g), dim=_others(g)), like_bias)
+    return dx, dweight, dbias
+
+
+def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through mean and rstd of n numbers: dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n."""
+    x, _, mean, rstd = residuals
+    assert x is not None
+    assert mean is not None
+    dx = _lift(torch.zeros_like(mean) if g_mean is None else g_mean, x)
+    if g_rstd is not None:
+        dx = dx - _lift(g_rstd * rstd**3, x) * (wide(x) - _lift(mean, x))
+    return match((dx / _count(x)).expand(x.shape), x)
+
+
+class BatchNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+        (y, new_mean, new_var), residuals = fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)
+        # What is an input is no output: autograd would make another tensor of it.
+        new_mean = None if new_mean is running_mean else new_mean
+        new_var = None if new_var is running_var else new_var
+        return y, new_mean, new_var, residuals.mean if training else None, residuals.rstd
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float],
+        output: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor],
+    ) -> None:
+        x, weight, bias, running_mean, _, ctx.training, ctx.momentum, ctx.eps = inputs
+        *_, mean, rstd = output
+        need_x, need_weight, *_ = ctx.needs_input_grad
+        need_x_hat = need_weight or (need_x and ctx.training)
+        saved = Residuals(
+            x if need_x_hat else None,
+            weight if need_x else None,
+            (mean if ctx.training else running_mean) if need_x_hat else None,
+            rstd,
+        )
+        ctx.save_for_backward(*(saved if need_x or need_weight else [None] * 4))
+        ctx.like = likes(x, weight, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, _mean: None, _var: None, g_mean: Tensor | None, g_rstd: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        residuals = Residuals(*ctx.saved_tensors)
+        dx, dweight, dbias = (
+            (None, None, None) if g is None else bwd(ctx.training, ctx.momentum, ctx.eps, residuals, g, wanted(ctx))
+        )
+        # Second order only: they are outputs. In evaluation they depend on constants alone.
+        if ctx.needs_input_grad[0] and ctx.training and not (g_mean is None and g_rstd is None):
+            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+        return dx, dweight, dbias, None, None, None, None, None
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each channel.
+
+    In training, mean and var, the biased one, are those of the batch: over all axes but the channels. In evaluation
+    they are running_mean and running_var. Of a DTensor the batch is the whole, of a process's own tensor that alone.
+
+    Args:
+        x: (b, c, ...) floating, with more than one number a channel in training.
+        weight: (c,) floating, or None for 1.
+        bias: (c,) floating, or None for 0.
+        running_mean: (c,) floating, a constant to the derivative, or None; required in evaluation. It is not
+            overwritten, as `torch.nn.functional.batch_norm` would: copy the result into a buffer.
+        running_var: (c,) floating, the same for the variance.
+        training: whether the batch's own statistics normalize; a Python bool.
+        momentum: the weight of the batch in the running statistics, from 0 to 1; a Python number.
+        eps: added to the variance; a Python number.
+
+    Returns:
+        y: (b, c, ...), of x's dtype; computed in float32 if that is narrower.
+        running_mean, running_var: (c,), of the dtypes that came, without gradient; None where None came. In training
+            (1 − momentum)·old + momentum·new, where the new variance is the unbiased one, over n − 1. In evaluation,
+            and after an empty batch, they are as they came.
+
+    Saves:
+        x: (b, c, ...), an input, no new bytes; not saved if x and weight need no gradient, nor in evaluation if the
+            weight needs none.
+        weight: (c,), an input, no new bytes; not saved if x needs no gradient. The bias is not saved: no gradient
+            depends on it.
+        mean: (c,), new, 4 bytes a channel (8 in float64): without it the backward would reduce x again. In evaluation
+            it is running_mean, an input, no new bytes; not saved where x is not.
+        rstd: (c,), new, 4 bytes a channel (8 in float64): without it the backward would reduce (x − mean)² again.
+
+    Raises:
+        TypeError: an array is not floating, training is not a bool, or momentum or eps is not a number.
+        ValueError: x has fewer than 2 axes, or in training one number a channel; another array is not (c,);
+            running_mean or running_var is missing in evaluation; momentum is not from 0 to 1; or eps is negative.
+
+    Source:
+        Ioffe & Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
+    """
+    x = floating("x", x)
+    if x.ndim < 2:
+        raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
+    if not isinstance(training, bool):
+        raise TypeError(f"training: expected a bool, got {type(training).__name__}")
+    weight = None if weight is None else floating("weight", weight)
+    bias = None if bias is None else floating("bias", bias)
+    running_mean = None if running_mean is None else floating("running_mean", running_mean).detach()
+    running_var = None if running_var is None else floating("running_var", running_var).detach()
+    running = (("running_mean", running_mean), ("running_var", running_var))
+    for name, a in (("weight", weight), ("bias", bias), *running):
+        if a is not None and a.shape != x.shape[1:2]:
+            raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
+        if a is None and not training and name.startswith("running"):
+            raise ValueError(f"{name}: expected a tensor in evaluation, got None")
+    if training and _count(x) == 1:
+        raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
+    momentum, eps = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps)
+    y, new_mean, new_var, _, _ = BatchNorm.apply(x, weight, bias, running_mean, running_var, training, momentum, eps)
+    # Detached, since the rule that vmap makes would forget what `mark_non_differentiable` says.
+    running_mean = running_mean if new_mean is None else new_mean.detach()
+    running_var = running_var if new_var is None else new_var.detach()
+    return y, running_mean, running_var
