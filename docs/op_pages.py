@@ -60,10 +60,10 @@ def main(arguments):
 
 def measure(op):
     """The call that is measured, and rows of framework, rule, and footprint in units of the first array, or None."""
-    call = footprint.call_of(op)
-    unit = 4 * next(iter(call.arrays.values())).size
     rows = []
     for adapter in map(frameworks.load, BOTH):
+        call = footprint.call_of(op, adapter)
+        unit = 4 * next(iter(call.arrays.values())).size
         own = f"its own, `{adapter.OWN[op.name][0]}`" if op.name in adapter.OWN else "its own: none"
         makes = {"this rule": Call.ours, "plain autodiff": Call.plain, own: Call.own, "checkpoint": Call.checkpointed}
         for rule, make in makes.items():

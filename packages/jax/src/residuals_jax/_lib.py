@@ -24,10 +24,9 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+    expected = ">= 0" if most == math.inf else f"from 0 to {most}"
     if not 0 <= value <= most:
-        raise ValueError(
-            f"{name}: expected a number {'>= 0' if most == math.inf else f'from 0 to {most}'}, got {value}"
-        )
+        raise ValueError(f"{name}: expected a number {expected}, got {value}")
     return float(value)
 
 

@@ -26,7 +26,7 @@ class Footprint(NamedTuple):
     chain: int  # that the op adds to linear → op → linear
 
 
-def call_of(op: Op) -> Call:
+def call_of(op: Op, adapter: ModuleType) -> Call:
     """The call that footprints are given for: every axis is 8, but the last of the first array, which is 1024.
 
     `...` is two axes. So an array of one number a row, a group or a channel is at most a 64th of the first.
@@ -34,7 +34,7 @@ def call_of(op: Op) -> Call:
     letters = next(iter(op.arrays.values())).split()
     axes: Axes = {letter: (8, 8) if letter == "..." else (8,) for letter in letters}
     axes[letters[-1]] = (*axes[letters[-1]][:-1], 1024)
-    return Call.of(op, op.draw(np.random.default_rng(0), axes))
+    return Call.of(op, op.draw(np.random.default_rng(0), axes)).rounded(adapter, "float32")
 
 
 def measure(call: Call, adapter: ModuleType, fn: Callable[..., Any], dtype: str = "float32") -> Footprint:

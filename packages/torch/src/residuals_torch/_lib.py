@@ -41,10 +41,9 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+    expected = ">= 0" if most == math.inf else f"from 0 to {most}"
     if not 0 <= value <= most:
-        raise ValueError(
-            f"{name}: expected a number {'>= 0' if most == math.inf else f'from 0 to {most}'}, got {value}"
-        )
+        raise ValueError(f"{name}: expected a number {expected}, got {value}")
     return float(value)
 
 
@@ -133,13 +132,10 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
 
 
 def pack_bits(a: Tensor) -> Tensor:
-    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
-
-    By products with Python scalars, since a DTensor's shifts give wrong values.
-    """
+    """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1."""
     bits = a.reshape(a.shape or (1,)).to(torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
-    for i in (1, 2, 4):  # neighbours become one: pairs of 2 bits, then of 4, then a byte
+    for i in (1, 2, 4):  # neighbours join, to 2 bits, 4, a byte; by products, since a DTensor's shifts are wrong
         bits = torch.add(bits[..., 0::2], bits[..., 1::2], alpha=2**i)
     return bits
 

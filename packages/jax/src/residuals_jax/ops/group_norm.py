@@ -1,5 +1,6 @@
 """Group normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd over a group of channels, rstd = 1/√(var + eps)."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -21,11 +22,18 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def _mean(a: Array, num_groups: int) -> Array:
-    """(b, groups): the mean over each group of channels and all later axes."""
-    b, c, *rest = a.shape
-    groups = a.reshape(b, num_groups, c // num_groups, *rest)  # splits one axis and merges none: a sharding follows
-    return jnp.mean(groups, axis=tuple(range(2, groups.ndim)))
+def _sums(a: Array) -> Array:
+    """(b, c): the sum over all axes after the channels."""
+    return jnp.sum(a, axis=tuple(range(2, a.ndim)))
+
+
+def _group_mean(sums: Array, x: Array, num_groups: int) -> Array:
+    """(b, groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
+    b, c = sums.shape
+    per_group = c // num_groups
+    # The reshape splits one axis and merges none, which a sharding can follow.
+    groups = jnp.sum(sums.reshape(b, num_groups, per_group), axis=-1)
+    return groups / max(per_group * math.prod(x.shape[2:]), 1)  # 0 for an empty group
 
 
 def _spread(a: Array, x: Array) -> Array:
@@ -41,9 +49,9 @@ def _lift(a: Array, ndim: int) -> Array:
 
 
 def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float) -> tuple[Array, Residuals]:
-    mean = _mean(wide(x), num_groups)
+    mean = _group_mean(_sums(wide(x)), x, num_groups)
     centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = jax.lax.rsqrt(_mean(jnp.square(centred), num_groups) + eps)
+    rstd = jax.lax.rsqrt(_group_mean(_sums(jnp.square(centred)), x, num_groups) + eps)
     y = centred * _spread(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x.ndim - 1)
@@ -58,17 +66,14 @@ def bwd(
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
     *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[1:2], x.dtype))
-    x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
-    g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
-    dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
-    # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-    dx = _spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x))
-    others = (0, *range(2, x.ndim))  # all axes but the channels
-    dweight = dbias = None
-    if weight is not None:
-        dweight = match(jnp.sum(wide(g) * x_hat, axis=others), weight)
-    if like_bias is not None:
-        dbias = match(jnp.sum(wide(g), axis=others), like_bias)
+    x_hat, g = (wide(x) - _spread(mean, x)) * _spread(rstd, x), wide(g)
+    g_x_sums = _sums(g * x_hat)  # the weight and the groups need the same
+    scale = jnp.ones(x.shape[1:2], g.dtype) if weight is None else wide(weight)
+    dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
+    # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
+    dx = _spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x))
+    dweight = None if weight is None else match(g_x_sums, weight)
+    dbias = None if like_bias is None else match(_sums(g), like_bias)
     return match(dx, x), dweight, dbias
 
 

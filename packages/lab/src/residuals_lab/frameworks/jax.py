@@ -232,7 +232,10 @@ def _run(recorder: Recorder, jaxpr: core.Jaxpr, consts: Sequence[_Array], ins: S
     env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *ins), strict=True))
 
     def read(atom: Any) -> _Array:
-        return _array(recorder, ("literal", str(atom)), atom.aval) if isinstance(atom, core.Literal) else env[atom]
+        if not isinstance(atom, core.Literal):
+            return env[atom]
+        # The same value wherever it is written, and an array of its own each time that it is held.
+        return _array(recorder, ("literal", str(atom)), atom.aval)._replace(storage=("literal", id(atom)))
 
     for eqn in jaxpr.eqns:
         reads = [read(atom) for atom in eqn.invars]

@@ -3,6 +3,8 @@
 Source: Wu & He, "Group Normalization" (2018), equations 1 and 7.
 """
 
+import math
+
 import numpy as np
 
 from residuals_numpy._lib import Array, Samples
@@ -15,10 +17,9 @@ def _grouped(a: Array, num_groups: int) -> Array:
 
 
 def _mean(a: Array) -> Array:
-    """Over all axes but the first two."""
+    """Over all axes but the first two; 0 where those are empty."""
     axes = tuple(range(2, a.ndim))
-    with np.errstate(invalid="ignore"):  # an empty group has no mean: NaN, as the frameworks have it
-        return a.sum(axes, keepdims=True) / np.float64(np.prod(a.shape[2:]))
+    return a.sum(axes, keepdims=True) / max(math.prod(a.shape[2:]), 1)
 
 
 def _normalized(x: Array, num_groups: int, eps: float) -> tuple[Array, Array, Array]:

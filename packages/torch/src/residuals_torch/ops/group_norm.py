@@ -21,11 +21,17 @@ RECOMPUTES: dict[str, str] = {}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def _mean(a: Tensor, num_groups: int) -> Tensor:
-    """(b, groups): the mean over each group of channels and all later axes."""
-    b, c, *rest = a.shape
-    groups = a.reshape(b, num_groups, c // num_groups, *rest)
-    return torch.mean(groups, dim=tuple(range(2, groups.ndim)))
+def _sums(a: Tensor) -> Tensor:
+    """(b, c): the sum over all axes after the channels; one more axis, since `dim=()` would be all axes."""
+    return torch.sum(a.unsqueeze(-1), dim=tuple(range(2, a.ndim + 1)))
+
+
+def _group_mean(sums: Tensor, x: Tensor, num_groups: int) -> Tensor:
+    """(b, groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
+    b, c = sums.shape
+    per_group = c // num_groups
+    groups = torch.sum(sums.reshape(b, num_groups, per_group), dim=-1)
+    return groups / max(per_group * math.prod(x.shape[2:]), 1)  # 0 for an empty group
 
 
 def _spread(a: Tensor, x: Tensor) -> Tensor:
@@ -43,9 +49,9 @@ def _lift(a: Tensor, ndim: int) -> Tensor:
 
 
 def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float) -> tuple[Tensor, Residuals]:
-    mean = _mean(wide(x), num_groups)
+    mean = _group_mean(_sums(wide(x)), x, num_groups)
     centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = torch.rsqrt(_mean(torch.square(centred), num_groups) + eps)
+    rstd = torch.rsqrt(_group_mean(_sums(torch.square(centred)), x, num_groups) + eps)
     y = centred * _spread(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x.ndim - 1)
@@ -58,19 +64,20 @@ def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Want
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_x, like_weight, like_bias = like or (x, weight, Like(x.shape[1:2], x.dtype))
-    others = (0, *range(2, g.ndim))  # all axes but the channels
     dx = dweight = dbias = None
+    g = wide(g)
     if like_x is not None or like_weight is not None:
         x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
+        g_x_sums = _sums(g * x_hat)  # the weight and the groups need the same
         if like_x is not None:
-            g_hat = wide(g) if weight is None else wide(g) * _lift(wide(weight), x.ndim - 1)
-            dx = g_hat - x_hat * _spread(_mean(g_hat * x_hat, num_groups), x)
-            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = match(_spread(rstd, x) * (dx - _spread(_mean(dx, num_groups), x)), like_x)
+            scale = g.new_ones(x.shape[1:2]) if weight is None else wide(weight)
+            dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
+            # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
+            dx = match(_spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x)), like_x)
         if like_weight is not None:
-            dweight = match(torch.sum(wide(g) * x_hat, dim=others), like_weight)
+            dweight = match(g_x_sums, like_weight)
     if like_bias is not None:
-        dbias = match(torch.sum(wide(g), dim=others), like_bias)
+        dbias = match(_sums(g), like_bias)
     return dx, dweight, dbias
 
 
