@@ -155,14 +155,17 @@ def print_table(rows):
         print(f"{name:<17}{m.held:>6}{m.new:>5}{m.trigonometry:>14}{m.arithmetic:>12}  {m.recomputed}")
 
 
-def draw(rows, path=FIGURE):
+def draw(measured, path=FIGURE):
     """The figure: bytes held, what is alive anyway below what is new, and the trigonometry of the backward above.
 
-    The file carries the numbers that it shows, as its description.
+    One picture for all frameworks, which measure the same. The file carries their numbers, as its description.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
+    rows, *others = measured.values()
+    if any(other != rows for other in others):
+        raise ValueError(f"the frameworks differ, and one picture cannot show it: {measured}")
     alive = [m.held - m.new for m in rows.values()]
     new = [m.new for m in rows.values()]
     with matplotlib.rc_context({"svg.hashsalt": "four residual sets", "font.size": 10}):
@@ -178,8 +181,8 @@ def draw(rows, path=FIGURE):
         axes.set_ylim(0, 16.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="upper left", frameon=False)
-        numbers = json.dumps({name: m._asdict() for name, m in rows.items()}, ensure_ascii=False)
-        figure.savefig(path, metadata={"Date": None, "Description": numbers})
+        numbers = {name: {kept: m._asdict() for kept, m in rows.items()} for name, rows in measured.items()}
+        figure.savefig(path, metadata={"Date": None, "Description": json.dumps(numbers, ensure_ascii=False)})
 
 
 if __name__ == "__main__":
@@ -189,4 +192,4 @@ if __name__ == "__main__":
     for name, rows in measured.items():
         print(frameworks.TITLES[name])
         print_table(rows)
-    draw(next(iter(measured.values())))
+    draw(measured)

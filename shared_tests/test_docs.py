@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,9 +61,9 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert "://" in target or (path.parent / target).exists(), target
 
 
-@pytest.fixture
-def four() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("four_residual_sets", DOCS / "four_residual_sets.py")
+def script(name: str) -> ModuleType:
+    """A script of the lessons, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -70,19 +71,36 @@ def four() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", frameworks.installed())
-def test_figure_shows_what_is_measured(four: ModuleType, name: str) -> None:
-    """The committed figure carries the numbers that it was drawn from."""
-    description = ET.parse(four.FIGURE).find(".//{http://purl.org/dc/elements/1.1/}description")
+@pytest.fixture(params=sorted(path.stem for path in DOCS.glob("*.py")))
+def drawing(request: pytest.FixtureRequest) -> ModuleType:
+    """A script that draws a figure, of which there is one for each lesson."""
+    return script(request.param)
+
+
+@pytest.fixture
+def four() -> ModuleType:
+    return script("four_residual_sets")
+
+
+def carried(drawing: ModuleType) -> dict[str, Any]:
+    """The numbers that the committed figure was drawn from, by framework."""
+    description = ET.parse(drawing.FIGURE).find(".//{http://purl.org/dc/elements/1.1/}description")
     assert description is not None
-    drawn = {kept: four.Measured(**row) for kept, row in json.loads(description.text or "").items()}
-    assert drawn == four.measure_all(name)
+    return {
+        name: {row: drawing.Measured(**numbers) for row, numbers in rows.items()}
+        for name, rows in json.loads(description.text or "").items()
+    }
 
 
-def test_figure_is_drawn_from_its_numbers(four: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", frameworks.installed())
+def test_figure_carries_what_is_measured(drawing: ModuleType, name: str) -> None:
+    assert carried(drawing)[name] == drawing.measure_all(name)
+
+
+def test_figure_is_drawn_from_its_numbers(drawing: ModuleType, tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
-    four.draw(four.measure_all(frameworks.installed()[0]), tmp_path / "again.svg")
-    committed, again = four.FIGURE.read_text(encoding="utf-8"), (tmp_path / "again.svg").read_text(encoding="utf-8")
+    drawing.draw(carried(drawing), tmp_path / "again.svg")
+    committed, again = drawing.FIGURE.read_text(encoding="utf-8"), (tmp_path / "again.svg").read_text(encoding="utf-8")
     if f"Matplotlib v{matplotlib.__version__}," not in committed:
         pytest.skip("the figure was drawn by another Matplotlib, whose glyphs and digits may differ")
     assert again == committed

@@ -248,6 +248,17 @@ def test_residuals_under_jit(jax_case: Case) -> None:
 
 
 @only(first=True, dtype="float32")
+def test_a_saved_input_is_the_callers_own_array(jax_case: Case) -> None:
+    """Not a copy of it, which would be bytes that nobody declared; seen in the address, since the numbers are equal."""
+    args = jax_case.args
+    _, pull = jax.vjp(jax_case.call.ours(jax_case.adapter), *args)
+    held = {a.unsafe_buffer_pointer() for a in jax.tree.leaves(pull) if isinstance(a, jax.Array)}
+    fields = jax_case.call.saved(jax_case.adapter)(*args)._asdict()
+    for name, a in zip(jax_case.call.arrays, args, strict=True):
+        assert (a.unsafe_buffer_pointer() in held) == (fields.get(name) is not None), name
+
+
+@only(first=True, dtype="float32")
 def test_no_tracer_leaks(jax_case: Case) -> None:
     args, g = jax_case.args, jax_case.array(jax_case.g)
     f = jax_case.call.ours(jax_case.adapter)

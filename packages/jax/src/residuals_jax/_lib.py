@@ -14,7 +14,7 @@ def floating(name: str, a: ArrayLike) -> Array:
     """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
     if isinstance(a, type) or not (isinstance(a, float) or hasattr(a, "__array__")):
         raise TypeError(f"{name}: expected a floating array, got {type(a).__name__}")
-    a = jnp.asarray(a)
+    a = a if isinstance(a, Array) else jnp.asarray(a)  # which would copy a tracer, and the copy would be saved
     if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating array, got {a.dtype}{list(a.shape)}")
     return a
@@ -40,7 +40,7 @@ def two_words(name: str, key: Any) -> Array:
         raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {type(key).__name__}")
     if key.dtype != "uint32" or key.shape != (2,):
         raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {key.dtype}{list(key.shape)}")
-    return jnp.asarray(key)
+    return key if isinstance(key, Array) else jnp.asarray(key)
 
 
 def wide(a: Array) -> Array:
