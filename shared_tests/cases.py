@@ -76,10 +76,11 @@ def is_input(call: Call, name: str) -> bool:
 
 
 def only(**attributes: Any) -> Callable[[Any], Any]:
-    """Decorate a test to run only on cases with these attributes, such as `dtype="float64"`."""
+    """Decorate a test to run only on cases with these attributes, such as `dtype="float64"`; a tuple is a choice."""
+    choices = {name: value if isinstance(value, tuple) else (value,) for name, value in attributes.items()}
 
     def mark(test: Any) -> Any:
-        test.only = lambda case: all(getattr(case, name) == value for name, value in attributes.items())
+        test.only = lambda case: all(getattr(case, name) in values for name, values in choices.items())
         return test
 
     return mark
@@ -106,11 +107,11 @@ def _cases(name: str, device: str) -> tuple[Case, ...]:
 
 
 def structure(call: Call) -> Any:
-    """What of a call an abstract transformation can see: which arrays there are, which of their axes are empty or of
-    size 1, and the static arguments, but for numbers between 0 and 1 such as an epsilon.
+    """What of a call makes a difference to a transformation: which arrays there are, whether they are scalars or empty,
+    and the static arguments, but for numbers between 0 and 1 such as an epsilon.
     """
-    axes = tuple((name, tuple(min(n, 2) for n in a.shape)) for name, a in (call.arrays | call.constants).items())
-    return axes, tuple((name, a) for name, a in call.static.items() if not (isinstance(a, float) and 0 < a < 1))
+    arrays = tuple((name, a.ndim == 0, a.size == 0) for name, a in (call.arrays | call.constants).items())
+    return arrays, tuple((name, a) for name, a in call.static.items() if not (isinstance(a, float) and 0 < a < 1))
 
 
 _samples = cache(samples)  # one call shared by the frameworks: their cases are twins

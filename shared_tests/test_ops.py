@@ -30,15 +30,17 @@ def test_forward_and_gradients(case: Case) -> None:
     are, since they may start from a residual that was rounded.
     """
     y, gradients = case.vjp(case.call.ours(case.adapter))
-    _, autodiff = case.autodiff
     truth, nudged = case.call, nudge(case.call, ULP["float32"])
     value = truth.forward()
     assert_within(computed_wide(case.dtype, value, nudged.forward()), y, value)
     moved = nudged.vjp(case.g)
     for name, true in truth.vjp(case.g).items():
-        summed = true.size < y.size
-        allowed = computed_wide(case.dtype, true, moved[name])
-        assert_within(allowed if summed else limit(case.dtype, error(autodiff[name], true)), gradients[name], true)
+        if case.dtype == "float64" or true.size < y.size:
+            allowed = computed_wide(case.dtype, true, moved[name])
+        else:
+            _, autodiff = case.autodiff
+            allowed = limit(case.dtype, error(autodiff[name], true))
+        assert_within(allowed, gradients[name], true)
 
 
 def nudge(call: Call, ulp: float) -> Call:
@@ -60,12 +62,15 @@ def computed_wide(dtype: str, truth: np.ndarray, nudged: np.ndarray) -> float:
 @only(novel=True)
 def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
     """The engines sum and cast gradients without a word, so the formula itself is asked."""
-    args, g = case.args, case.array(case.g)
-    gradients = case.call.backward(case.adapter, case.call.saved(case.adapter)(*args)._asdict(), g)
+    args, g, saved = case.args, case.array(case.g), case.call.saved(case.adapter)
+    gradients = case.adapter.outline(
+        lambda g, *args: case.call.backward(case.adapter, saved(*args)._asdict(), g), g, *args
+    )
     for (name, d), arg in zip(gradients.items(), args, strict=True):
         assert (d.shape, d.dtype) == (arg.shape, arg.dtype), name
 
 
+@only(dtype=("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
     args, saved = case.args, case.call.saved(case.adapter)
@@ -177,7 +182,7 @@ def test_second_order_is_right(case: Case) -> None:
     assert found == pytest.approx((along(step) - along(-step)) / (2 * step), rel=0, abs=1e-5 * size + 1e-12)
 
 
-@only(dtype="float32", novel=True)
+@only(dtype="float32", first=True)
 def test_inputs_cotangents_and_residuals_are_left_as_they_were(case: Case) -> None:
     args, g = case.args, case.array(case.g)
     fields = case.call.saved(case.adapter)(*args)._asdict()

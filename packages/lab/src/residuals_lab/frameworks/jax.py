@@ -143,6 +143,11 @@ def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence
     return run(tuple(args), g, tuple(us))
 
 
+def outline(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, or what has its shapes and dtypes."""
+    return jax.eval_shape(fn, *args)
+
+
 def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` with nothing saved but its inputs: the floor, at the price of running it again."""
     return jax.checkpoint(fn)
