@@ -95,7 +95,8 @@ def in_bytes(call, rows):
         wrapped(
             f"Float32, in units of the first array, at {', '.join(shapes + statics)}. *Held* is what lives between "
             "forward and backward, *new* is what of it is no input, parameter or output, and *in a chain* is what the "
-            "op adds to linear → op → linear, whose linear layers hold their own inputs."
+            "op adds to linear → op → linear, whose linear layers hold their own inputs. `0` is nothing at all, `0.00` next "
+            "to nothing."
         ),
         table("", "", "held", "new", "in a chain", rows=cells, align=("---", "---", "---:", "---:", "---:")),
         versions(),
@@ -150,7 +151,10 @@ def fields(framework, name):
     node, _ = statements(text)["Residuals"]
 
     def comment(line):
-        return text.splitlines()[line - 1].partition("  # ")[2]
+        """What stands after a line, and on lines of their own below it."""
+        lines = text.splitlines()
+        below = itertools.takewhile(lambda line: line.startswith("    # "), lines[line:])
+        return " ".join([lines[line - 1].partition("  # ")[2], *(line.removeprefix("    # ") for line in below)])
 
     found = {"": ("", comment(node.lineno))}
     for field in node.body:
@@ -203,8 +207,11 @@ def docstring(framework, name):
     return sections
 
 
+NAMES_ONE = re.compile(r"jax|torch|mesh|shard_map|DTensor|global generator", re.IGNORECASE)
+
+
 def differences(name):
-    """What one docstring says and the other does not, sentence by sentence, side by side."""
+    """What one docstring says of a framework and the other does not, sentence by sentence, side by side."""
     both = [docstring(framework, name) for framework in BOTH]
     rows = []
     for section in both[0]:
@@ -213,7 +220,7 @@ def differences(name):
             sentences = [re.split(r"(?<=[.;]) ", text) for text in texts]
             alike = [{sentence.replace("tensor", "array") for sentence in found} for found in sentences]
             only = [
-                " ".join(s for s in found if s.replace("tensor", "array") not in others)
+                " ".join(s for s in found if s.replace("tensor", "array") not in others and NAMES_ONE.search(s))
                 for found, others in zip(sentences, reversed(alike), strict=True)
             ]
             if any(only):
@@ -226,16 +233,25 @@ def differences(name):
 # Put together.
 
 
+def signature(fn):
+    """A function's parameters as they are written, without their types."""
+    found = inspect.signature(fn)
+    bare = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    return str(found.replace(parameters=bare, return_annotation=found.empty))
+
+
 def page(name, call, rows):
     """One page."""
     doc = docstring("jax", name)
-    signature = inspect.signature(frameworks.load("jax").public(name))
-    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    calls = [signature(frameworks.load(framework).public(name)) for framework in BOTH]
+    if calls[0] != calls[1]:
+        calls = [f"{call}  # {frameworks.TITLES[framework]}" for framework, call in zip(BOTH, calls, strict=True)]
+    listing = "\n".join(dict.fromkeys(f"{name}{call}" for call in calls))
     parts = [
         NOTE,
         f"# {name}",
         wrapped(title(name)),
-        f"```python\n{name}{signature.replace(parameters=bare, return_annotation=signature.empty)}\n```",
+        f"```python\n{listing}\n```",
         *(wrapped(" ".join(part.split())) for part in doc[""][""].split("\n\n")),
         "\n".join(wrapped(f"- `{key}`: {text}", "  ") for key, text in doc["Args"].items()),
         wrapped(f"Returns: {doc['Returns']['']}"),

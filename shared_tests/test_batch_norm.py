@@ -124,8 +124,8 @@ def test_never_more_bytes_than_plain_autodiff(case: Case) -> None:
 
 MISSING = "expected (an array|a tensor) in evaluation, got None"
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "training of a number": ({"training": 1}, TypeError, "training: expected a bool, got int"),
-    "momentum above 1": ({"momentum": 1.5}, ValueError, "momentum: expected a number <= 1, got 1.5"),
+    "training of a number": ({"training": 1}, TypeError, "training: expected True or False, got 1"),
+    "momentum above 1": ({"momentum": 1.5}, ValueError, "momentum: expected a number from 0 to 1, got 1.5"),
     "momentum of none": ({"momentum": None}, TypeError, "momentum: expected a Python number, got NoneType"),
     "eps below 0": ({"eps": -1.0}, ValueError, "eps: expected a number >= 0, got -1.0"),
     "no mean": ({"training": False, "running_mean": None}, ValueError, f"running_mean: {MISSING}"),

@@ -173,6 +173,18 @@ def test_jit_with_shardings(jax_case: Case, mesh: Mesh, sharded: str) -> None:
     assert_close(jax.jit(f)(*put(mesh, larger, taken)), y)
 
 
+@only(first=True, dtype="float64", device="cpu")
+def test_parameters_made_before_the_mesh(jax_case: Case) -> None:
+    """They are on no mesh, and neither are their gradients; `jax.make_mesh` makes an Explicit one by default."""
+    f, truth = jax_case.call.ours(jax_case.adapter), list(jax_case.call.vjp(jax_case.g).values())
+    first, *rest = jax_case.call.arrays.values()
+    made_before, g = [jnp.asarray(a) for a in rest], jnp.asarray(jax_case.g)
+    mesh = jax.make_mesh((DEVICES // 2, 2), AXES, devices=jax.devices("cpu"))
+    with jax.set_mesh(mesh):
+        gradient = jax.grad(lambda *args: jnp.sum(g * f(*args)), tuple(range(1 + len(rest))))
+        assert_close(gradient(*put(mesh, [first], [WHOLE]), *made_before), truth)
+
+
 def test_match_gives_the_sharding_of_the_primal(mesh: Mesh) -> None:
     """What needs it is an op of two batched arrays of which one is sharded, in Explicit mode, where it is a type."""
     whole, split = put(mesh, [np.ones((DEVICES, 3))] * 2, [WHOLE, PARTS])

@@ -69,7 +69,8 @@ def match(cotangent: Array, primal: Any) -> Array:
     if shares:
         cotangent = jax.lax.psum(cotangent, tuple(sorted(shares)))
     cotangent = cotangent.astype(primal.dtype)
-    if jax.typeof(cotangent).sharding != kind.sharding:
+    made_on_a_mesh = not kind.sharding.mesh.empty  # and not before, as a parameter may be: then it has no sharding
+    if made_on_a_mesh and jax.typeof(cotangent).sharding != kind.sharding:
         cotangent = jax.sharding.reshard(cotangent, kind.sharding)
     return cotangent
 

@@ -64,6 +64,10 @@ def make_call(op: Op, options: Options) -> Call:
     axes = op.default_axes(options.size) | axes
     rng = np.random.default_rng(options.seed)
     call = Call.of(op, op.draw(rng, axes) | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    try:
+        call.results()
+    except ValueError as problem:  # such as one number a channel
+        raise UsageError(f"{op.name}: {problem}") from problem
     return replace(call, device=options.device)
 
 
@@ -109,7 +113,10 @@ def _record(call: Call, adapter: ModuleType, options: Options, result: measure.R
     autodiff |= measure.held(call, Call.plain, adapter, options)
     floor = measure.held(call, Call.checkpointed, adapter, options)
     name, _ = adapter.OWN.get(call.op.name, (None, None))
-    own = measure.held(call, Call.own, adapter, options) if name else {}
+    try:
+        own = measure.held(call, Call.own, adapter, options) if name else {}
+    except (TypeError, ValueError, RuntimeError):  # it refuses this call, such as one number a group
+        name, own = None, {}
     for beside in (autodiff, floor, own):
         beside.pop("residuals", None)
     return {

@@ -24,6 +24,7 @@ def show(document: Record, console: Console) -> None:
         f"error: of the gradient, {first}. held, new, chain: bytes in units of the op's first",
         f"array, {last}, each of this rule, plain autodiff, and the framework's own op;",
         "chain is what linear → op → linear holds beyond what the linear layers hold.",
+        "0 is nothing at all, .00 next to nothing, – that the framework has no such op.",
     ):
         console.print(line)
     console.print()

@@ -179,7 +179,7 @@ def batch_norm(
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
     if not isinstance(training, bool):
-        raise TypeError(f"training: expected a bool, got {type(training).__name__}")
+        raise TypeError(f"training: expected True or False, got {training!r}")
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)
     running_mean = None if running_mean is None else floating("running_mean", running_mean)

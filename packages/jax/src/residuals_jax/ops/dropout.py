@@ -38,6 +38,11 @@ _dropout.defvjp(fwd, bwd)
 def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
+    The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
+
+    Under `shard_map` the mask is that of the device's own part, and alike on all devices if the key is: fold
+    `jax.lax.axis_index` into the key. Under jit with shardings it is the mask of the whole.
+
     Args:
         x: (...) floating.
         rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, not a tracer.
@@ -52,7 +57,7 @@ def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
             eight is the lowest bit. Nothing at the rates 0 and 1.
 
     Raises:
-        TypeError: x is not floating, key is not two uint32, or rate is not a number.
+        TypeError: x is not floating, key is neither two uint32 nor a threefry2x32 key, or rate is not a number.
         ValueError: rate is not from 0 to 1.
 
     Source:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,6 @@ def _group_mean(sums: Array, x: Array, num_groups: int) -> Array:
     """(b, groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
     b, c = sums.shape
     per_group = c // num_groups
-    # The reshape splits one axis and merges none, which a sharding can follow.
     groups = jnp.sum(sums.reshape(b, num_groups, per_group), axis=-1)
     return groups / max(per_group * math.prod(x.shape[2:]), 1)  # 0 for an empty group
 
@@ -98,6 +98,8 @@ def group_norm(
 ) -> Array:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
 
+    On an Explicit mesh with sharded channels a device has to have whole groups, or a group whole devices.
+
     Args:
         x: (b, c, ...) floating.
         num_groups: how many groups the c channels form; a Python int, not a tracer.
@@ -126,7 +128,7 @@ def group_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
         raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
@@ -135,4 +137,4 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    return _group_norm(x, weight, bias, num_groups, nonnegative("eps", eps), types(x, weight, bias))
+    return _group_norm(x, weight, bias, int(num_groups), nonnegative("eps", eps), types(x, weight, bias))

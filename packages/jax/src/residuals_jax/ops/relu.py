@@ -39,8 +39,7 @@ _relu.defvjp(fwd, bwd)
 def relu(x: ArrayLike) -> Array:
     """y = x where x > 0, else 0, with dx = g where y > 0, else 0.
 
-    At 0 the derivative is 0, as `jax.nn.relu` has it. At NaN the value is NaN and dx = g, as in PyTorch;
-    `jax.nn.relu` gives 0 there.
+    At 0 the derivative is 0. At NaN the value is NaN and dx = g, as `torch.relu` has it; `jax.nn.relu` gives 0 there.
 
     Args:
         x: (...) floating, any shape.

@@ -48,7 +48,7 @@ def relu_bits(x: ArrayLike) -> Array:
         (..., n), of x's dtype.
 
     Saves:
-        mask: (..., ⌈n/8⌉), new, uint8, 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
+        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
             before a layer that saves its input, `relu` adds nothing and this adds its bits.
 
     Raises:

@@ -1,6 +1,7 @@
 """Softmax along one axis: y = exp x / Σ exp x, and dx = y·(g − Σ g·y)."""
 
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,8 @@ def fwd(x: Array, axis: int) -> tuple[Array, Residuals]:
 def bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array]:
     y, g = wide(residuals.y), wide(g)
     dot = jnp.sum(g * y, axis=axis, keepdims=True)
-    if residuals.y.dtype != y.dtype:
+    is_narrow = residuals.y.dtype != y.dtype
+    if is_narrow:
         # Rounded to few bits, y no longer adds up to 1, and where one entry is nearly 1, g − Σ g·y is all rounding.
         g = g * jnp.sum(y, axis=axis, keepdims=True)
     return (match(y * (g - dot), residuals.y),)
@@ -64,8 +66,8 @@ def softmax(x: ArrayLike, *, axis: int = -1) -> Array:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     x = floating("x", x)
-    if isinstance(axis, bool) or not isinstance(axis, int):
+    if isinstance(axis, bool) or not isinstance(axis, Integral):
         raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")
-    return _softmax(x, axis)
+    return _softmax(x, int(axis))

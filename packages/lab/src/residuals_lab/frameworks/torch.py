@@ -71,10 +71,15 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "batch_norm": (  # writes into the running statistics that it is given
         "F.batch_norm",
         lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
-            x, running_mean, running_var, weight, bias, training, momentum, eps
+            x, running_mean, running_var, _wide(weight, x), _wide(bias, x), training, momentum, eps
         ),
     ),
 }
+
+
+def _wide(a: Tensor | None, x: Tensor) -> Tensor | None:
+    """What F.batch_norm wants beside a narrow x on a CPU, with statistics in float32."""
+    return None if a is None else a.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def op(name: str) -> ModuleType:

@@ -188,7 +188,8 @@ def batch_norm(
         weight: (c,) floating, or None for 1.
         bias: (c,) floating, or None for 0.
         running_mean: (c,) floating, a constant to the derivative, or None; required in evaluation. It is not
-            overwritten, as `torch.nn.functional.batch_norm` would: copy the result into a buffer.
+            overwritten, as `torch.nn.functional.batch_norm` would: copy the result into a buffer, after
+            the backward of an evaluation, which holds `running_mean`.
         running_var: (c,) floating, the same for the variance.
         training: whether the batch's own statistics normalize; a Python bool.
         momentum: the weight of the batch in the running statistics, from 0 to 1; a Python number.
@@ -221,7 +222,7 @@ def batch_norm(
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
     if not isinstance(training, bool):
-        raise TypeError(f"training: expected a bool, got {type(training).__name__}")
+        raise TypeError(f"training: expected True or False, got {training!r}")
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)
     running_mean = None if running_mean is None else floating("running_mean", running_mean).detach()

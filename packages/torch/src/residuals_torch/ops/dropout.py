@@ -49,6 +49,10 @@ class Dropout(torch.autograd.Function):
 def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
+    The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
+
+    Of a DTensor each device has its part of the mask of the whole.
+
     Args:
         x: (...) floating.
         rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.

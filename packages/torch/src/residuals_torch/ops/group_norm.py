@@ -1,6 +1,7 @@
 """Group normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd over a group of channels, rstd = 1/√(var + eps)."""
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +163,7 @@ def group_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
         raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
@@ -171,5 +172,5 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    y, _, _ = GroupNorm.apply(x, weight, bias, num_groups, nonnegative("eps", eps))
+    y, _, _ = GroupNorm.apply(x, weight, bias, int(num_groups), nonnegative("eps", eps))
     return y

@@ -45,8 +45,7 @@ class ReLU(torch.autograd.Function):
 def relu(x: Tensor) -> Tensor:
     """y = x where x > 0, else 0, with dx = g where y > 0, else 0.
 
-    At 0 the derivative is 0, and at NaN the value is NaN and dx = g: both as `torch.relu` has them. `jax.nn.relu` gives
-    dx = 0 at NaN.
+    At 0 the derivative is 0. At NaN the value is NaN and dx = g, as `torch.relu` has it; `jax.nn.relu` gives 0 there.
 
     Args:
         x: (...) floating, any shape.

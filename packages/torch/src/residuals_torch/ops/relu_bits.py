@@ -35,7 +35,6 @@ class ReLUBits(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         _, mask = output
-        ctx.mark_non_differentiable(mask)
         ctx.save_for_backward(*Residuals(mask))
         ctx.set_materialize_grads(False)
 
@@ -57,7 +56,7 @@ def relu_bits(x: Tensor) -> Tensor:
         (..., n), of x's dtype.
 
     Saves:
-        mask: (..., ⌈n/8⌉), new, uint8, 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
+        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
             before a layer that saves its input, `relu` adds nothing and this adds its bits.
 
     Raises:

@@ -22,8 +22,8 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     x, g = wide(residuals.x), wide(g)
     s = torch.sigmoid(x)
-    # g·(σ + x·σ·(1 − σ)) lies between g·x·σ and g, at σ of the way: one pass, and right at either end.
-    return (match(torch.lerp(g * (x * s), g, s.to(g.dtype)), residuals.x),)
+    # σ + x·σ·(1 − σ) is σ of the way from x·σ to 1: one pass.
+    return (match(g * torch.lerp(x * s, s.new_ones(()), s), residuals.x),)
 
 
 class SiLU(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Softmax along one axis: y = exp x / Σ exp x, and dx = y·(g − Σ g·y)."""
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ def fwd(x: Tensor, axis: int) -> tuple[Tensor, Residuals]:
 def bwd(axis: int, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     y, g = wide(residuals.y), wide(g)
     dot = torch.sum(g * y, dim=axis, keepdim=True)
-    if residuals.y.dtype != y.dtype:
+    is_narrow = residuals.y.dtype != y.dtype
+    if is_narrow:
         # Rounded to few bits, y no longer adds up to 1, and where one entry is nearly 1, g − Σ g·y is all rounding.
         g = g * torch.sum(y, dim=axis, keepdim=True)
     return (match(y * (g - dot), residuals.y),)
@@ -73,9 +75,9 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     x = floating("x", x)
-    if isinstance(axis, bool) or not isinstance(axis, int):
+    if isinstance(axis, bool) or not isinstance(axis, Integral):
         raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
     axes = max(x.ndim, 1)
     if not -axes <= axis < axes:
         raise ValueError(f"axis: expected one of the {axes} axes of x, got {axis}")
-    return Softmax.apply(x, axis)
+    return Softmax.apply(x, int(axis))

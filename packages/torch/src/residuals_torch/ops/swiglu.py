@@ -25,13 +25,13 @@ def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Te
     like_gate, like_up = like or residuals
     gate, g = wide(residuals.gate), wide(g)
     s = torch.sigmoid(gate)
-    g_silu = g * (gate * s)
+    silu = gate * s
     dgate = dup = None
     if like_gate is not None and residuals.up is not None:
-        # g·(σ + gate·σ·(1 − σ)) lies between g·gate·σ and g, at σ of the way: one pass, and right at either end.
-        dgate = match(wide(residuals.up) * torch.lerp(g_silu, g, s.to(g.dtype)), like_gate)
+        # σ + gate·σ·(1 − σ) is σ of the way from gate·σ to 1: one pass.
+        dgate = match(g * wide(residuals.up) * torch.lerp(silu, s.new_ones(()), s), like_gate)
     if like_up is not None:
-        dup = match(g_silu, like_up)
+        dup = match(g * silu, like_up)
     return dgate, dup
 
 

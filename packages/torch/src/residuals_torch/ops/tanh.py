@@ -21,8 +21,8 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
-    y, g = wide(residuals.y), wide(g)
-    return (match(torch.addcmul(g, g * y, y, value=-1), residuals.y),)
+    y = wide(residuals.y)
+    return (match(wide(g) * torch.addcmul(y.new_ones(()), y, y, value=-1), residuals.y),)
 
 
 class Tanh(torch.autograd.Function):
