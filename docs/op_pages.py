@@ -95,7 +95,7 @@ def in_bytes(call, rows):
         wrapped(
             f"Float32, in units of the first array, at {', '.join(shapes + statics)}. *Held* is what lives between "
             "forward and backward, *new* is what of it is no input, parameter or output, and *in a chain* is what the "
-            "op adds to linear → op → linear, whose linear layers hold their own inputs. `0` is nothing at all, `0.00` next "
+            "op adds to linear → op → linear, whose linear layers hold their own inputs. `0` is nothing, `0.00` next "
             "to nothing."
         ),
         table("", "", "held", "new", "in a chain", rows=cells, align=("---", "---", "---:", "---:", "---:")),
