@@ -16,7 +16,9 @@ class Like(NamedTuple):
     dtype: torch.dtype
 
 
-Wanted = tuple[Like | None, ...]  # one for each input, None where there is none or it needs no gradient
+# One for each input: None where there is none, or nobody asks for its gradient. A `bwd` that is given none of this, as
+# when it is called by hand, makes every gradient.
+Wanted = tuple[Like | None, ...]
 
 
 def floating(name: str, a: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def _spread(a: Array, x: Array) -> Array:
 
 
 def _lift(a: Array, ndim: int) -> Array:
-    """`a` with axes of size 1 after its own."""
+    """`a` with axes of size 1 after its own, up to `ndim`: those of x for (b, c), one less for (c,)."""
     return jnp.expand_dims(a, tuple(range(a.ndim, ndim)))
 
 

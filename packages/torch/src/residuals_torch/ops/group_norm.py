@@ -43,7 +43,7 @@ def _spread(a: Tensor, x: Tensor) -> Tensor:
 
 
 def _lift(a: Tensor, ndim: int) -> Tensor:
-    """`a` with axes of size 1 after its own."""
+    """`a` with axes of size 1 after its own, up to `ndim`: those of x for (b, c), one less for (c,)."""
     for _ in range(ndim - a.ndim):
         a = a.unsqueeze(-1)
     return a
