@@ -40,7 +40,7 @@ def residuals(x: Array, *, approximate: str = "none") -> dict[str, Array]:
 
 
 def samples(rng: np.random.Generator) -> Samples:
-    """Named calls: ordinary shapes first, then the awkward ones, in both forms."""
+    """Named calls: ordinary shapes first, then the awkward ones; those whose numbers matter in both forms."""
     calls = {
         "3x13": {"x": rng.standard_normal((3, 13))},
         "7": {"x": 2 * rng.standard_normal(7)},
@@ -51,5 +51,5 @@ def samples(rng: np.random.Generator) -> Samples:
         "zeros": {"x": np.array([0.0, -0.0, 1.0, -0.5])},
         "huge": {"x": np.array([[1e4, -1e4, 0.5], [300, -300, -0.5], [40, -40, 1]])},
     }
-    tanh = {f"{name}-tanh": {**call, "approximate": "tanh"} for name, call in calls.items()}
+    tanh = {f"{name}-tanh": {**calls[name], "approximate": "tanh"} for name in ("3x13", "0x5", "zeros", "huge")}
     return {**calls, **tanh}

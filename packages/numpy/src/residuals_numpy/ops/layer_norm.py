@@ -66,7 +66,6 @@ def samples(rng: np.random.Generator) -> Samples:
         "3x5-alone": without("weight", "bias"),
         "2x3x4-eps": {**call(2, 3, 4), "eps": 0.5},
         "7": call(7),
-        "1x5": call(1, 5),
         "4096x3": call(4096, 3),
         "0x5": call(0, 5),
         "3x0": call(3, 0),

@@ -37,7 +37,6 @@ def samples(rng: np.random.Generator) -> Samples:
         "3x5": call(3, 5),
         "2x3x4-axis-1": call(2, 3, 4, axis=1),
         "2x3x4-axis-minus-3": call(2, 3, 4, axis=-3),
-        "7": call(7),
         "2x1": call(2, 1),
         "4096x3": call(4096, 3),
         "0x5": call(0, 5),
