@@ -1,11 +1,14 @@
 """What JAX's keys ask of the ops that draw."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import residuals_jax
+from residuals_numpy._lib import random_bits
 from test_random import DROPOUTS, KEYS
 
 each_op = pytest.mark.parametrize("op", DROPOUTS)
@@ -53,3 +56,9 @@ def test_a_scan_splits_its_key(op: str) -> None:
     np.testing.assert_array_equal(y, each[-1])
     np.testing.assert_array_equal(gradient, y / X)
     assert len({tuple(np.flatnonzero(row)) for row in each}) == 4
+
+
+def test_the_bits_of_numpy_are_those_of_jax() -> None:
+    for key, shape in product(KEYS, ((7,), (3, 4, 5), (), (3, 0))):
+        bits = jax.random.bits(jax.random.wrap_key_data(key), shape, "uint32")
+        np.testing.assert_array_equal(random_bits(key, shape), bits)

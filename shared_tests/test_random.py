@@ -54,15 +54,6 @@ def test_the_mask_is_that_of_the_bits(adapter: ModuleType, op: str, device: str)
         np.testing.assert_array_equal(mask(adapter, op, key, shape, rate, device), expected)
 
 
-@pytest.mark.skipif("jax" not in frameworks.installed(), reason="asks JAX")
-def test_the_bits_are_those_of_jax() -> None:
-    import jax
-
-    for key, shape in product(KEYS, ((7,), (3, 4, 5), (), (3, 0))):
-        bits = jax.random.bits(jax.random.wrap_key_data(key), shape, "uint32")
-        np.testing.assert_array_equal(random_bits(key, shape), bits)
-
-
 def test_the_bits_are_those_of_the_paper() -> None:
     """The known answers of the authors' own library, for 20 rounds of two words: counters 0 and the first key's."""
     assert random_bits(np.zeros(2, np.uint32), (1,))[0] == 0x6B200159 ^ 0x99BA4EFE
