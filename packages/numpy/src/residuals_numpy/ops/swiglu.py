@@ -37,6 +37,8 @@ def samples(rng: np.random.Generator) -> Samples:
     huge = np.array([[1e4, -1e4, 300], [-300, 40, -40], [3, -3, 1]])
     return {
         "3x5": call(3, 5),
+        "7": call(7),
+        "2x3x4": call(2, 3, 4),
         "3x1x4": call(3, 1, 4),
         "0d": call(),
         "0x5": call(0, 5),
