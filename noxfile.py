@@ -22,7 +22,8 @@ def install(session: nox.Session, *frameworks: str, extra: list[str] | None = No
     """The lab with these frameworks: by path, since none of the packages is on an index."""
     paths = [f"./packages/{name}" for name in ("numpy", "lab", *frameworks)]
     session.install("hatchling")  # once for all four, not once for each
-    session.install("--no-build-isolation", "-c", "constraints.txt", *paths, *(extra or []))
+    # Compiling all of PyTorch to bytecode takes longer than installing it; a session imports a small part.
+    session.install("--no-compile", "--no-build-isolation", "-c", "constraints.txt", *paths, *(extra or []))
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
