@@ -13,10 +13,10 @@ from residuals_lab import frameworks
 
 # Read when JAX starts: eight devices to shard over, and a GPU's memory left to share with PyTorch.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
-if "jax" in frameworks.installed() and version("jaxlib").startswith("0.10."):
-    # Thousands of programs that each run once: they compile in a quarter of the time. Later versions do not know all of
-    # the flags, and compile as for a user.
-    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=0"]
+# Thousands of programs that each run once: unoptimized they compile in a quarter of the time.
+FLAGS += ["--xla_backend_optimization_level=0"]
+if "jax" in frameworks.installed() and version("jaxlib").startswith("0.10."):  # later ones do not know it
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 

@@ -18,6 +18,7 @@ def assert_near(pair: Pair, a: np.ndarray, b: np.ndarray, autodiff: tuple[np.nda
     assert error(a, b) <= 2 * limit(pair[0].dtype, error(*autodiff))
 
 
+@only(dtype=("float64", "bfloat16"))  # the others' values are held to NumPy's
 def test_values_and_gradients(pair: Pair) -> None:
     (y_a, grads_a), (y_b, grads_b) = (case.vjp(case.call.ours(case.adapter)) for case in pair)
     (plain_y_a, plain_a), (plain_y_b, plain_b) = (case.autodiff for case in pair)
