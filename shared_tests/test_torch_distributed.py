@@ -38,7 +38,7 @@ def lengthened(case: Case) -> tuple[Case, set[str]]:
     """
     op, arrays = case.source.op, dict(case.source.arrays)
     first = op.arrays[next(iter(arrays))].split()[0]
-    sharded = {name for name in arrays if op.arrays[name].split()[0] == first}
+    sharded = {name for name in arrays if op.arrays[name].split()[:1] == [first]}
     for name in sharded:
         a = arrays[name]
         if first == "...":

@@ -162,7 +162,7 @@ def test_autocast(torch_case: Case, backward_inside: bool) -> None:
     ours, plain = results
     steps = call.trace(adapter, call.ours(adapter), args).steps
     contracts = any(step.cost == "contraction" for step in steps)
-    assert ours[0].dtype == (plain[0].dtype if contracts else args[0].dtype)
+    assert ours[0].dtype == (torch.bfloat16 if contracts else args[0].dtype)
     truth = call.vjp(adapter.to_numpy(g))
     truths = [call.forward(), *(truth[name] for name, a in zip(call.arrays, args, strict=True) if a.requires_grad)]
     for found, autodiff, true in zip(ours, plain, truths, strict=True):

@@ -29,11 +29,13 @@ class Footprint(NamedTuple):
 def call_of(op: Op, adapter: ModuleType) -> Call:
     """The call that footprints are given for: every axis is 8, but the last of the first array, which is 1024.
 
-    `...` is two axes. So an array of one number a row, a group or a channel is at most a 64th of the first.
+    `...` is two axes. So an array of one number a row, a group or a channel is at most a 64th of the first. An op may
+    have other sizes that are typical of it.
     """
-    letters = next(iter(op.arrays.values())).split()
-    axes: Axes = {letter: (8, 8) if letter == "..." else (8,) for letter in letters}
-    axes[letters[-1]] = (*axes[letters[-1]][:-1], 1024)
+    axes: Axes = {letter: (8, 8) if letter == "..." else (8,) for letter in op.letters}
+    last = next(iter(op.arrays.values())).split()[-1]
+    axes[last] = (*axes[last][:-1], 1024)
+    axes |= {letter: (size,) for letter, size in op.sizes.items()}
     return Call.of(op, op.draw(np.random.default_rng(0), axes)).rounded(adapter, "float32")
 
 
@@ -56,12 +58,13 @@ def chained(call: Call, fn: Callable[..., Any]) -> tuple[Callable[..., Any], dic
     """A function of arrays, and these by name: each activation is made by a linear layer of its own from one input, the
     op follows, then another linear layer. An op that returns a scalar ends the chain.
 
-    Activations are the arrays that have the axes of the first; the others are parameters, and stay.
+    Activations are the arrays that have the batch axes of the first; the others are parameters, and stay.
     """
     rng = np.random.default_rng(0)
-    axes = next(iter(call.op.arrays.values()))
-    activations = {name: a for name, a in call.arrays.items() if call.op.arrays[name] == axes}
-    shape, out = next(iter(activations.values())).shape, np.shape(call.forward())
+    first, *_ = call.arrays
+    batch = call.op.arrays[first].split()[0]
+    activations = {name: a for name, a in call.arrays.items() if call.op.arrays[name].split()[:1] == [batch]}
+    shape, out = call.arrays[first].shape, np.shape(call.forward())
     arrays = {"layer input": rng.standard_normal((*shape[:-1], FEATURES))}
     arrays |= {f"weight of {name}": rng.standard_normal((FEATURES, *a.shape[-1:])) for name, a in activations.items()}
     arrays |= {name: a for name, a in call.arrays.items() if name not in activations}

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 Axes = dict[str, tuple[int, ...]]  # what each letter of an op stands for; `...` may stand for any number of axes
-Draw = Callable[["np.random.Generator", Axes], "np.ndarray"]
+
+
+class Constant(NamedTuple):
+    """An array that is never differentiated: its axes, in the letters of the arrays, and how to draw one."""
+
+    axes: str
+    draw: Callable[["np.random.Generator", Axes], "np.ndarray"]
 
 
 class Op(NamedTuple):
@@ -18,13 +24,22 @@ class Op(NamedTuple):
 
     Axes are letters, and `...` is any number of them: `{"x": "... d", "weight": "d"}`. `static` holds the other
     arguments, in the order in which `fwd` takes them after the arrays, with the values `compare` uses. `constants` are
-    arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two: how to draw each.
+    arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two.
+    `optional` names arrays and constants that most calls do without, and so do those that are measured. `sizes` is what
+    letters stand for where bytes are measured, if that is to be typical of the op.
     """
 
     name: str
     arrays: dict[str, str]
     static: Mapping[str, Any] = MappingProxyType({})
-    constants: Mapping[str, Draw] = MappingProxyType({})
+    constants: Mapping[str, Constant] = MappingProxyType({})
+    optional: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def letters(self) -> list[str]:
+        """The letters of all arrays, each once, those of the first array first."""
+        return list(dict.fromkeys(letter for axes in self.arrays.values() for letter in axes.split()))
 
     def shape(self, name: str, axes: Axes) -> tuple[int, ...]:
         """The shape of the array `name` where the letters stand for `axes`."""
@@ -43,31 +58,24 @@ class Op(NamedTuple):
             found[letter], rest = tuple(rest[:count]), rest[count:]
         return found
 
-    def draw(self, rng: "np.random.Generator", axes: Axes) -> "dict[str, np.ndarray]":
-        """A random array for every array and constant."""
-        arrays = {name: rng.standard_normal(self.shape(name, axes)) for name in self.arrays}
-        return arrays | {name: draw(rng, axes) for name, draw in self.constants.items()}
+    def draw(self, rng: "np.random.Generator", axes: Axes, *, whole: bool = False) -> "dict[str, np.ndarray]":
+        """A random array for every array and constant; for the optional ones only if `whole`."""
+        absent = () if whole else self.optional
+        arrays = {name: rng.standard_normal(self.shape(name, axes)) for name in self.arrays if name not in absent}
+        return arrays | {
+            name: constant.draw(rng, axes) for name, constant in self.constants.items() if name not in absent
+        }
 
     def default_axes(self, size: int) -> Axes:
         """Axes that give the first array about `size` elements: all alike up to 64, but one, which has the rest."""
         letters = next(iter(self.arrays.values())).split()
         rest = "..." if "..." in letters else letters[0]
         alike = min(64, round(size ** (1 / len(letters))))
-        axes: Axes = {letter: (alike,) for letter in letters if letter != rest}
+        axes: Axes = {letter: (alike,) for letter in self.letters if letter != rest}
         return {**axes, rest: (size // alike ** (len(letters) - 1),)}
 
 
-def _key(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
-    return rng.integers(2**32, size=2, dtype="uint32")
-
-
-def _channel_mean(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
-    return rng.standard_normal(axes["c"])
-
-
-def _channel_var(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
-    return 0.5 + rng.random(axes["c"])
-
+KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 
 OPS = (
     Op("x_sin_x", {"x": "n"}),
@@ -81,15 +89,18 @@ OPS = (
     Op("swiglu", {"gate": "...", "up": "..."}),
     Op("geglu", {"gate": "...", "up": "..."}),
     Op("softmax", {"x": "... d"}, {"axis": -1}),
-    Op("dropout", {"x": "... d"}, {"rate": 0.5}, {"key": _key}),
-    Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": _key}),
+    Op("dropout", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),
+    Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),
     Op("layer_norm", {"x": "... d", "weight": "d", "bias": "d"}, {"eps": 1e-5}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
     Op(
         "batch_norm",
         {"x": "b c ...", "weight": "c", "bias": "c"},
         {"training": True, "momentum": 0.1, "eps": 1e-5},
-        {"running_mean": _channel_mean, "running_var": _channel_var},
+        {
+            "running_mean": Constant("c", lambda rng, axes: rng.standard_normal(axes["c"])),
+            "running_var": Constant("c", lambda rng, axes: 0.5 + rng.random(axes["c"])),
+        },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
 )
