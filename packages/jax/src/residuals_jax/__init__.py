@@ -1,5 +1,6 @@
 """Ops as `jax.custom_vjp` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
+from residuals_jax.ops.attention import attention
 from residuals_jax.ops.batch_norm import batch_norm
 from residuals_jax.ops.dropout import dropout
 from residuals_jax.ops.dropout_remat import dropout_remat
@@ -20,6 +21,7 @@ from residuals_jax.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_sin
 
 __version__ = "0.1.0"
 __all__ = [
+    "attention",
     "batch_norm",
     "custom_vjp_with_extra_residual",
     "dropout",

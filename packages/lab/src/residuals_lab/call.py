@@ -1,6 +1,7 @@
 """One call of an op, and the functions of arrays that it gives in each framework and in NumPy."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -122,11 +123,17 @@ class Call:
         """The bytes that one of these functions really holds, where the constants are inputs too."""
         return adapter.held_bytes(fn, [*arrays, *self.constants_in(adapter)])
 
-    def backward(self, adapter: ModuleType, residuals: Mapping[str, Any], g: Any) -> dict[str, Any]:
-        """The op's `bwd` on these residuals: the gradient of each array that is there."""
+    def backward(
+        self, adapter: ModuleType, residuals: Mapping[str, Any], g: Any, arrays: Sequence[Any]
+    ) -> dict[str, Any]:
+        """The op's `bwd` on these residuals: the gradient of each array that is there, and looks like those here."""
         module = adapter.op(self.op.name)
         fields = module.Residuals(**{name: residuals.get(name) for name in module.Residuals._fields})
-        gradients = module.bwd(*self.static.values(), fields, g)  # None for each constant too, in JAX
+        given = dict(zip(self.arrays, arrays, strict=True))
+        like = {"like": adapter.likes(*(given.get(name) for name in self.op.arrays))}
+        takes = inspect.signature(module.bwd).parameters
+        gradients = module.bwd(*self.static.values(), fields, g, **(like if "like" in takes else {}))
+        # None for each constant too, in JAX.
         return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
     def _fwd(self, adapter: ModuleType) -> Callable[..., Any]:

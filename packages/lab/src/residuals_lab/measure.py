@@ -147,6 +147,6 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
                 fed = {
                     name: adapter.array(a, adapter.dtype_of(own[name]), options.device) for name, a in values.items()
                 }
-                found = rounded.backward(adapter, fed, g).values()
+                found = rounded.backward(adapter, fed, g, args).values()
                 worst[f"{source}->{adapter.NAME}"] = _worst([adapter.to_numpy(d) for d in found], truths)
     return worst

@@ -76,6 +76,9 @@ class Op(NamedTuple):
 
 
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
+QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
+MASK = Constant("s t", lambda rng, axes: rng.random((*axes["s"], *axes["t"])) < 0.7)
+TOKENS = {"...": 2, "h": 4, "s": 256, "t": 256, "d": 64, "e": 64}
 
 OPS = (
     Op("x_sin_x", {"x": "n"}),
@@ -103,5 +106,6 @@ OPS = (
         },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
+    Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, optional=("bias", "mask"), sizes=TOKENS),
 )
 BY_NAME = {op.name: op for op in OPS}

@@ -51,3 +51,26 @@ def keep_mask(key: Key, shape: tuple[int, ...], rate: float) -> Mask:
 def drop(a: Array, mask: Mask, rate: float) -> Array:
     """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
     return np.where(mask, a * (1 / (1 - rate) if rate < 1 else 0), 0)
+
+
+def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
+    """(..., h, s, d) as (..., key_heads, h/key_heads·s, d): query heads that share a key head, one below the other."""
+    *lead, heads, rows, columns = a.shape
+    return a.reshape(*lead, key_heads, heads // max(key_heads, 1) * rows, columns)
+
+
+def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
+    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`."""
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+    return np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf) if is_causal else scores
+
+
+def attended(scores: Array) -> tuple[Array, Array]:
+    """The weights of each row, softmax or 0 where no key is attended, and its (..., s) log-sum-exp, −∞ there."""
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    e = np.exp(scores - np.where(top == -np.inf, 0, top))
+    total = e.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        logsumexp = np.log(total) + np.where(top == -np.inf, 0, top)
+    return e / np.where(total == 0, 1, total), logsumexp[..., 0]

@@ -1,5 +1,6 @@
 """Ops as `torch.autograd.Function` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
+from residuals_torch.ops.attention import attention
 from residuals_torch.ops.batch_norm import batch_norm
 from residuals_torch.ops.dropout import dropout
 from residuals_torch.ops.dropout_remat import dropout_remat
@@ -20,6 +21,7 @@ from residuals_torch.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_s
 
 __version__ = "0.1.0"
 __all__ = [
+    "attention",
     "batch_norm",
     "custom_vjp_with_extra_residual",
     "dropout",

@@ -148,3 +148,86 @@ def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:
     if packed.shape[-1] == 0:  # where a DTensor's flatten never ends
         return bits[..., 0]
     return bits.flatten(-2)[..., : shape[-1] if shape else 1].reshape(shape)
+
+
+def check_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> None:
+    """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
+    and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """
+    if not isinstance(is_causal, bool):
+        raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
+    if isinstance(scale, bool) or not isinstance(scale, Real | None):
+        raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
+    if q.ndim < 3:
+        raise ValueError(f"q: expected at least 3 axes, (..., heads, queries, features), got shape {list(q.shape)}")
+    *lead, heads, rows, features = q.shape
+    key_heads, keys = k.shape[-3:-1] if k.ndim == q.ndim else (0, 0)
+    if k.shape != (*lead, key_heads, keys, features):
+        raise ValueError(
+            f"k: expected {[*lead, 'kv', 't', features]}, to go with q {list(q.shape)}, got {list(k.shape)}"
+        )
+    if heads != key_heads and (key_heads == 0 or heads % key_heads):
+        raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
+    if v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected booleans, got {_described(mask)}")
+    whole = (*lead, heads, rows, keys)
+    for name, a in (("bias", bias), ("mask", mask)):
+        if a is not None and (a.ndim > q.ndim or any(n not in (1, whole[i - a.ndim]) for i, n in enumerate(a.shape))):
+            raise ValueError(f"{name}: expected a shape that broadcasts to {list(whole)}, got {list(a.shape)}")
+
+
+def scaling(scale: float | None, q: Tensor) -> float:
+    """`scale`, or 1/√d."""
+    return max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
+
+
+def fold(a: Tensor, key_heads: int) -> Tensor:
+    """(..., h, s, d) as (..., key_heads, h/key_heads·s, d): query heads that share a key head, one below the other."""
+    *lead, heads, rows, columns = a.shape
+    return a if heads == key_heads else a.reshape(*lead, key_heads, heads // key_heads * rows, columns)
+
+
+def unfold(a: Tensor, like: Tensor) -> Tensor:
+    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any); never a view of what was
+    folded, since autograd takes none for a residual.
+    """
+    return a if a.shape[:-1] == like.shape[:-1] else a.reshape(*like.shape[:-1], a.shape[-1]).clone()
+
+
+def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -> Tensor:
+    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`.
+
+    `first` is the position of the first query.
+    """
+    if mask is not None:
+        scores = torch.where(mask, scores, -torch.inf)
+    if is_causal:  # by what a DTensor can do too: it knows no constant tensors
+        scores = torch.where(torch.ones_like(scores, dtype=torch.bool).tril(first), scores, -torch.inf)
+    return scores
+
+
+def attended(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of each row, softmax or 0 where no key is attended, and its (..., s) log-sum-exp, −∞ there."""
+    if scores.shape[-1] == 0:  # which has no maximum
+        return scores, torch.full_like(torch.sum(scores, dim=-1), -torch.inf)
+    # Any shift gives the same, so the maximum is a constant to the derivative.
+    top = torch.amax(scores.detach(), dim=-1, keepdim=True)
+    top = torch.where(top == -torch.inf, 0, top)
+    e = torch.exp(scores - top)
+    total = torch.sum(e, dim=-1, keepdim=True)
+    is_none = total == 0
+    total = torch.where(is_none, 1, total)
+    return e / total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
+
+
+def autocasted(*inputs: Any) -> tuple[Any, ...]:
+    """These as a contraction takes them: in autocast's dtype where it is on, unless they are None or float64."""
+    kind = inputs[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return inputs
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(a if a is None or a.dtype == torch.float64 else a.to(dtype) for a in inputs)

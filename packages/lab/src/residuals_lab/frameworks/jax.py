@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 
 import residuals_jax
+from residuals_jax import _lib
 from residuals_lab.trace import Recorder, Trace
 
 NAME = "jax"
@@ -54,7 +55,14 @@ _BODIES = {
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 _IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
 
+
 # The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
+def _sdpa(q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None) -> Any:
+    q, k, v = (jnp.swapaxes(a, -2, -3) for a in (q, k, v))
+    y = jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
+    return jnp.swapaxes(y, -2, -3)
+
+
 OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "relu": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
     "relu_bits": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
@@ -65,6 +73,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "swiglu": ("jax.nn.silu(gate)*up", lambda gate, up: jax.nn.silu(gate) * up),
     "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
     "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
+    "attention": ("jax.nn.dot_product_attention", _sdpa),
     "layer_norm": (
         "jax.nn.standardize(x)*weight+bias",
         lambda x, weight=1.0, bias=0.0, *, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
@@ -80,6 +89,11 @@ def op(name: str) -> ModuleType:
 def public(name: str) -> Callable[..., Any]:
     """The op as its users call it."""
     return getattr(residuals_jax, name)
+
+
+def likes(*arrays: jax.Array | None) -> Any:
+    """What a `bwd` is told of its op's arrays, by which it makes gradients of arrays that it was not given."""
+    return _lib.types(*arrays)
 
 
 def devices() -> tuple[str, ...]:

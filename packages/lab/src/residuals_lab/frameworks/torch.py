@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
 from residuals_lab.trace import Recorder, Trace
+from residuals_torch import _lib
 
 NAME = "torch"
 TITLE = f"PyTorch {torch.__version__.partition('+')[0]}"
@@ -47,6 +48,16 @@ _OPS = {
 }
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
 
+
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, **static: Any
+) -> Tensor:
+    if mask is not None:
+        bias = torch.zeros((), dtype=q.dtype) if bias is None else bias
+        bias = torch.where(mask, bias, -torch.inf)
+    return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True, **static)
+
+
 OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "relu": ("F.relu", lambda x: F.relu(x)),
     "relu_bits": ("F.relu", lambda x: F.relu(x)),
@@ -68,6 +79,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
         "F.group_norm",
         lambda x, weight=None, bias=None, *, num_groups, eps: F.group_norm(x, num_groups, weight, bias, eps),
     ),
+    "attention": ("F.scaled_dot_product_attention", _sdpa),
     "batch_norm": (  # writes into the running statistics that it is given
         "F.batch_norm",
         lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
@@ -88,6 +100,10 @@ def op(name: str) -> ModuleType:
 
 def public(name: str) -> Callable[..., Any]:
     return getattr(residuals_torch, name)
+
+
+def likes(*arrays: Tensor | None) -> Any:
+    return _lib.likes(*arrays)
 
 
 def devices() -> tuple[str, ...]:
@@ -229,7 +245,9 @@ class _Recording(TorchDispatchMode):
             shapes = [(t.shape, _dtype(t)) for t in outs]
             numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
         for t, number in zip(outs, numbers, strict=True):
-            self._known[self._key(t, written=id(t) in written)] = number
+            key, is_written = self._key(t, written=id(t) in written), id(t) in written
+            if is_written or key not in self._known:  # a view that looks like what it is of has the same value
+                self._known[key] = number
         return out
 
     def number(self, t: Tensor) -> int:

@@ -1,0 +1,141 @@
+"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import (
+    Types,
+    attended,
+    check_attention,
+    floating,
+    fold,
+    hide,
+    match,
+    scaling,
+    types,
+    unfold,
+    wide,
+)
+
+
+class Residuals(NamedTuple):
+    q: Array  # (..., h, s, d)  input: meets the scores' gradient in that of k
+    k: Array  # (..., kv, t, d)  input: meets the scores' gradient in that of q
+    v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
+    weights: Array  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: bool,
+    scale: float | None,
+) -> tuple[Array, Residuals]:
+    heads = k.shape[-3]
+    scores = unfold(fold(wide(q), heads) @ wide(k).mT, q) * scaling(scale, q)
+    if bias is not None:
+        scores = scores + wide(bias)
+    weights, _ = attended(hide(scores, mask, is_causal))
+    y = unfold(fold(weights, heads) @ wide(v), q)
+    return y.astype(q.dtype), Residuals(q, k, v, weights.astype(q.dtype))
+
+
+def bwd(
+    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, like: Types | None = None
+) -> tuple[Array, Array, Array, Array | None, None]:
+    q, k, v, weights = residuals
+    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
+    *_, like_bias = like or types(weights)
+    heads, rows = k.shape[-3], wide(weights)
+    dweights = unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dot = jnp.sum(rows * dweights, axis=-1, keepdims=True)
+    is_narrow = weights.dtype != rows.dtype
+    if is_narrow:
+        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
+        dweights = dweights * jnp.sum(rows, axis=-1, keepdims=True)
+    dscores = rows * (dweights - dot)
+    dq = match(unfold(fold(dscores, heads) @ wide(k), q) * scaling(scale, q), q)
+    dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), k)
+    dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
+    dbias = None if like_bias is None else match(dscores, like_bias)
+    return dq, dk, dv, dbias, None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: bool,
+    scale: float | None,
+    like: Types,
+) -> Array:
+    return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+
+
+_attention.defvjp(
+    lambda q, k, v, bias, mask, is_causal, scale, like: fwd(q, k, v, bias, mask, is_causal, scale),
+    lambda is_causal, scale, like, residuals, g: bwd(is_causal, scale, residuals, g, like),
+)
+
+
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Array:
+    """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
+
+    The layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes
+    -2 and -3. With fewer heads of keys than of queries, each serves as many query heads, which stand together.
+
+    Args:
+        q: (..., h, s, d) floating.
+        k: (..., kv, t, d) floating; kv divides h.
+        v: (..., kv, t, e) floating.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        scale: a Python number, or None for 1/√d.
+
+    Returns:
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
+        and its gradients are 0.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes.
+        k: (..., kv, t, d), an input, no new bytes.
+        v: (..., kv, t, e), an input, no new bytes. Neither bias nor mask is saved: what they do is in the weights.
+        weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
+            `flash_attention` does.
+
+    Raises:
+        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Vaswani et al., "Attention Is All You Need" (2017), equation 1.
+    """
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    bias = None if bias is None else floating("bias", bias)
+    mask = None if mask is None else jnp.asarray(mask)
+    check_attention(q, k, v, bias, mask, is_causal, scale)
+    return _attention(q, k, v, bias, mask, is_causal, scale, types(q, k, v, bias))

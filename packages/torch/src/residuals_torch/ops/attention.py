@@ -1,0 +1,170 @@
+"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import (
+    Wanted,
+    attended,
+    autocasted,
+    check_attention,
+    floating,
+    fold,
+    hide,
+    likes,
+    match,
+    scaling,
+    unfold,
+    wanted,
+    wide,
+)
+
+
+class Residuals(NamedTuple):
+    q: Tensor | None  # (..., h, s, d)  input: meets the scores' gradient in that of k; None if k is frozen
+    k: Tensor | None  # (..., kv, t, d)  input: meets the scores' gradient in that of q; None if q is frozen
+    v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
+    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+
+
+RECOMPUTES: dict[str, str] = {}
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def fwd(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> tuple[Tensor, Residuals]:
+    heads = k.shape[-3]
+    scores = unfold(fold(wide(q), heads) @ wide(k).mT, q) * scaling(scale, q)
+    if bias is not None:
+        scores = scores + wide(bias)
+    weights, _ = attended(hide(scores, mask, is_causal))
+    y = unfold(fold(weights, heads) @ wide(v), q)
+    return y.to(q.dtype), Residuals(q, k, v, weights.to(q.dtype))
+
+
+def bwd(
+    is_causal: bool,
+    scale: float | None,
+    residuals: Residuals,
+    g: Tensor | None,
+    like: Wanted | None = None,
+    g_weights: Tensor | None = None,
+) -> Gradients:
+    """`g_weights` is the cotangent of the weights, which has one in a second derivative only, where g may have none."""
+    q, k, v, weights = residuals
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_q, like_k, like_v, like_bias = like or likes(q, k, v, weights)
+    rows = wide(weights)
+    dq = dk = dv = dbias = None
+    if like_v is not None and g is not None:
+        heads = like_v.shape[-3]
+        dv = match(fold(rows, heads).mT @ fold(wide(g), heads), like_v)
+    if v is None or (like_q is None and like_k is None and like_bias is None):  # asked for dv alone
+        return dq, dk, dv, dbias
+    heads = v.shape[-3]
+    dweights = 0 if g_weights is None else wide(g_weights)
+    if g is not None:
+        dweights = dweights + unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
+    is_narrow = weights.dtype != rows.dtype
+    if is_narrow:
+        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
+        dweights = dweights * torch.sum(rows, dim=-1, keepdim=True)
+    dscores = rows * (dweights - dot)
+    if like_q is not None and k is not None:
+        dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, k), like_q)
+    if like_k is not None and q is not None:
+        dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), like_k)
+    if like_bias is not None:
+        dbias = match(dscores, like_bias)
+    return dq, dk, dv, dbias
+
+
+class Attention(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(q.device.type, enabled=False):
+            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
+        return y, residuals.weights
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
+        output: tuple[Tensor, Tensor],
+    ) -> None:
+        (q, k, v, bias, _, ctx.is_causal, ctx.scale), (_, weights) = inputs, output
+        need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
+        need_scores = need_q or need_k or need_bias
+        saved = Residuals(q if need_k else None, k if need_q else None, v if need_scores else None, weights)
+        ctx.save_for_backward(*saved)
+        ctx.like = likes(q, k, v, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None and g_weights is None:
+            return (None,) * 7
+        residuals = Residuals(*ctx.saved_tensors)
+        with torch.autocast(residuals.weights.device.type, enabled=False):
+            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights)
+        return *gradients, None, None, None
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
+
+    The layout is that of `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as
+    many query heads, which stand together, as `enable_gqa=True` has it there.
+
+    Args:
+        q: (..., h, s, d) floating.
+        k: (..., kv, t, d) floating; kv divides h.
+        v: (..., kv, t, e) floating.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        scale: a Python number, or None for 1/√d.
+
+    Returns:
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
+        and its gradients are 0. Under autocast q, k, v and bias are first cast to its dtype.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes; not saved if k needs no gradient.
+        k: (..., kv, t, d), an input, no new bytes; not saved if q needs no gradient.
+        v: (..., kv, t, e), an input, no new bytes; not saved if it alone needs a gradient. Neither bias nor mask is
+            saved: what they do is in the weights.
+        weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
+            `flash_attention` does.
+
+    Raises:
+        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Vaswani et al., "Attention Is All You Need" (2017), equation 1.
+    """
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    bias = None if bias is None else floating("bias", bias)
+    check_attention(q, k, v, bias, mask, is_causal, scale)
+    q, k, v, bias = autocasted(q, k, v, bias)
+    y, _ = Attention.apply(q, k, v, bias, mask, is_causal, scale)
+    return y
