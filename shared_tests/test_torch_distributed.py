@@ -92,8 +92,8 @@ def run(case: Case, mesh: Any) -> Any:
     for name, a in zip(case.call.arrays, case.args, strict=True):
         placement = Shard(0) if name in sharded else Replicate()
         args.append(distribute_tensor(a.detach(), mesh, [placement]).requires_grad_(a.requires_grad))
-    for a in case.call.constants_in(case.adapter):  # each process has a key whole, and statistics as its arrays
-        args.append(distribute_tensor(a, mesh, [Replicate()]) if a.is_floating_point() else a)
+    for a in case.call.constants_in(case.adapter):  # each process has a key whole, and the others as its arrays
+        args.append(a if a.dtype == torch.uint32 else distribute_tensor(a, mesh, [Replicate()]))
     c = distribute_tensor(case.array(case.g).detach(), mesh, [Replicate()])
     y = case.call.ours(case.adapter)(*args)
     gradients = torch.autograd.grad((c * y).sum(), [a for a in args if a.requires_grad])

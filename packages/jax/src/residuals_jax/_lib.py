@@ -64,7 +64,7 @@ def match(cotangent: Array, primal: Any) -> Array:
     mesh axes the sharding is part of the type.
     """
     kind = jax.typeof(primal) if isinstance(primal, Array) else primal
-    cotangent = _sum_to(cotangent, primal.shape)
+    cotangent = sum_to(cotangent, primal.shape)
     shares = _varying(jax.typeof(cotangent)) - _varying(kind)
     if shares:
         cotangent = jax.lax.psum(cotangent, tuple(sorted(shares)))
@@ -97,7 +97,7 @@ def unpack_bits(packed: Array, shape: tuple[int, ...]) -> Array:
     return bits.astype(bool).reshape(*lead, 8 * m)[..., : shape[-1] if shape else 1].reshape(shape)
 
 
-def _sum_to(a: Array, shape: tuple[int, ...]) -> Array:
+def sum_to(a: Array, shape: tuple[int, ...]) -> Array:
     lead = tuple(range(a.ndim - len(shape)))
     stretched = tuple(i + len(lead) for i, n in enumerate(shape) if n == 1)
     return a.sum(axis=lead + stretched, keepdims=True).squeeze(lead) if lead + stretched else a

@@ -106,6 +106,7 @@ OPS = (
         },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
-    Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, optional=("bias", "mask"), sizes=TOKENS),
+    Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
 )
 BY_NAME = {op.name: op for op in OPS}

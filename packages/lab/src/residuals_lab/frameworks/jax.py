@@ -74,6 +74,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
     "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
     "attention": ("jax.nn.dot_product_attention", _sdpa),
+    "flash_attention": ("jax.nn.dot_product_attention", _sdpa),
     "layer_norm": (
         "jax.nn.standardize(x)*weight+bias",
         lambda x, weight=1.0, bias=0.0, *, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,

@@ -88,7 +88,7 @@ def samples(rng: np.random.Generator) -> Samples:
     huge = call()
     huge["q"][:, 2:] *= 1e4  # beside ordinary ones, as the gradients of a saturated row are all rounding
     return {
-        "2h4s5t": call(2),
+        "6x2h4s5t": call(6),
         "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
         "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
         "causal": {**call(), "is_causal": True},

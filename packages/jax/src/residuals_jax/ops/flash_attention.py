@@ -1,0 +1,183 @@
+"""Attention that saves one number a row: y = softmax(scale·q·kᵀ + bias)·v, block after block of queries."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import attended, check_attention, floating, fold, hide, match, scaling, sum_to, unfold, wide
+
+BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
+
+
+class Residuals(NamedTuple):
+    q: Array  # (..., h, s, d)  input: the scores are computed again from it
+    k: Array  # (..., kv, t, d)  input: the scores are computed again from it
+    v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
+    bias: Array | None  # to (..., h, s, t)  input: part of the scores
+    mask: Array | None  # to (..., h, s, t)  input: hides scores
+    out: Array  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row
+    logsumexp: Array  # (..., h, s)  output, float32 or wider: makes weights of scores without a sum over the keys
+
+
+RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
+
+Results = tuple[Array, Array]  # out and logsumexp
+Rows = dict[str, Any]  # arrays, or None: with a row for each query, and others that have one row for all, or none
+
+
+def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: int, arrays: Rows) -> tuple[Any, Any]:
+    """`body(first, arrays)` for block after block of queries: what it gives of rows joined, and the rest summed up.
+
+    The first block may be a shorter one. It runs by itself, so that the sums start with the right type.
+    """
+    rest = max(queries - 1, 0) // BLOCK
+    head = queries - rest * BLOCK
+    split = {name: a for name, a in arrays.items() if a is not None and a.ndim > 1 and a.shape[-2] == queries > 1}
+    rows, sums = body(0, arrays | {name: a[..., :head, :] for name, a in split.items()})
+    if rest == 0:
+        return rows, sums
+    blocks = {
+        name: jnp.moveaxis(a[..., head:, :].reshape(*a.shape[:-2], rest, BLOCK, a.shape[-1]), -3, 0)
+        for name, a in split.items()
+    }
+
+    def step(total: Any, block: tuple[Array, Rows]) -> tuple[Any, Any]:
+        i, some = block
+        more_rows, more = body(head + i * BLOCK, arrays | some)
+        return jax.tree.map(jnp.add, total, more), more_rows
+
+    def join(first: Array, others: Array) -> Array:
+        others = jnp.moveaxis(others, 0, -3)
+        return jnp.concatenate([first, others.reshape(*first.shape[:-2], rest * BLOCK, first.shape[-1])], axis=-2)
+
+    sums, others = jax.lax.scan(step, sums, (jnp.arange(rest, dtype=jnp.int32), blocks))
+    return jax.tree.map(join, rows, others), sums
+
+
+def _scores(rows: Rows, k: Array, is_causal: bool, scale: float | None, first: Array | int) -> Array:
+    """Those of a block of queries, (..., h, b, t)."""
+    q, bias, mask = rows["q"], rows["bias"], rows["mask"]
+    scores = unfold(fold(wide(q), k.shape[-3]) @ wide(k).mT, q) * scaling(scale, q)
+    return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
+
+
+def fwd(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: bool,
+    scale: float | None,
+) -> tuple[Results, Residuals]:
+    def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
+        weights, logsumexp = attended(_scores(rows, k, is_causal, scale, first))
+        out = unfold(fold(weights, k.shape[-3]) @ wide(v), weights)
+        return (out.astype(q.dtype), logsumexp[..., None]), None
+
+    (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
+    logsumexp = logsumexp[..., 0]
+    return (out, logsumexp), Residuals(q, k, v, bias, mask, out, logsumexp)
+
+
+def bwd(
+    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, g_logsumexp: Array | None = None
+) -> tuple[Array, Array, Array, Array | None, None]:
+    q, k, v, bias, mask, out, logsumexp = residuals
+    heads = k.shape[-3]
+    is_none = logsumexp == -jnp.inf  # no key attended
+    # dscores = P·(dP − Σ P·dP), of which the sum is Σ g·out; and dlogsumexp/dscores = P.
+    dot = jnp.sum(wide(g) * wide(out), axis=-1)
+    dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
+
+    def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
+        g = wide(rows["g"])
+        weights = jnp.exp(_scores(rows, k, is_causal, scale, first) - rows["logsumexp"])
+        dscores = weights * (unfold(fold(g, heads) @ wide(v).mT, g) - rows["dot"])
+        dq = unfold(fold(dscores, heads) @ wide(k), g) * scaling(scale, q)
+        dk = fold(dscores, heads).mT @ fold(wide(rows["q"]), heads) * scaling(scale, q)
+        dv = fold(weights, heads).mT @ fold(g, heads)
+        dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
+        of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
+        return (dq.astype(q.dtype), dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
+
+    arrays = {"q": q, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
+    arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]
+    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, q.shape[-2], arrays)
+    dbias = dbias_sum if dbias_rows is None else dbias_rows
+    return match(dq, q), match(dk, k), match(dv, v), None if bias is None else match(dbias, bias), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _flash_attention(
+    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: float | None
+) -> Results:
+    return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+
+
+_flash_attention.defvjp(fwd, lambda is_causal, scale, residuals, gs: bwd(is_causal, scale, residuals, *gs))
+
+
+def flash_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    return_logsumexp: bool = False,
+) -> Array | tuple[Array, Array]:
+    """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
+
+    Forward and backward go over blocks of queries, each with all keys. The layout is PyTorch's, heads before the
+    sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer heads of keys than of
+    queries, each serves as many query heads, which stand together. The checkpoint policy `dots_saveable` keeps the
+    scores of every block, and makes it quadratic again.
+
+    Args:
+        q: (..., h, s, d) floating.
+        k: (..., kv, t, d) floating; kv divides h.
+        v: (..., kv, t, e) floating.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        scale: a Python number, or None for 1/√d.
+        return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
+
+    Returns:
+        y: (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets
+            zeros, and its gradients are 0.
+        logsumexp: (..., h, s), float32 or wider, differentiable, only if asked for; −∞ where no key is attended. With
+            it, attention to parts of the keys can be merged.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes.
+        k: (..., kv, t, d), an input, no new bytes.
+        v: (..., kv, t, e), an input, no new bytes.
+        bias: as it came, an input, no new bytes: the scores are computed again.
+        mask: as it came, an input, no new bytes.
+        out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway.
+        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would sum over the keys
+            again.
+
+    Raises:
+        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
+        "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
+    """
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    bias = None if bias is None else floating("bias", bias)
+    mask = None if mask is None else jnp.asarray(mask)
+    check_attention(q, k, v, bias, mask, is_causal, scale)
+    out, logsumexp = _flash_attention(q, k, v, bias, mask, is_causal, scale)
+    return (out, logsumexp) if return_logsumexp else out

@@ -1,0 +1,102 @@
+"""Attention that saves one number a row: y = P·v, P = exp(scale·q·kᵀ + bias − logsumexp).
+
+Source: Dao et al., "FlashAttention" (2022), algorithms 1 and 4. Here all rows are computed at once.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Mask, Samples, attended, fold, hide, sum_to
+
+
+def _weights(
+    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: bool, scale: float | None
+) -> tuple[Array, Array, float]:
+    """P (..., h, s, t), its log-sum-exp (..., h, s), and the scale."""
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    scores = scale * (fold(q, k.shape[-3]) @ k.mT).reshape(*q.shape[:-1], k.shape[-2])
+    return *attended(hide(scores if bias is None else scores + bias, mask, is_causal)), scale
+
+
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None = None,
+    mask: Mask | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> tuple[Array, Array]:
+    """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e), and the log-sum-exp."""
+    weights, logsumexp, _ = _weights(q, k, bias, mask, is_causal, scale)
+    return (fold(weights, k.shape[-3]) @ v).reshape(*q.shape[:-1], v.shape[-1]), logsumexp
+
+
+def vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Mask | None,
+    g: Array,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    g_logsumexp: Array | None = None,
+) -> tuple[Array, Array, Array, Array | None]:
+    """`dq, dk, dv, dbias` for the cotangents of y and the log-sum-exp, from the inputs alone; None for what is None."""
+    heads = k.shape[-3]
+    weights, _, scale = _weights(q, k, bias, mask, is_causal, scale)
+    dweights = (fold(g, heads) @ v.mT).reshape(weights.shape)
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+    if g_logsumexp is not None:
+        dscores = dscores + weights * g_logsumexp[..., None]
+    dq = scale * (fold(dscores, heads) @ k).reshape(q.shape)
+    dk = scale * (fold(dscores, heads).mT @ fold(q, heads))
+    dv = fold(weights, heads).mT @ fold(g, heads)
+    return dq, dk, dv, None if bias is None else sum_to(dscores, bias.shape)
+
+
+def residuals(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None = None,
+    mask: Mask | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> dict[str, Array | Mask | None]:
+    """The value each residual must have."""
+    out, logsumexp = forward(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
+    return {"q": q, "k": k, "v": v, "bias": bias, "mask": mask, "out": out, "logsumexp": logsumexp}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: an ordinary shape first, then the awkward ones; the long ones take several blocks of 256 queries."""
+
+    def call(*lead: int, heads: int = 2, kv: int = 2, s: int = 4, t: int = 5, d: int = 3, e: int = 2) -> dict[str, Any]:
+        shapes = {"q": (*lead, heads, s, d), "k": (*lead, kv, t, d), "v": (*lead, kv, t, e)}
+        return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+    def bias(*shape: int) -> dict[str, Array]:
+        return {"bias": rng.standard_normal(shape)}
+
+    rows = np.arange(4)[:, None] != 1  # no key for one query
+    huge = call()
+    huge["q"][:, 2:] *= 1e4  # beside ordinary ones, as the gradients of a saturated row are all rounding
+    return {
+        "6x2h4s5t": call(6),
+        "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
+        "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
+        "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
+        "long-causal": {**call(heads=1, kv=1, s=600, t=5), **bias(600, 5), "is_causal": True},
+        "long-grouped": {**call(heads=3, kv=1, s=513, t=4), **bias(1, 4), "mask": rng.random((513, 4)) < 0.7},
+        "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},
+        "no-keys": call(t=0),
+        "no-queries": call(s=0),
+        "huge-scores": huge,
+    }
