@@ -78,6 +78,8 @@ def test_residuals_are_the_declared_ones(case: Case) -> None:
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), args)
     values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
     truths = case.call.residuals()
+    if case.dtype == "bfloat16":  # in which one that it would round too coarsely may be missing
+        truths = {name: truth for name, truth in truths.items() if name in values}
     largest = max(a.size for a in case.call.arrays.values())
     assert [r.name for r in trace.crossing] == list(values) == list(truths)
     for residual in trace.crossing:
@@ -124,7 +126,7 @@ def another(case: Case, a: Any) -> Any:
     """An array like `a` with another value everywhere: other bits, if it holds bits."""
     value = case.adapter.to_numpy(a)
     dtype = case.adapter.dtype_of(a)
-    if dtype.startswith("uint"):
+    if dtype.startswith(("uint", "bool")):
         return case.adapter.constant(~value.astype(dtype), case.device)
     return case.array(value + 1 + np.random.default_rng(2).random(value.shape))
 

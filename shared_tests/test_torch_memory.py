@@ -105,6 +105,8 @@ def test_what_is_saved_is_read(torch_case: Case) -> None:
 
     for args in subsets(torch_case):
         right, saves = gradients(args)
+        if not any(d.any() for d in right):
+            continue  # where all is hidden, nothing matters
         for i in range(saves):
             wrong, _ = gradients(args, spoil=i)
             assert any(not torch.equal(a, b) for a, b in zip(wrong, right, strict=True)), f"residual {i} of {saves}"

@@ -185,8 +185,11 @@ def hide(scores: Array, mask: Array | None, is_causal: bool, first: Array | int 
     return scores
 
 
-def attended(scores: Array) -> tuple[Array, Array]:
-    """The weights of each row, softmax or 0 where no key is attended, and its (..., s) log-sum-exp, −∞ there."""
+def attended(scores: Array) -> tuple[Array, Array, Array]:
+    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+
+    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    """
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, 0, top)
@@ -194,4 +197,4 @@ def attended(scores: Array) -> tuple[Array, Array]:
     total = jnp.sum(e, axis=-1, keepdims=True)
     is_none = total == 0
     total = jnp.where(is_none, 1, total)
-    return e / total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]
+    return e, total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]

@@ -33,5 +33,8 @@ def rounding(dtype: str) -> float:
 
 
 def limit(dtype: str, autodiff_error: float) -> float:
-    """The largest error allowed: 1e-9 in float64; else twice what plain autodiff has in the same dtype, and one ulp."""
-    return FLOAT64_LIMIT if dtype == "float64" else 2 * autodiff_error + ULP[dtype]
+    """The largest error allowed: 1e-9 in float64; else twice plain autodiff's in the same dtype, and its rounding.
+
+    Another formula for the same gradient rounds elsewhere: in float32 that is a few ulps where autodiff may have none.
+    """
+    return FLOAT64_LIMIT if dtype == "float64" else 2 * autodiff_error + rounding(dtype)

@@ -4,6 +4,7 @@ from residuals_torch.ops.attention import attention
 from residuals_torch.ops.batch_norm import batch_norm
 from residuals_torch.ops.dropout import dropout
 from residuals_torch.ops.dropout_remat import dropout_remat
+from residuals_torch.ops.flash_attention import flash_attention
 from residuals_torch.ops.geglu import geglu
 from residuals_torch.ops.gelu import gelu
 from residuals_torch.ops.group_norm import group_norm
@@ -27,6 +28,7 @@ __all__ = [
     "dropout",
     "dropout_remat",
     "f_with_sin",
+    "flash_attention",
     "geglu",
     "gelu",
     "group_norm",

@@ -210,18 +210,23 @@ def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -
     return scores
 
 
-def attended(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of each row, softmax or 0 where no key is attended, and its (..., s) log-sum-exp, −∞ there."""
+def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+
+    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where nothing
+    is recorded for a derivative, e is written over the scores.
+    """
     if scores.shape[-1] == 0:  # which has no maximum
-        return scores, torch.full_like(torch.sum(scores, dim=-1), -torch.inf)
+        total = torch.sum(scores, dim=-1, keepdim=True) + 1
+        return scores, total, torch.log(total - 1).squeeze(-1)
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = torch.amax(scores.detach(), dim=-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0, top)
-    e = torch.exp(scores - top)
+    e = torch.exp(scores - top) if torch.is_grad_enabled() else scores.sub_(top).exp_()
     total = torch.sum(e, dim=-1, keepdim=True)
     is_none = total == 0
     total = torch.where(is_none, 1, total)
-    return e / total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
+    return e, total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
 
 
 def autocasted(*inputs: Any) -> tuple[Any, ...]:

@@ -46,7 +46,8 @@ def fwd(
     scores = unfold(fold(wide(q), heads) @ wide(k).mT, q) * scaling(scale, q)
     if bias is not None:
         scores = scores + wide(bias)
-    weights, _ = attended(hide(scores, mask, is_causal))
+    e, total, _ = attended(hide(scores, mask, is_causal))
+    weights = e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
     return y.astype(q.dtype), Residuals(q, k, v, weights.astype(q.dtype))
 

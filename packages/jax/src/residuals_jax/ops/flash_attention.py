@@ -20,7 +20,8 @@ class Residuals(NamedTuple):
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
     bias: Array | None  # to (..., h, s, t)  input: part of the scores
     mask: Array | None  # to (..., h, s, t)  input: hides scores
-    out: Array  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row
+    out: Array | None  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row; None
+    # in dtypes narrower than float32, whose rounding is too coarse for that
     logsumexp: Array  # (..., h, s)  output, float32 or wider: makes weights of scores without a sum over the keys
 
 
@@ -76,13 +77,14 @@ def fwd(
     scale: float | None,
 ) -> tuple[Results, Residuals]:
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
-        weights, logsumexp = attended(_scores(rows, k, is_causal, scale, first))
-        out = unfold(fold(weights, k.shape[-3]) @ wide(v), weights)
+        e, total, logsumexp = attended(_scores(rows, k, is_causal, scale, first))
+        out = unfold(fold(e, k.shape[-3]) @ wide(v), e) / total
         return (out.astype(q.dtype), logsumexp[..., None]), None
 
     (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
     logsumexp = logsumexp[..., 0]
-    return (out, logsumexp), Residuals(q, k, v, bias, mask, out, logsumexp)
+    is_narrow = out.dtype != logsumexp.dtype
+    return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
 
 
 def bwd(
@@ -92,13 +94,15 @@ def bwd(
     heads = k.shape[-3]
     is_none = logsumexp == -jnp.inf  # no key attended
     # dscores = P·(dP − Σ P·dP), of which the sum is Σ g·out; and dlogsumexp/dscores = P.
-    dot = jnp.sum(wide(g) * wide(out), axis=-1)
+    dot = jnp.zeros_like(logsumexp) if out is None else jnp.sum(wide(g) * wide(out), axis=-1)
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
     def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
-        g = wide(rows["g"])
         weights = jnp.exp(_scores(rows, k, is_causal, scale, first) - rows["logsumexp"])
-        dscores = weights * (unfold(fold(g, heads) @ wide(v).mT, g) - rows["dot"])
+        g = wide(rows["g"])
+        dweights = unfold(fold(g, heads) @ wide(v).mT, g)
+        dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
+        dscores = weights * (dweights - dot)
         dq = unfold(fold(dscores, heads) @ wide(k), g) * scaling(scale, q)
         dk = fold(dscores, heads).mT @ fold(wide(rows["q"]), heads) * scaling(scale, q)
         dv = fold(weights, heads).mT @ fold(g, heads)
@@ -163,9 +167,10 @@ def flash_attention(
         v: (..., kv, t, e), an input, no new bytes.
         bias: as it came, an input, no new bytes: the scores are computed again.
         mask: as it came, an input, no new bytes.
-        out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway.
-        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would sum over the keys
-            again.
+        out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway; not saved in
+            dtypes narrower than float32, where its rounding would spoil the gradients.
+        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would look for the
+            largest score of each row again,.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.

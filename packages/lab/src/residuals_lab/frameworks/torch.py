@@ -80,6 +80,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
         lambda x, weight=None, bias=None, *, num_groups, eps: F.group_norm(x, num_groups, weight, bias, eps),
     ),
     "attention": ("F.scaled_dot_product_attention", _sdpa),
+    "flash_attention": ("F.scaled_dot_product_attention", _sdpa),
     "batch_norm": (  # writes into the running statistics that it is given
         "F.batch_norm",
         lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
@@ -244,21 +245,22 @@ class _Recording(TorchDispatchMode):
                 base = "integer_pow"  # a few products
             shapes = [(t.shape, _dtype(t)) for t in outs]
             numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
+        versions = {_storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
         for t, number in zip(outs, numbers, strict=True):
-            key, is_written = self._key(t, written=id(t) in written), id(t) in written
+            is_written = id(t) in written  # which counts only after this dispatch too
+            key = self._key(t, versions.get(_storage(t), 0) + is_written)
             if is_written or key not in self._known:  # a view that looks like what it is of has the same value
                 self._known[key] = number
         return out
 
     def number(self, t: Tensor) -> int:
-        key = self._key(t)
+        key = self._key(t, _version(t))
         if key not in self._known:
             self._known[key] = self.recorder.value(key, t.shape, _dtype(t))
         return self._known[key]
 
-    def _key(self, t: Tensor, written: bool = False) -> Hashable:
+    def _key(self, t: Tensor, version: int) -> Hashable:
         self._alive.append(t.untyped_storage())
-        version = 0 if t.is_inference() else t._version + written  # a write counts only after this dispatch
         return _storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
 
 
@@ -268,6 +270,10 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
         if argument.alias_info is not None and argument.alias_info.is_write:
             t = args[i] if i < len(args) else kwargs.get(argument.name)
             yield from (leaf for leaf in tree_leaves(t) if isinstance(leaf, Tensor))
+
+
+def _version(t: Tensor) -> int:
+    return 0 if t.is_inference() else t._version
 
 
 def _storage(t: Tensor) -> int:

@@ -85,8 +85,8 @@ def samples(rng: np.random.Generator) -> Samples:
         return {"bias": rng.standard_normal(shape)}
 
     rows = np.arange(4)[:, None] != 1  # no key for one query
-    huge = call()
-    huge["q"][:, 2:] *= 1e4  # beside ordinary ones, as the gradients of a saturated row are all rounding
+    huge = {**call(), **bias(4, 5)}
+    huge["bias"][2:] *= 1e4  # beside ordinary ones, as the gradients of a saturated row are all rounding
     return {
         "6x2h4s5t": call(6),
         "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},

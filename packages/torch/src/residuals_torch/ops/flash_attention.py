@@ -1,0 +1,258 @@
+"""Attention that saves one number a row: y = softmax(scale·q·kᵀ + bias)·v, block after block of queries."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import (
+    Wanted,
+    attended,
+    autocasted,
+    check_attention,
+    floating,
+    fold,
+    hide,
+    likes,
+    match,
+    scaling,
+    unfold,
+    wanted,
+    wide,
+)
+
+BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
+
+
+class Residuals(NamedTuple):
+    q: Tensor  # (..., h, s, d)  input: the scores are computed again from it
+    k: Tensor  # (..., kv, t, d)  input: the scores are computed again from it
+    v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
+    bias: Tensor | None  # to (..., h, s, t)  input: part of the scores
+    mask: Tensor | None  # to (..., h, s, t)  input: hides scores
+    out: Tensor | None  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row; None
+    # in dtypes narrower than float32, whose rounding is too coarse for that; None if only v needs a gradient
+    logsumexp: Tensor  # (..., h, s)  output, float32 or wider: makes weights of scores without a sum over the keys
+
+
+RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
+
+Results = tuple[Tensor, Tensor]  # out and logsumexp
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _blocks(q: Tensor, k: Tensor, is_causal: bool) -> Iterator[tuple[slice, slice]]:
+    """The queries of each block, and the keys that the last of them may attend."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    for start in range(0, max(queries, 1), BLOCK):
+        stop = min(start + BLOCK, queries)
+        yield slice(start, stop), slice(0, min(stop, keys) if is_causal else keys)
+
+
+def _queries(a: Tensor, rows: slice) -> Tensor:
+    """The rows of a block; not by an index, whose alias for all of them has no rule in gradcheck's vmap."""
+    return a.narrow(-2, rows.start, rows.stop - rows.start)
+
+
+def _has_rows(a: Tensor | None) -> bool:
+    """Whether it has a row for each query, not one for all."""
+    return a is not None and a.ndim > 1 and a.shape[-2] > 1
+
+
+def _part(a: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
+    """What a block needs of a bias or mask, which may have one row, or one key, for all."""
+    a = _queries(a, rows) if a is not None and _has_rows(a) else a
+    return a[..., keys] if a is not None and a.ndim > 0 and a.shape[-1] > 1 else a
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
+    """Those of a block of scaled queries, (..., h, b, t)."""
+    scores = unfold(fold(q, k.shape[-3]) @ k.mT, q)
+    return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
+
+
+def fwd(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> tuple[Results, Residuals]:
+    scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), wide(v)
+    outs, sums = [], []
+    for rows, keys in _blocks(q, k, is_causal):
+        parts = (_part(bias, rows, keys), _part(mask, rows, keys))
+        scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        e, total, logsumexp = attended(scores)
+        outs.append((unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total).to(q.dtype))
+        sums.append(logsumexp)
+    out, logsumexp = torch.cat(outs, dim=-2), torch.cat(sums, dim=-1)
+    is_narrow = out.dtype != logsumexp.dtype
+    return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
+
+
+def bwd(
+    is_causal: bool,
+    scale: float | None,
+    residuals: Residuals,
+    g: Tensor | None,
+    g_logsumexp: Tensor | None = None,
+    like: Wanted | None = None,
+) -> Gradients:
+    q, k, v, bias, mask, out, logsumexp = residuals
+    like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
+    need_scores = v is not None and not (like_q is None and like_k is None and like_bias is None)
+    heads, in_place = k.shape[-3], not torch.is_grad_enabled()
+    scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
+    is_none = logsumexp == -torch.inf  # no key attended
+    shift = torch.where(is_none, 0, logsumexp).unsqueeze(-1)
+    # dscores = P·(dP − Σ P·dP), of which the sum is Σ g·out; and dlogsumexp/dscores = P.
+    dot = torch.zeros_like(shift) if g_logsumexp is None else -torch.where(is_none, 0, g_logsumexp).unsqueeze(-1)
+    if g is not None and out is not None:
+        dot = dot + torch.sum(wide(g) * wide(out), dim=-1, keepdim=True)
+
+    dqs, dbiases = [], []
+    dk = dv = dbias = None
+    for rows, keys in reversed(list(_blocks(q, k, is_causal))):  # the last has the most keys, to which the others add
+        parts = (_part(bias, rows, keys), _part(mask, rows, keys))
+        weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        weights = weights.sub_(_queries(shift, rows)) if in_place else weights - _queries(shift, rows)
+        weights = weights.exp_() if in_place else torch.exp(weights)
+        g_rows = None if g is None else wide(_queries(g, rows))
+        if g_rows is not None and like_v is not None:
+            dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2)
+        if not need_scores:
+            continue
+        if g_rows is None or wide_v is None:
+            dscores = -_queries(dot, rows) * weights
+        else:
+            dscores = unfold(fold(g_rows, heads) @ wide_v[..., keys, :].mT, weights)
+            taken = _queries(dot, rows)
+            if out is None:
+                taken = taken + torch.sum(weights * dscores, dim=-1, keepdim=True)
+            dscores = dscores.sub_(taken) if in_place else dscores - taken
+            dscores = dscores.mul_(weights) if in_place else dscores * weights
+        if like_q is not None:
+            dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
+        if like_k is not None:
+            dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2)
+        if like_bias is not None and parts[0] is not None:
+            part = dscores.sum_to_size(parts[0].shape)
+            if _has_rows(bias):
+                dbiases.append(_padded(part, like_bias.shape[-1], -1))
+            else:
+                dbias = _add(dbias, part, -1)
+    dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
+    dk = None if like_k is None or dk is None else match(_padded(dk, like_k.shape[-2], -2), like_k)
+    dv = None if like_v is None or dv is None else match(_padded(dv, like_v.shape[-2], -2), like_v)
+    if like_bias is not None and need_scores:
+        dbias = torch.cat(dbiases[::-1], dim=-2) if dbiases else dbias
+        dbias = None if dbias is None else match(_padded(dbias, like_bias.shape[-1], -1), like_bias)
+    return dq, dk, dv, dbias
+
+
+def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
+    """The sum, where the part may have only the first keys."""
+    if total is None:
+        return part
+    total.narrow(axis, 0, part.shape[axis]).add_(part)
+    return total
+
+
+def _padded(a: Tensor, keys: int, axis: int) -> Tensor:
+    """With zeros for the keys that no query attends."""
+    missing = 0 if a.shape[axis] == 1 else keys - a.shape[axis]
+    return torch.nn.functional.pad(a, (0, missing) if axis == -1 else (0, 0, 0, missing)) if missing else a
+
+
+class FlashAttention(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    ) -> Results:
+        with torch.autocast(q.device.type, enabled=False):
+            return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
+        output: Results,
+    ) -> None:
+        (q, k, v, bias, mask, ctx.is_causal, ctx.scale), (out, logsumexp) = inputs, output
+        need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
+        need_scores = need_q or need_k or need_bias
+        need_out = need_scores and out.dtype == logsumexp.dtype
+        saved = Residuals(q, k, v if need_scores else None, bias, mask, out if need_out else None, logsumexp)
+        ctx.save_for_backward(*saved)
+        ctx.like = likes(q, k, v, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None and g_logsumexp is None:
+            return (None,) * 7
+        residuals = Residuals(*ctx.saved_tensors)
+        with torch.autocast(residuals.q.device.type, enabled=False):
+            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, g_logsumexp, wanted(ctx))
+        return *gradients, None, None, None
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    return_logsumexp: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without a tensor of queries times keys.
+
+    Forward and backward go over blocks of queries, each with all keys that it may attend. The layout is that of
+    `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as many query heads, which
+    stand together, as `enable_gqa=True` has it there. A second derivative keeps the scores of every block: it is
+    quadratic in the sequence.
+
+    Args:
+        q: (..., h, s, d) floating.
+        k: (..., kv, t, d) floating; kv divides h.
+        v: (..., kv, t, e) floating.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        scale: a Python number, or None for 1/√d.
+        return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
+
+    Returns:
+        y: (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets
+            zeros, and its gradients are 0. Under autocast q, k, v and bias are first cast to its dtype.
+        logsumexp: (..., h, s), float32 or wider, differentiable, only if asked for; −∞ where no key is attended. With
+            it, attention to parts of the keys can be merged.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes.
+        k: (..., kv, t, d), an input, no new bytes.
+        v: (..., kv, t, e), an input, no new bytes; not saved if it alone needs a gradient.
+        bias: as it came, an input, no new bytes: the scores are computed again.
+        mask: as it came, an input, no new bytes.
+        out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway; not saved in
+            dtypes narrower than float32, where its rounding would spoil the gradients, nor if v alone needs a gradient.
+        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would look for the
+            largest score of each row again,.
+
+    Raises:
+        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
+        "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
+    """
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    bias = None if bias is None else floating("bias", bias)
+    check_attention(q, k, v, bias, mask, is_causal, scale)
+    q, k, v, bias = autocasted(q, k, v, bias)
+    out, logsumexp = FlashAttention.apply(q, k, v, bias, mask, is_causal, scale)
+    return (out, logsumexp) if return_logsumexp else out
