@@ -11,6 +11,7 @@ import numpy as np
 from residuals_lab import frameworks
 from residuals_lab.call import Call, samples
 from residuals_lab.ops import OPS
+from residuals_lab.tolerance import error
 
 DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -67,6 +68,21 @@ class Case:
     def autodiff(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """What plain autodiff of the same maths gives."""
         return self.vjp(self.call.plain(self.adapter))
+
+
+def conditioning(call: Call, g: np.ndarray, ulp: float) -> dict[str, float]:
+    """How much the value, under the name "", and each gradient feel if each number of the arrays moves by half an ulp.
+
+    The most of several draws: a sum to one number may not feel the one or the other.
+    """
+    signs = np.random.default_rng(6)
+    truth, felt = {"": call.forward(), **call.vjp(g)}, dict.fromkeys(("", *call.arrays), 0.0)
+    for _ in range(8):
+        moved = {name: a * (1 + ulp / 2 * signs.choice((-1, 1), a.shape)) for name, a in call.arrays.items()}
+        nudged = replace(call, arrays=moved)
+        for name, a in {"": nudged.forward(), **nudged.vjp(g)}.items():
+            felt[name] = max(felt[name], error(a, truth[name]))
+    return felt
 
 
 def is_input(call: Call, name: str) -> bool:

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from cases import Case, is_input, only
+from cases import Case, conditioning, is_input, only
 from residuals_lab import frameworks
 from residuals_lab.call import Call, samples
 from residuals_lab.ops import BY_NAME, OPS
@@ -30,34 +30,26 @@ def test_forward_and_gradients(case: Case) -> None:
     are, since they may start from a residual that was rounded.
     """
     y, gradients = case.vjp(case.call.ours(case.adapter))
-    truth, nudged = case.call, nudge(case.call, ULP["float32"])
+    truth = case.call
+    felt = {} if case.dtype == "float64" else conditioning(truth, case.g, ULP["float32"])
     value = truth.forward()
-    assert_within(computed_wide(case.dtype, value, nudged.forward()), y, value)
-    moved = nudged.vjp(case.g)
+    assert_within(computed_wide(case.dtype, felt.get("", 0)), y, value)
     for name, true in truth.vjp(case.g).items():
         if case.dtype == "float64" or true.size < y.size:
-            allowed = computed_wide(case.dtype, true, moved[name])
+            allowed = computed_wide(case.dtype, felt.get(name, 0))
         else:
             _, autodiff = case.autodiff
             allowed = limit(case.dtype, error(autodiff[name], true))
         assert_within(allowed, gradients[name], true)
 
 
-def nudge(call: Call, ulp: float) -> Call:
-    """The call with each number of its arrays up or down by half a rounding."""
-    signs = np.random.default_rng(6)
-    return replace(
-        call, arrays={name: a * (1 + ulp / 2 * signs.choice((-1, 1), a.shape)) for name, a in call.arrays.items()}
-    )
-
-
-def computed_wide(dtype: str, truth: np.ndarray, nudged: np.ndarray) -> float:
+def computed_wide(dtype: str, felt: float) -> float:
     """What is allowed to a result computed in float32 or wider: its rounding, and as much as it feels of its inputs'.
 
     A difference of two numbers near 1000 is not known better than those: twice for each, once rounded as an input and
     again where it was computed, as a mean is.
     """
-    return rounding(dtype) + (0 if dtype == "float64" else 4 * error(nudged, truth))
+    return rounding(dtype) + 4 * felt
 
 
 @only(novel=True)
@@ -213,7 +205,7 @@ def test_a_wrong_dtype_is_named(case: Case, bad: str) -> None:
 def test_a_shape_that_does_not_fit_is_named(case: Case) -> None:
     names, args = list(case.call.arrays), case.args
     for i, name in enumerate(names[1:], 1):
-        wrong = [*args[:i], case.array(np.ones(args[i].shape[-1] + 1)), *args[i + 1 :]]
+        wrong = [*args[:i], case.array(np.ones((args[i].shape or (6,))[-1] + 1)), *args[i + 1 :]]
         with pytest.raises(ValueError, match=f"^{name}: expected "):
             case.call.ours(case.adapter)(*wrong)
 
@@ -242,4 +234,6 @@ def test_any_shape(framework: str, op: str, data: st.DataObject) -> None:
             return
         _, found = adapter.value_and_vjp(call.ours(adapter), args, adapter.array(g, "float64"))
         for d, truth in zip(found, call.vjp(g).values(), strict=True):
+            if np.abs(truth).max(initial=0.0) < FLOAT64_LIMIT:  # all of it cancels: what float64 leaves is no scale
+                truth = np.zeros_like(truth)
             assert error(adapter.to_numpy(d), truth) <= FLOAT64_LIMIT

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import Case, only
-from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
+from cases import Case, conditioning, only
+from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
 
 Fn = Callable[..., Tensor]
 
@@ -32,13 +32,18 @@ def assert_right(case: Case, args: Sequence[Tensor], g: Tensor, y: Tensor, gradi
     }
     call = replace(case.call, arrays=arrays)
     truth = call.vjp(adapter.to_numpy(g))
-    truths = [call.forward(), *(truth[name] for name, a in zip(arrays, args, strict=True) if a.requires_grad)]
+    wanted = ["", *(name for name, a in zip(arrays, args, strict=True) if a.requires_grad)]
+    truth[""] = call.forward()
     plain_y, plain = value_and_vjp(call.plain(adapter), [leaf(a.contiguous(), a) for a in args], g.contiguous())
-    for found, true, autodiff in zip((y, *gradients), truths, (plain_y, *plain), strict=True):
+    for name, found, autodiff in zip(wanted, (y, *gradients), (plain_y, *plain), strict=True):
+        true = truth[name]
         if np.abs(true).max(initial=0.0) < FLOAT64_LIMIT:  # all of it cancels: what float64 leaves is no scale
             true = np.zeros_like(true)
         allowed = limit(case.dtype, error(adapter.to_numpy(autodiff), true))
-        assert error(adapter.to_numpy(found), true) <= allowed
+        off = error(adapter.to_numpy(found), true)
+        if off > allowed and true.size < truth[""].size:  # a sum, in which all may cancel: for autodiff by chance
+            allowed += 4 * conditioning(call, adapter.to_numpy(g), ULP[case.dtype])[name]
+        assert off <= allowed
 
 
 def leaf(a: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from residuals_jax.ops.geglu import geglu
 from residuals_jax.ops.gelu import gelu
 from residuals_jax.ops.group_norm import group_norm
 from residuals_jax.ops.layer_norm import layer_norm
+from residuals_jax.ops.qk_norm_attention import qk_norm_attention
 from residuals_jax.ops.relu import relu
 from residuals_jax.ops.relu_bits import relu_bits
 from residuals_jax.ops.rms_norm import rms_norm
@@ -33,6 +34,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "qk_norm_attention",
     "relu",
     "relu_bits",
     "rms_norm",

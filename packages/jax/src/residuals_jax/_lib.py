@@ -127,7 +127,7 @@ def drop(a: Array, mask: Array | None, rate: float) -> Array:
 
 
 def check_attention(
-    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: float | None
+    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: Any = None
 ) -> None:
     """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
     and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
@@ -150,10 +150,16 @@ def check_attention(
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"mask: expected booleans, got {mask.dtype}{list(mask.shape)}")
-    whole = (*lead, heads, rows, keys)
     for name, a in (("bias", bias), ("mask", mask)):
-        if a is not None and (a.ndim > q.ndim or any(n not in (1, whole[i - a.ndim]) for i, n in enumerate(a.shape))):
-            raise ValueError(f"{name}: expected a shape that broadcasts to {list(whole)}, got {list(a.shape)}")
+        if a is not None:
+            check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_broadcasts(name: str, a: Array, shape: tuple[int, ...]) -> None:
+    """ValueError unless `a` broadcasts to `shape`."""
+    lead = len(shape) - a.ndim
+    if lead < 0 or any(n not in (1, m) for n, m in zip(a.shape, shape[lead:], strict=True)):
+        raise ValueError(f"{name}: expected a shape that broadcasts to {list(shape)}, got {list(a.shape)}")
 
 
 def scaling(scale: float | None, q: Array) -> float:

@@ -60,8 +60,12 @@ class Op(NamedTuple):
 
     def draw(self, rng: "np.random.Generator", axes: Axes, *, whole: bool = False) -> "dict[str, np.ndarray]":
         """A random array for every array and constant; for the optional ones only if `whole`."""
+        import numpy as np
+
         absent = () if whole else self.optional
-        arrays = {name: rng.standard_normal(self.shape(name, axes)) for name in self.arrays if name not in absent}
+        arrays = {
+            name: np.array(rng.standard_normal(self.shape(name, axes))) for name in self.arrays if name not in absent
+        }
         return arrays | {
             name: constant.draw(rng, axes) for name, constant in self.constants.items() if name not in absent
         }
@@ -77,6 +81,7 @@ class Op(NamedTuple):
 
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
+QKV_SCALE = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "scale": "", "bias": "h s t"}
 MASK = Constant("s t", lambda rng, axes: rng.random((*axes["s"], *axes["t"])) < 0.7)
 TOKENS = {"...": 2, "h": 4, "s": 256, "t": 256, "d": 64, "e": 64}
 
@@ -107,6 +112,7 @@ OPS = (
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "eps": 1e-5}),
     Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
 )
 BY_NAME = {op.name: op for op in OPS}

@@ -66,11 +66,15 @@ def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
     return np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf) if is_causal else scores
 
 
-def attended(scores: Array) -> tuple[Array, Array]:
-    """The weights of each row, softmax or 0 where no key is attended, and its (..., s) log-sum-exp, −∞ there."""
+def attended(scores: Array) -> tuple[Array, Array, Array]:
+    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+
+    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    """
     top = scores.max(-1, keepdims=True, initial=-np.inf)
-    e = np.exp(scores - np.where(top == -np.inf, 0, top))
+    top = np.where(top == -np.inf, 0, top)
+    e = np.exp(scores - top)
     total = e.sum(-1, keepdims=True)
     with np.errstate(divide="ignore"):
-        logsumexp = np.log(total) + np.where(top == -np.inf, 0, top)
-    return e / np.where(total == 0, 1, total), logsumexp[..., 0]
+        logsumexp = np.log(total) + top
+    return e, np.where(total == 0, 1, total), logsumexp[..., 0]

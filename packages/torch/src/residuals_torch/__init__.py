@@ -9,6 +9,7 @@ from residuals_torch.ops.geglu import geglu
 from residuals_torch.ops.gelu import gelu
 from residuals_torch.ops.group_norm import group_norm
 from residuals_torch.ops.layer_norm import layer_norm
+from residuals_torch.ops.qk_norm_attention import qk_norm_attention
 from residuals_torch.ops.relu import relu
 from residuals_torch.ops.relu_bits import relu_bits
 from residuals_torch.ops.rms_norm import rms_norm
@@ -33,6 +34,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "qk_norm_attention",
     "relu",
     "relu_bits",
     "rms_norm",

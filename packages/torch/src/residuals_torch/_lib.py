@@ -151,7 +151,13 @@ def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:
 
 
 def check_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None = None,
 ) -> None:
     """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
     and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
@@ -174,10 +180,16 @@ def check_attention(
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(f"mask: expected booleans, got {_described(mask)}")
-    whole = (*lead, heads, rows, keys)
     for name, a in (("bias", bias), ("mask", mask)):
-        if a is not None and (a.ndim > q.ndim or any(n not in (1, whole[i - a.ndim]) for i, n in enumerate(a.shape))):
-            raise ValueError(f"{name}: expected a shape that broadcasts to {list(whole)}, got {list(a.shape)}")
+        if a is not None:
+            check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_broadcasts(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
+    """ValueError unless `a` broadcasts to `shape`."""
+    lead = len(shape) - a.ndim
+    if lead < 0 or any(n not in (1, m) for n, m in zip(a.shape, shape[lead:], strict=True)):
+        raise ValueError(f"{name}: expected a shape that broadcasts to {list(shape)}, got {list(a.shape)}")
 
 
 def scaling(scale: float | None, q: Tensor) -> float:

@@ -16,7 +16,8 @@ def _weights(
     """P (..., h, s, t), and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     scores = scale * (fold(q, k.shape[-3]) @ k.mT).reshape(*q.shape[:-1], k.shape[-2])
-    return attended(hide(scores if bias is None else scores + bias, mask, is_causal))[0], scale
+    e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
+    return e / total, scale
 
 
 def forward(

@@ -1,0 +1,167 @@
+"""Attention by directions: y = P·v, P = softmax(scale·q̂·k̂ᵀ + bias) row by row, q̂ = q/‖q‖, k̂ = k/‖k‖."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import (
+    Types,
+    attended,
+    check_attention,
+    check_broadcasts,
+    floating,
+    fold,
+    hide,
+    match,
+    types,
+    unfold,
+    wide,
+)
+
+
+class Residuals(NamedTuple):
+    q: Array  # (..., h, s, d)  input: rebuilds q̂
+    k: Array  # (..., kv, t, d)  input: rebuilds k̂
+    v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
+    scale: Array  # to (..., h, s, 1)  input: scales the scores' gradient
+    q_norm: Array  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
+    k_norm: Array  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
+    weights: Array  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+
+
+RECOMPUTES: dict[str, str] = {}
+
+
+def _norm(a: Array) -> Array:
+    squares = jnp.sum(jnp.square(wide(a)), axis=-1, keepdims=True)
+    is_zero = squares == 0  # where a root has no derivative
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
+
+
+def _inverse(norm: Array) -> Array:
+    """1/norm, 0 for a vector of zeros, which so has no direction and no gradient."""
+    return jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm))
+
+
+def fwd(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: bool,
+) -> tuple[Array, Residuals]:
+    heads, q_norm, k_norm = k.shape[-3], _norm(q), _norm(k)
+    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
+    scores = unfold(fold(wide(scale) * unit_q, heads) @ unit_k.mT, q)
+    if bias is not None:
+        scores = scores + wide(bias)
+    e, total, _ = attended(hide(scores, mask, is_causal))
+    weights = e / total
+    y = unfold(fold(weights, heads) @ wide(v), q)
+    return y.astype(q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, weights.astype(q.dtype))
+
+
+def bwd(
+    is_causal: bool, residuals: Residuals, g: Array, like: Types | None = None
+) -> tuple[Array, Array, Array, Array, Array | None, None]:
+    q, k, v, scale, q_norm, k_norm, weights = residuals
+    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
+    *_, like_bias = like or types(weights)
+    heads, rows = k.shape[-3], wide(weights)
+    dweights = unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dot = jnp.sum(rows * dweights, axis=-1, keepdims=True)
+    is_narrow = weights.dtype != rows.dtype
+    if is_narrow:
+        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
+        dweights = dweights * jnp.sum(rows, axis=-1, keepdims=True)
+    dscores = rows * (dweights - dot)
+    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
+    dproduct = unfold(fold(dscores, heads) @ unit_k, q)  # of scale·q̂
+    along_q = jnp.sum(unit_q * dproduct, axis=-1, keepdims=True)
+    dunit_k = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
+    along_k = jnp.sum(unit_k * dunit_k, axis=-1, keepdims=True)
+    # A direction does not feel what is along it.
+    dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along_q), q)
+    dk = match(_inverse(k_norm) * (dunit_k - unit_k * along_k), k)
+    dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
+    dbias = None if like_bias is None else match(dscores, like_bias)
+    return dq, dk, dv, match(along_q, scale), dbias, None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _qk_norm_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: bool,
+    like: Types,
+) -> Array:
+    return fwd(q, k, v, scale, bias, mask, is_causal)[0]
+
+
+_qk_norm_attention.defvjp(
+    lambda q, k, v, scale, bias, mask, is_causal, like: fwd(q, k, v, scale, bias, mask, is_causal),
+    lambda is_causal, like, residuals, g: bwd(is_causal, residuals, g, like),
+)
+
+
+def qk_norm_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+) -> Array:
+    """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
+
+    The layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes
+    -2 and -3. With fewer heads of keys than of queries, each serves as many query heads, which stand together.
+
+    Args:
+        q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
+        k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
+        v: (..., kv, t, e) floating.
+        scale: floating, broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default, since 1/√d
+            makes the weights of unit vectors nearly uniform.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+
+    Returns:
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
+        and its gradients are 0.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes.
+        k: (..., kv, t, d), an input, no new bytes.
+        v: (..., kv, t, e), an input, no new bytes. Neither bias nor mask is saved: what they do is in the weights.
+        scale: as it came, an input, no new bytes.
+        q_norm: (..., h, s, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce q² again.
+        k_norm: (..., kv, t, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce k² again.
+        weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.
+
+    Raises:
+        TypeError: q, k, v, scale or bias is not floating, or mask or is_causal is not boolean.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
+    """
+    q, k, v, scale = floating("q", q), floating("k", k), floating("v", v), floating("scale", scale)
+    bias = None if bias is None else floating("bias", bias)
+    mask = None if mask is None else jnp.asarray(mask)
+    check_attention(q, k, v, bias, mask, is_causal)
+    check_broadcasts("scale", scale, (*q.shape[:-1], 1))
+    return _qk_norm_attention(q, k, v, scale, bias, mask, is_causal, types(q, k, v, scale, bias))

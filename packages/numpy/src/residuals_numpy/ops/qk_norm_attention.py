@@ -1,0 +1,119 @@
+"""Attention by directions: y = P·v, P = softmax(scale·q̂·k̂ᵀ + bias) row by row, q̂ = q/‖q‖, k̂ = k/‖k‖.
+
+Source: Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Mask, Samples, attended, fold, hide, sum_to
+
+
+def _norm(a: Array) -> Array:
+    return np.sqrt((a * a).sum(-1, keepdims=True))
+
+
+def _unit(a: Array) -> tuple[Array, Array]:
+    """The direction of each vector, and one over its norm; both 0 for a vector of zeros."""
+    norm = _norm(a)
+    inverse = np.where(norm == 0, 0, 1 / np.where(norm == 0, 1, norm))
+    return a * inverse, inverse
+
+
+def _weights(q: Array, k: Array, scale: Array | float, bias: Array | None, mask: Mask | None, is_causal: bool) -> Array:
+    """P (..., h, s, t)."""
+    scores = (fold(scale * _unit(q)[0], k.shape[-3]) @ _unit(k)[0].mT).reshape(*q.shape[:-1], k.shape[-2])
+    e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
+    return e / total
+
+
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array | float,
+    bias: Array | None = None,
+    mask: Mask | None = None,
+    *,
+    is_causal: bool = False,
+) -> Array:
+    """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d), `v` (..., kv, t, e), `scale` to (..., h, s, 1)."""
+    weights = _weights(q, k, scale, bias, mask, is_causal)
+    return (fold(weights, k.shape[-3]) @ v).reshape(*q.shape[:-1], v.shape[-1])
+
+
+def vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array | float,
+    bias: Array | None,
+    mask: Mask | None,
+    g: Array,
+    *,
+    is_causal: bool = False,
+) -> tuple[Array, Array, Array, Array, Array | None]:
+    """`dq, dk, dv, dscale, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
+    heads = k.shape[-3]
+    (unit_q, inverse_q), (unit_k, inverse_k) = _unit(q), _unit(k)
+    weights = _weights(q, k, scale, bias, mask, is_causal)
+    dweights = (fold(g, heads) @ v.mT).reshape(weights.shape)
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+    dproduct = (fold(dscores, heads) @ unit_k).reshape(q.shape)  # of scale·q̂
+    dunit_q = scale * dproduct
+    dunit_k = fold(dscores, heads).mT @ fold(scale * unit_q, heads)
+    dq = inverse_q * (dunit_q - unit_q * (unit_q * dunit_q).sum(-1, keepdims=True))
+    dk = inverse_k * (dunit_k - unit_k * (unit_k * dunit_k).sum(-1, keepdims=True))
+    dv = fold(weights, heads).mT @ fold(g, heads)
+    dscale = sum_to((unit_q * dproduct).sum(-1, keepdims=True), np.shape(scale))
+    return dq, dk, dv, dscale, None if bias is None else sum_to(dscores, bias.shape)
+
+
+def residuals(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: Array | float,
+    bias: Array | None = None,
+    mask: Mask | None = None,
+    *,
+    is_causal: bool = False,
+) -> dict[str, Array | None]:
+    """The value each residual must have."""
+    weights = _weights(q, k, scale, bias, mask, is_causal)
+    norms = {"q_norm": _norm(q), "k_norm": _norm(k)}
+    return {"q": q, "k": k, "v": v, "scale": np.asarray(scale), **norms, "weights": weights}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: an ordinary shape first, then the awkward ones.
+
+    None has fewer keys than features: the weights are the largest array. None has a vector of zeros, whose direction
+    jumps: finite differences say nothing there. A scale of many rows has a gradient that all but cancels, so where all
+    share one there are few.
+    """
+
+    def call(*lead: int, heads: int = 2, kv: int = 2, s: int = 4, t: int = 5, d: int = 3, e: int = 2) -> dict[str, Any]:
+        shapes = {"q": (*lead, heads, s, d), "k": (*lead, kv, t, d), "v": (*lead, kv, t, e)}
+        return {name: rng.standard_normal(shape) for name, shape in shapes.items()} | {
+            "scale": 3 * rng.standard_normal((heads, s, 1))
+        }
+
+    def bias(*shape: int) -> dict[str, Array]:
+        return {"bias": rng.standard_normal(shape)}
+
+    rows = np.arange(4)[:, None] != 1  # no key for one query
+    huge = call()
+    huge["scale"][:, 2:] *= 100
+    return {
+        "6x2h4s5t": call(6),
+        "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
+        "one-scale": {**call(heads=1, kv=1, s=3), "scale": np.array(3.0)},
+        "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
+        "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},
+        "no-keys": call(t=0),
+        "no-queries": call(s=0),
+        "huge-scale": huge,
+    }

@@ -1,0 +1,221 @@
+"""Attention by directions: y = P·v, P = softmax(scale·q̂·k̂ᵀ + bias) row by row, q̂ = q/‖q‖, k̂ = k/‖k‖."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import (
+    Wanted,
+    add,
+    attended,
+    autocasted,
+    check_attention,
+    check_broadcasts,
+    floating,
+    fold,
+    hide,
+    likes,
+    match,
+    unfold,
+    wanted,
+    wide,
+)
+
+
+class Residuals(NamedTuple):  # q, k and their norms are None where no gradient goes through the scores but the bias's
+    q: Tensor | None  # (..., h, s, d)  input: rebuilds q̂
+    k: Tensor | None  # (..., kv, t, d)  input: rebuilds k̂
+    v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
+    scale: Tensor | None  # to (..., h, s, 1)  input: scales the scores' gradient; None if q and k are frozen
+    q_norm: Tensor | None  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
+    k_norm: Tensor | None  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
+    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+
+
+RECOMPUTES: dict[str, str] = {}
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _norm(a: Tensor) -> Tensor:
+    squares = torch.sum(torch.square(wide(a)), dim=-1, keepdim=True)
+    is_zero = squares == 0  # where a root has no derivative
+    return torch.where(is_zero, 0, torch.sqrt(torch.where(is_zero, 1, squares)))
+
+
+def _inverse(norm: Tensor) -> Tensor:
+    """1/norm, 0 for a vector of zeros, which so has no direction and no gradient."""
+    return torch.where(norm == 0, 0, 1 / torch.where(norm == 0, 1, norm))
+
+
+def fwd(
+    q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool
+) -> tuple[Tensor, Residuals]:
+    heads, q_norm, k_norm = k.shape[-3], _norm(q), _norm(k)
+    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
+    scores = unfold(fold(wide(scale) * unit_q, heads) @ unit_k.mT, q)
+    if bias is not None:
+        scores = scores + wide(bias)
+    e, total, _ = attended(hide(scores, mask, is_causal))
+    weights = e / total
+    y = unfold(fold(weights, heads) @ wide(v), q)
+    return y.to(q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, weights.to(q.dtype))
+
+
+def bwd(
+    is_causal: bool,
+    residuals: Residuals,
+    g: Tensor | None,
+    like: Wanted | None = None,
+    g_weights: Tensor | None = None,
+) -> Gradients:
+    """`g_weights` is the cotangent of the weights, which has one in a second derivative only, where g may have none."""
+    q, k, v, scale, q_norm, k_norm, weights = residuals
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_q, like_k, like_v, like_scale, like_bias = like or likes(q, k, v, scale, weights)
+    rows = wide(weights)
+    dq = dk = dv = dscale = dbias = None
+    if like_v is not None and g is not None:
+        heads = like_v.shape[-3]
+        dv = match(fold(rows, heads).mT @ fold(wide(g), heads), like_v)
+    if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # asked for dv alone
+        return dq, dk, dv, dscale, dbias
+    heads = v.shape[-3]
+    dweights = 0 if g_weights is None else wide(g_weights)
+    if g is not None:
+        dweights = dweights + unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
+    is_narrow = weights.dtype != rows.dtype
+    if is_narrow:
+        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
+        dweights = dweights * torch.sum(rows, dim=-1, keepdim=True)
+    dscores = rows * (dweights - dot)
+    if like_bias is not None:
+        dbias = match(dscores, like_bias)
+    if q is None or k is None or q_norm is None or k_norm is None:
+        return dq, dk, dv, dscale, dbias
+    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
+    # A direction does not feel what is along it.
+    if like_q is not None or like_scale is not None:
+        dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # of scale·q̂
+        along = torch.sum(unit_q * dproduct, dim=-1, keepdim=True)
+        dscale = None if like_scale is None else match(along, like_scale)
+        if like_q is not None and scale is not None:
+            dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along), like_q)
+    if like_k is not None and scale is not None:
+        dunit = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
+        along = torch.sum(unit_k * dunit, dim=-1, keepdim=True)
+        dk = match(_inverse(k_norm) * (dunit - unit_k * along), like_k)
+    return dq, dk, dv, dscale, dbias
+
+
+class QKNormAttention(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        with torch.autocast(q.device.type, enabled=False):
+            y, residuals = fwd(q, k, v, scale, bias, mask, is_causal)
+        return y, residuals.q_norm, residuals.k_norm, residuals.weights
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool],
+        output: tuple[Tensor, Tensor, Tensor, Tensor],
+    ) -> None:
+        (q, k, v, scale, bias, _, ctx.is_causal), (_, q_norm, k_norm, weights) = inputs, output
+        need_q, need_k, _, need_scale, need_bias, *_ = ctx.needs_input_grad
+        need_units = need_q or need_k or need_scale
+        saved = Residuals(
+            q if need_units else None,
+            k if need_units else None,
+            v if need_units or need_bias else None,
+            scale if need_q or need_k else None,
+            q_norm if need_units else None,
+            k_norm if need_units else None,
+            weights,
+        )
+        ctx.save_for_backward(*saved)
+        ctx.like = likes(q, k, v, scale, bias)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, g_q_norm: Tensor | None, g_k_norm: Tensor | None, g_weights: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        residuals = Residuals(*ctx.saved_tensors)
+        like = wanted(ctx)
+        dq = dk = dv = dscale = dbias = None
+        with torch.autocast(residuals.weights.device.type, enabled=False):
+            if not (g is None and g_weights is None):
+                dq, dk, dv, dscale, dbias = bwd(ctx.is_causal, residuals, g, like, g_weights)
+            # Second order only: they are outputs, and dnorm/dq = q̂.
+            q, k, _, _, q_norm, k_norm, _ = residuals
+            if g_q_norm is not None and like[0] is not None and q is not None and q_norm is not None:
+                dq = add(dq, match(g_q_norm * wide(q) * _inverse(q_norm), like[0]))
+            if g_k_norm is not None and like[1] is not None and k is not None and k_norm is not None:
+                dk = add(dk, match(g_k_norm * wide(k) * _inverse(k_norm), like[1]))
+        return dq, dk, dv, dscale, dbias, None, None
+
+
+def qk_norm_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: Tensor | float,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
+
+    The layout is that of `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as
+    many query heads, which stand together, as `enable_gqa=True` has it there.
+
+    Args:
+        q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
+        k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
+        v: (..., kv, t, e) floating.
+        scale: a number, or floating and broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default,
+            since 1/√d makes the weights of unit vectors nearly uniform.
+        bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
+        mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
+        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+
+    Returns:
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
+        and its gradients are 0. Under autocast q, k, v and bias are first cast to its dtype.
+
+    Saves:
+        q: (..., h, s, d), an input, no new bytes; not saved if neither q, k nor scale needs a gradient, and then
+            neither are k, q_norm and k_norm.
+        k: (..., kv, t, d), an input, no new bytes; not saved where q is not.
+        v: (..., kv, t, e), an input, no new bytes; not saved if it alone needs a gradient. Neither bias nor mask is
+            saved: what they do is in the weights.
+        scale: as it came, an input, no new bytes; not saved if neither q nor k needs a gradient.
+        q_norm: (..., h, s, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce q² again.
+        k_norm: (..., kv, t, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce k² again.
+        weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.
+
+    Raises:
+        TypeError: q, k, v, scale or bias is not floating, or mask or is_causal is not boolean.
+        ValueError: the shapes do not fit.
+
+    Source:
+        Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
+    """
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    if isinstance(scale, float | int):
+        scale = torch.full((), scale, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    scale = floating("scale", scale)
+    bias = None if bias is None else floating("bias", bias)
+    check_attention(q, k, v, bias, mask, is_causal)
+    check_broadcasts("scale", scale, (*q.shape[:-1], 1))
+    q, k, v, bias = autocasted(q, k, v, bias)
+    y, *_ = QKNormAttention.apply(q, k, v, scale, bias, mask, is_causal)
+    return y
