@@ -1,13 +1,16 @@
 """The analytic truth, in float64: one module an op, each with `forward`, `vjp`, `residuals` and `samples`."""
 
 from residuals_numpy.ops import (
+    attention,
     batch_norm,
     dropout,
     dropout_remat,
+    flash_attention,
     geglu,
     gelu,
     group_norm,
     layer_norm,
+    qk_norm_attention,
     relu,
     relu_bits,
     rms_norm,
@@ -22,13 +25,16 @@ from residuals_numpy.ops import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "attention",
     "batch_norm",
     "dropout",
     "dropout_remat",
+    "flash_attention",
     "geglu",
     "gelu",
     "group_norm",
     "layer_norm",
+    "qk_norm_attention",
     "relu",
     "relu_bits",
     "rms_norm",
