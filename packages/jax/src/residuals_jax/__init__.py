@@ -1,12 +1,14 @@
 """Ops as `jax.custom_vjp` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
 from residuals_jax.ops.batch_norm import batch_norm
+from residuals_jax.ops.cross_entropy import cross_entropy
 from residuals_jax.ops.dropout import dropout
 from residuals_jax.ops.dropout_remat import dropout_remat
 from residuals_jax.ops.geglu import geglu
 from residuals_jax.ops.gelu import gelu
 from residuals_jax.ops.group_norm import group_norm
 from residuals_jax.ops.layer_norm import layer_norm
+from residuals_jax.ops.linear_cross_entropy import linear_cross_entropy
 from residuals_jax.ops.relu import relu
 from residuals_jax.ops.relu_bits import relu_bits
 from residuals_jax.ops.rms_norm import rms_norm
@@ -21,6 +23,7 @@ from residuals_jax.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_sin
 __version__ = "0.1.0"
 __all__ = [
     "batch_norm",
+    "cross_entropy",
     "custom_vjp_with_extra_residual",
     "dropout",
     "dropout_remat",
@@ -29,6 +32,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "linear_cross_entropy",
     "relu",
     "relu_bits",
     "rms_norm",

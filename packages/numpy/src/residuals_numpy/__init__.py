@@ -2,12 +2,14 @@
 
 from residuals_numpy.ops import (
     batch_norm,
+    cross_entropy,
     dropout,
     dropout_remat,
     geglu,
     gelu,
     group_norm,
     layer_norm,
+    linear_cross_entropy,
     relu,
     relu_bits,
     rms_norm,
@@ -23,12 +25,14 @@ from residuals_numpy.ops import (
 __version__ = "0.1.0"
 __all__ = [
     "batch_norm",
+    "cross_entropy",
     "dropout",
     "dropout_remat",
     "geglu",
     "gelu",
     "group_norm",
     "layer_norm",
+    "linear_cross_entropy",
     "relu",
     "relu_bits",
     "rms_norm",

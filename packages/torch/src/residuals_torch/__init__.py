@@ -1,12 +1,14 @@
 """Ops as `torch.autograd.Function` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
 from residuals_torch.ops.batch_norm import batch_norm
+from residuals_torch.ops.cross_entropy import cross_entropy
 from residuals_torch.ops.dropout import dropout
 from residuals_torch.ops.dropout_remat import dropout_remat
 from residuals_torch.ops.geglu import geglu
 from residuals_torch.ops.gelu import gelu
 from residuals_torch.ops.group_norm import group_norm
 from residuals_torch.ops.layer_norm import layer_norm
+from residuals_torch.ops.linear_cross_entropy import linear_cross_entropy
 from residuals_torch.ops.relu import relu
 from residuals_torch.ops.relu_bits import relu_bits
 from residuals_torch.ops.rms_norm import rms_norm
@@ -21,6 +23,7 @@ from residuals_torch.ops.x_sin_x import custom_vjp_with_extra_residual, f_with_s
 __version__ = "0.1.0"
 __all__ = [
     "batch_norm",
+    "cross_entropy",
     "custom_vjp_with_extra_residual",
     "dropout",
     "dropout_remat",
@@ -29,6 +32,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "linear_cross_entropy",
     "relu",
     "relu_bits",
     "rms_norm",
