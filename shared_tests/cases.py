@@ -88,7 +88,9 @@ def conditioning(call: Call, g: np.ndarray, ulp: float) -> dict[str, float]:
 def is_input(call: Call, name: str) -> bool:
     """Whether this residual is an array or a constant of the call, by its name or by its value: it costs no bytes."""
     truth = call.residuals()[name]
-    return name in call.arrays or any(a.size and np.array_equal(truth, a) for a in call.constants.values())
+    return name in call.arrays | call.constants or any(
+        a.size and a.dtype.kind == truth.dtype.kind and np.array_equal(truth, a) for a in call.constants.values()
+    )
 
 
 def only(**attributes: Any) -> Callable[[Any], Any]:

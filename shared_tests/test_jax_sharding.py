@@ -149,24 +149,29 @@ def test_vmap_over_parts(jax_case: Case, mesh: Mesh) -> None:
 @pytest.mark.parametrize("sharded", ["arrays", "cotangent", "both"])
 def test_jit_with_shardings(jax_case: Case, mesh: Mesh, sharded: str) -> None:
     """The op on a larger batch, sharded along it: an axis more for a `...`, and a longer axis for a letter."""
-    op, f = jax_case.call.op, jax_case.call.ours(jax_case.adapter)
-    first = {name: next(iter(op.arrays[name].split()), "") for name in jax_case.call.arrays}
+    call, f = jax_case.call, jax_case.call.ours(jax_case.adapter)
+    first = {name: next(iter(call.op.axes_of(name).split()), "") for name in call.arrays | call.constants}
     batch = next(iter(first.values()))
+    many = parts(jax_case) + [np.stack([np.roll(a, i) for i in range(DEVICES)]) for a in call.constants.values()]
     larger = [
-        (np.stack if batch == "..." else np.concatenate)(list(many)) if letter == batch else many[0]
-        for many, letter in zip(parts(jax_case), first.values(), strict=True)
+        (np.stack if batch == "..." else np.concatenate)(list(each)) if letter == batch else each[0]
+        for each, letter in zip(many, first.values(), strict=True)
     ]
-    call = replace(jax_case.call, arrays=dict(zip(first, larger, strict=True)))
+    n = len(call.arrays)
+    arrays, constants = (
+        dict(zip(of, some, strict=True)) for of, some in ((call.arrays, larger[:n]), (call.constants, larger[n:]))
+    )
+    call = replace(call, arrays=arrays, constants=constants)
     y = call.forward()
-    g = jax_case.noise(y.shape, 1)
+    g = jax_case.noise(np.shape(y), 1)
     taken = [PARTS if sharded != "cotangent" and letter == batch else WHOLE for letter in first.values()]
-    given = PARTS if sharded != "arrays" and y.shape and y.shape[0] % DEVICES == 0 else WHOLE
+    given = PARTS if sharded != "arrays" and g.shape and g.shape[0] % DEVICES == 0 else WHOLE
     placed = [NamedSharding(mesh, spec) for spec in (given, *taken)]
 
     def run(g: jax.Array, *args: jax.Array) -> Any:
-        return jax.grad(lambda *args: jnp.sum(g * f(*args)), argnums=tuple(range(len(args))))(*args)
+        return jax.grad(lambda *args: jnp.sum(g * f(*args)), argnums=tuple(range(n)))(*args)
 
-    found = jax.jit(run, in_shardings=placed, out_shardings=tuple(placed[1:]))(
+    found = jax.jit(run, in_shardings=placed, out_shardings=tuple(placed[1 : 1 + n]))(
         *put(mesh, [g, *larger], [given, *taken])
     )
     assert_close(found, list(call.vjp(g).values()))

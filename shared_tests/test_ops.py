@@ -115,11 +115,13 @@ def test_every_residual_earns_its_place(case: Case) -> None:
 
 
 def another(case: Case, a: Any) -> Any:
-    """An array like `a` with another value everywhere: other bits, if it holds bits."""
+    """An array like `a` with another value everywhere: other bits, if it holds bits; another class, if labels."""
     value = case.adapter.to_numpy(a)
     dtype = case.adapter.dtype_of(a)
     if dtype.startswith(("uint", "bool")):
         return case.adapter.constant(~value.astype(dtype), case.device)
+    if dtype.startswith("int"):
+        return case.adapter.constant((value == 0).astype(dtype), case.device)
     return case.array(value + 1 + np.random.default_rng(2).random(value.shape))
 
 

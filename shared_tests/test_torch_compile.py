@@ -52,23 +52,27 @@ def test_compiled(torch_case: Case) -> None:
 
 
 def longer(case: Case) -> Case:
-    """The case with its first array twice as long in its leading axis, and every array that shares the axis."""
-    op, arrays = case.source.op, case.source.arrays
-    leading = next(iter(op.arrays.values())).split()[0]
-    axes = {name: op.arrays[name].split().index(leading) for name in arrays if leading in op.arrays[name].split()}
-    twice = {name: np.concatenate([a, a], axes[name]) if name in axes else a for name, a in arrays.items()}
-    return replace(case, source=replace(case.source, arrays=twice))
+    """The case with its first array twice as long in its leading axis, and all that shares the axis."""
+    call = case.source
+    leading, *_ = next(iter(call.op.arrays.values())).split()
+
+    def twice(name: str, a: np.ndarray) -> np.ndarray:
+        letters = call.op.axes_of(name).split()
+        return np.concatenate([a, a], letters.index(leading)) if leading in letters else a
+
+    arrays, constants = ({name: twice(name, a) for name, a in of.items()} for of in (call.arrays, call.constants))
+    return replace(case, source=replace(call, arrays=arrays, constants=constants))
 
 
 @only(first=True, dtype="float64")
 def test_dynamic_sizes(torch_case: Case) -> None:
     """The second size runs what was compiled for the first."""
-    fn = torch_case.call.ours(torch_case.adapter)
-    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager", dynamic=True)
+    call, n = torch_case.call, len(torch_case.call.arrays)
+    compiled = torch.compile(call.ours(torch_case.adapter), fullgraph=True, backend="aot_eager", dynamic=True)
     for case, stance in ((torch_case, "default"), (longer(torch_case), "fail_on_recompile")):
-        args, g = case.args, cotangent(case)
+        args, g = [*case.args, *case.call.constants_in(case.adapter)], cotangent(case)
         with torch.compiler.set_stance(stance):
-            assert_right(case, args, g, *value_and_vjp(compiled, args, g))
+            assert_right(case, args[:n], g, *value_and_vjp(compiled, args, g))
 
 
 @only(dtype="float32", first=True)

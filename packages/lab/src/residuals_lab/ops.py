@@ -41,6 +41,10 @@ class Op(NamedTuple):
         """The letters of all arrays, each once, those of the first array first."""
         return list(dict.fromkeys(letter for axes in self.arrays.values() for letter in axes.split()))
 
+    def axes_of(self, name: str) -> str:
+        """The axes of an array or a constant, as the table has them."""
+        return self.arrays[name] if name in self.arrays else self.constants[name].axes
+
     def shape(self, name: str, axes: Axes) -> tuple[int, ...]:
         """The shape of the array `name` where the letters stand for `axes`."""
         return tuple(n for letter in self.arrays[name].split() for n in axes[letter])
@@ -79,6 +83,16 @@ class Op(NamedTuple):
         return {**axes, rest: (size // alike ** (len(letters) - 1),)}
 
 
+def _labels(classes: str) -> Constant:
+    """A label for each row; where there is no class, every row is ignored."""
+
+    def draw(rng: "np.random.Generator", axes: Axes) -> "np.ndarray":
+        (n,) = axes[classes]
+        return rng.integers(n, size=axes["..."], dtype="int32") if n else rng.integers(-100, -99, axes["..."], "int32")
+
+    return Constant("...", draw)
+
+
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
 QKV_SCALE = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "scale": "", "bias": "h s t"}
@@ -114,5 +128,13 @@ OPS = (
     Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("cross_entropy", {"logits": "... c"}, {"ignore_index": -100, "reduction": "mean"}, {"labels": _labels("c")}),
+    Op(
+        "linear_cross_entropy",
+        {"x": "... d", "weight": "v d"},
+        {"ignore_index": -100, "reduction": "mean", "chunk": 2048},
+        {"labels": _labels("v")},
+        sizes={"...": 256, "d": 64, "v": 4096},
+    ),
 )
 BY_NAME = {op.name: op for op in OPS}

@@ -3,6 +3,7 @@
 from residuals_numpy.ops import (
     attention,
     batch_norm,
+    cross_entropy,
     dropout,
     dropout_remat,
     flash_attention,
@@ -10,6 +11,7 @@ from residuals_numpy.ops import (
     gelu,
     group_norm,
     layer_norm,
+    linear_cross_entropy,
     qk_norm_attention,
     relu,
     relu_bits,
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "batch_norm",
+    "cross_entropy",
     "dropout",
     "dropout_remat",
     "flash_attention",
@@ -34,6 +37,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "linear_cross_entropy",
     "qk_norm_attention",
     "relu",
     "relu_bits",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Bits = NDArray[np.uint8]
 Key = NDArray[np.uint32]  # (2,)
+Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 Samples = dict[str, dict[str, Any]]  # name of a call -> its arguments by name
 
@@ -78,3 +79,21 @@ def attended(scores: Array) -> tuple[Array, Array, Array]:
     with np.errstate(divide="ignore"):
         logsumexp = np.log(total) + top
     return e, np.where(total == 0, 1, total), logsumexp[..., 0]
+
+
+def logsumexp(a: Array) -> Array:
+    """(...): log Σ exp a over the last axis; −∞ where that is empty, NaN where it is −∞ throughout."""
+    top = a.max(-1, initial=-np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):  # −∞ less −∞; the logarithm of 0
+        return top + np.log(np.exp(a - top[..., None]).sum(-1))
+
+
+def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_]:
+    """(..., classes): True at each row's label, nowhere where that is ignored; ValueError if there is no such class."""
+    labels = np.asarray(labels).astype(np.int64)
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
+    if wrong.size:
+        raise ValueError(
+            f"labels: expected classes from 0 to {classes - 1}, or {ignore_index} to ignore, got {wrong.flat[0]}"
+        )
+    return (np.arange(classes) == labels[..., None]) & (labels != ignore_index)[..., None]

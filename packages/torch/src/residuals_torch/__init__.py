@@ -2,6 +2,7 @@
 
 from residuals_torch.ops.attention import attention
 from residuals_torch.ops.batch_norm import batch_norm
+from residuals_torch.ops.cross_entropy import cross_entropy
 from residuals_torch.ops.dropout import dropout
 from residuals_torch.ops.dropout_remat import dropout_remat
 from residuals_torch.ops.flash_attention import flash_attention
@@ -9,6 +10,7 @@ from residuals_torch.ops.geglu import geglu
 from residuals_torch.ops.gelu import gelu
 from residuals_torch.ops.group_norm import group_norm
 from residuals_torch.ops.layer_norm import layer_norm
+from residuals_torch.ops.linear_cross_entropy import linear_cross_entropy
 from residuals_torch.ops.qk_norm_attention import qk_norm_attention
 from residuals_torch.ops.relu import relu
 from residuals_torch.ops.relu_bits import relu_bits
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "batch_norm",
+    "cross_entropy",
     "custom_vjp_with_extra_residual",
     "dropout",
     "dropout_remat",
@@ -34,6 +37,7 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "linear_cross_entropy",
     "qk_norm_attention",
     "relu",
     "relu_bits",

@@ -81,6 +81,16 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "attention": ("F.scaled_dot_product_attention", _sdpa),
     "flash_attention": ("F.scaled_dot_product_attention", _sdpa),
+    "cross_entropy": (
+        "F.cross_entropy",
+        lambda logits, labels, ignore_index, reduction: _cross_entropy(logits, labels, ignore_index, reduction),
+    ),
+    "linear_cross_entropy": (
+        "F.cross_entropy(F.linear)",
+        lambda x, weight, labels, ignore_index, reduction, chunk: _cross_entropy(
+            F.linear(x, weight), labels, ignore_index, reduction
+        ),
+    ),
     "batch_norm": (  # writes into the running statistics that it is given
         "F.batch_norm",
         lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
@@ -93,6 +103,13 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
 def _wide(a: Tensor | None, x: Tensor) -> Tensor | None:
     """What F.batch_norm wants beside a narrow x on a CPU, with statistics in float32."""
     return None if a is None else a.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
+    """F.cross_entropy, which wants rows of one axis, and labels of 64 bits."""
+    rows, index = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    loss = F.cross_entropy(rows, index, ignore_index=ignore_index, reduction=reduction)
+    return loss.reshape(labels.shape) if reduction == "none" else loss
 
 
 def op(name: str) -> ModuleType:

@@ -1,0 +1,97 @@
+"""Cross entropy of class labels: loss = log Σ exp logits − logits[label], and its mean, sum, or one a row."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import class_labels, floating, logsumexp, match, signed, where_counted, whole, wide
+
+
+class Residuals(NamedTuple):
+    logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
+    labels: Array  # (...)  input: where the softmax is less 1
+    logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    count: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again; for
+    # the mean, else None
+
+
+# The exp of the backward is no repetition: logits − logsumexp gives the softmax itself, and the forward takes logits
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(logits: Array, labels: Array, ignore_index: int, reduction: str) -> tuple[Array, Residuals]:
+    scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
+    total = logsumexp(scores)
+    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else total
+    loss, count = where_counted(total - picked, index, classes, ignore_index), None
+    if reduction != "none":
+        loss = jnp.sum(loss)
+    if reduction == "mean":
+        counted = jnp.sum(index != ignore_index)
+        count = jnp.maximum(counted, 1).astype(scores.dtype)
+        loss = jnp.where(counted > 0, loss / count, jnp.nan)
+    return loss.astype(logits.dtype), Residuals(logits, labels, total, count)
+
+
+def bwd(ignore_index: int, reduction: str, residuals: Residuals, g: Array) -> tuple[Array, None]:
+    logits, labels, total, count = residuals
+    index, classes = signed(labels), logits.shape[-1]
+    per_row = where_counted(wide(g) if count is None else wide(g) / count, index, classes, ignore_index)[..., None]
+    softmax = jnp.exp(wide(logits) - total[..., None])
+    is_label = jnp.arange(classes, dtype=index.dtype) == index[..., None]
+    dlogits = per_row * jnp.where(is_label, softmax - 1, softmax)
+    dlogits = jnp.where((index != ignore_index)[..., None], dlogits, 0)  # also where logits are NaN
+    return match(dlogits, logits), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _cross_entropy(logits: Array, labels: Array, ignore_index: int, reduction: str) -> Array:
+    return fwd(logits, labels, ignore_index, reduction)[0]
+
+
+_cross_entropy.defvjp(fwd, bwd)
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -100, reduction: str = "mean") -> Array:
+    """loss = log Σ exp logits − logits[label] of each row; dlogits = softmax − 1 at the label, softmax elsewhere.
+
+    Args:
+        logits: (..., c) floating, one number a class on the last axis.
+        labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
+        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+
+    Returns:
+        () or, for "none", (...), of the dtype of logits; computed in float32 if that is narrower. The mean of no rows
+        is NaN and its gradient 0, as in `torch.nn.functional.cross_entropy`. In a trace, where the values of labels are
+        not there to be checked, a row whose label is no class has loss NaN and gradient NaN.
+
+    Saves:
+        logits: (..., c), an input, no new bytes.
+        labels: (...), an input, no new bytes.
+        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
+            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+            them again. Only for "mean".
+
+    Raises:
+        TypeError: logits is not floating, labels is not of integers, or ignore_index is not an int.
+        ValueError: logits has no axis, labels has another shape than the rows, ignore_index has more than 32 bits, or
+            reduction is none of the three. Also, outside of a trace, labels has a value that is neither a class nor
+            ignore_index; to see that, the values are read on the host, which waits for a GPU that makes them.
+
+    Source:
+        Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.
+    """
+    logits = floating("logits", logits)
+    if logits.ndim == 0:
+        raise ValueError("logits: expected at least 1 axis, got a scalar")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    ignore_index = whole("ignore_index", ignore_index, least=-(2**31))
+    labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
+    return _cross_entropy(logits, labels, ignore_index, reduction)

@@ -1,0 +1,171 @@
+"""Cross entropy of a linear layer: the loss of logits = x·weightᵀ at class labels, a chunk of classes at a time."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+
+from residuals_jax._lib import class_labels, floating, logsumexp, match, signed, where_counted, whole, wide
+
+
+class Residuals(NamedTuple):
+    x: Array  # (..., d)  input: rebuilds the logits, and scales the cotangent
+    weight: Array  # (v, d)  input: rebuilds the logits, and scales the cotangent
+    labels: Array  # (...)  input: where the softmax is less 1
+    logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    count: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again; for
+    # the mean, else None
+
+
+RECOMPUTES: dict[str, str] = {
+    "matmul": "a chunk of logits is the product of two inputs; all of them, v numbers a row, are what this op is there "
+    "not to hold",
+}
+
+
+def _scan(step: Callable[[Any, Any, Array], tuple[Any, Any]], weight: Array, chunk: int) -> tuple[Any, Any]:
+    """`step(carry, start, part)` for each chunk of the classes: the last carry, and what else it gives, stacked.
+
+    The first chunk, which is shorter where v is no multiple, is alone, and its carry is None: the one that it returns
+    is of the right type on any mesh, and no trace looks into a loop.
+    """
+    v = weight.shape[0]
+    alone = v % chunk or min(chunk, v)
+    carry, first = step(None, 0, weight[:alone])
+    if alone == v:
+        return carry, jax.tree.map(lambda a: a[None], first)
+    carry, others = jax.lax.scan(
+        lambda carry, start: step(carry, start, jax.lax.dynamic_slice_in_dim(weight, start, chunk)),
+        carry,
+        jnp.arange(alone, v, chunk, dtype=jnp.int32),
+    )
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
+
+
+def _logits(x: Array, part: Array) -> Array:
+    return jnp.einsum("...d,vd->...v", wide(x), wide(part))
+
+
+def _classes(start: Any, part: Array) -> Array:
+    return start + jnp.arange(part.shape[0], dtype=jnp.int32)
+
+
+def _whole() -> PartitionSpec | None:
+    """How a sum over all rows is sharded on a mesh, where that has to be said."""
+    return None if jax.sharding.get_abstract_mesh().empty else PartitionSpec(None, None)
+
+
+def fwd(
+    x: Array, weight: Array, labels: Array, ignore_index: int, reduction: str, chunk: int
+) -> tuple[Array, Residuals]:
+    index, classes = signed(labels), weight.shape[0]
+
+    def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array]]:
+        logits = _logits(x, part)
+        at_label = _classes(start, part) == index[..., None]
+        return None, (logsumexp(logits), jnp.sum(jnp.where(at_label, logits, 0), axis=-1))
+
+    _, (each, picked) = _scan(step, weight, chunk)
+    total = each[0] if len(each) == 1 else logsumexp(jnp.moveaxis(each, 0, -1))
+    loss, count = where_counted(total - jnp.sum(picked, axis=0), index, classes, ignore_index), None
+    if reduction != "none":
+        loss = jnp.sum(loss)
+    if reduction == "mean":
+        counted = jnp.sum(index != ignore_index)
+        count = jnp.maximum(counted, 1).astype(total.dtype)
+        loss = jnp.where(counted > 0, loss / count, jnp.nan)
+    return loss.astype(x.dtype), Residuals(x, weight, labels, total, count)
+
+
+def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: Array) -> tuple[Array, Array, None]:
+    x, weight, labels, total, count = residuals
+    index, classes = signed(labels), weight.shape[0]
+    per_row = where_counted(wide(g) if count is None else wide(g) / count, index, classes, ignore_index)[..., None]
+    is_counted = (index != ignore_index)[..., None]
+
+    def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
+        softmax = jnp.exp(_logits(x, part) - total[..., None])
+        at_label = _classes(start, part) == index[..., None]
+        dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
+        dpart = match(jnp.einsum("...v,...d->vd", dlogits, wide(x), out_sharding=_whole()), part)
+        dx = jnp.einsum("...v,vd->...d", dlogits, wide(part))
+        if carry is None:
+            carry = jnp.zeros_like(dx), jnp.zeros_like(weight)
+        return (carry[0] + dx, jax.lax.dynamic_update_slice_in_dim(carry[1], dpart, start, axis=0)), None
+
+    (dx, dweight), _ = _scan(step, weight, chunk)
+    return match(dx, x), match(dweight, weight), None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _linear_cross_entropy(
+    x: Array, weight: Array, labels: Array, ignore_index: int, reduction: str, chunk: int
+) -> Array:
+    return fwd(x, weight, labels, ignore_index, reduction, chunk)[0]
+
+
+_linear_cross_entropy.defvjp(fwd, bwd)
+
+
+def linear_cross_entropy(
+    x: ArrayLike,
+    weight: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    chunk: int = 2048,
+) -> Array:
+    """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
+
+    Forward and backward make it `chunk` classes at a time. A second derivative by autodiff holds all chunks.
+
+    Args:
+        x: (..., d) floating.
+        weight: (v, d) floating, one row a class.
+        labels: (...) of any integer dtype: classes from 0 to v - 1, or `ignore_index`.
+        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+        chunk: how many classes to have the logits of at a time, at least 1; a Python int.
+
+    Returns:
+        () or, for "none", (...), of the dtype of x; computed in float32 if that is narrower. The mean of no rows is NaN
+        and its gradient 0, as in `torch.nn.functional.cross_entropy`. In a trace, where the values of labels are not
+        there to be checked, a row whose label is no class has loss NaN and gradient NaN.
+
+    Saves:
+        x: (..., d), an input, no new bytes.
+        weight: (v, d), an input, no new bytes.
+        labels: (...), an input, no new bytes.
+        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
+            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+            them again. Only for "mean".
+
+    Raises:
+        TypeError: x or weight is not floating, labels is not of integers, or ignore_index or chunk is not an int.
+        ValueError: x has no axis, weight is not (v, d), labels has another shape than the rows, ignore_index has more
+            than 32 bits, chunk is not positive, or reduction is none of the three. Also, outside of a trace, labels
+            has a value that is neither a class nor ignore_index; to see that, the values are read on the host, which
+            waits for a GPU that makes them.
+
+    Source:
+        Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.
+    """
+    x, weight = floating("x", x), floating("weight", weight)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"weight: expected shape [v, {x.shape[-1]}], with the last axis of x, got {list(weight.shape)}"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    ignore_index, chunk = whole("ignore_index", ignore_index, least=-(2**31)), whole("chunk", chunk, least=1)
+    labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
+    return _linear_cross_entropy(x, weight, labels, ignore_index, reduction, chunk)

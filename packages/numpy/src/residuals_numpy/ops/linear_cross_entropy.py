@@ -1,0 +1,82 @@
+"""Cross entropy of a linear layer: the loss of logits = x·weightᵀ at class labels.
+
+Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.
+"""
+
+import numpy as np
+
+from residuals_numpy._lib import Array, Labels, Samples, logsumexp, one_hot
+
+
+def _count(labels: Labels, ignore_index: int) -> Array:
+    """How many labels count, at least 1."""
+    return np.asarray(max((labels != ignore_index).sum(), 1), np.float64)
+
+
+def forward(
+    x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
+) -> Array:
+    """The loss of `x` (…, d) and `weight` (v, d) at the classes `labels` (…); NaN for the mean of none."""
+    logits = x @ weight.T
+    hot = one_hot(labels, len(weight), ignore_index)
+    losses = np.where(labels == ignore_index, 0, logsumexp(logits) - np.where(hot, logits, 0).sum(-1))
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    return losses.sum() / _count(labels, ignore_index) if (labels != ignore_index).any() else np.float64(np.nan)
+
+
+def vjp(
+    x: Array,
+    weight: Array,
+    labels: Labels,
+    g: Array,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    chunk: int = 2048,
+) -> tuple[Array, Array]:
+    """`dx, dweight` for the cotangent `g` of the loss, from the inputs alone; rows that are ignored give 0."""
+    logits = x @ weight.T
+    if reduction == "mean":
+        g = g / _count(labels, ignore_index)
+    g = np.where(labels == ignore_index, 0, g)[..., None]
+    hot = one_hot(labels, len(weight), ignore_index)
+    dlogits = (np.exp(logits - logsumexp(logits)[..., None]) - hot) * g
+    rows = range(x.ndim - 1)
+    return dlogits @ weight, np.tensordot(dlogits, x, (rows, rows))
+
+
+def residuals(
+    x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
+) -> dict[str, Array | Labels | None]:
+    """The value each residual must have."""
+    count = _count(labels, ignore_index) if reduction == "mean" else None
+    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "count": count}
+
+
+def samples(rng: np.random.Generator) -> Samples:
+    """Named calls: ordinary shapes first, then the awkward ones. A label in three is ignored where the name says so."""
+
+    def call(
+        *shape: int, v: int, ignored: bool = False, scale: float = 1.0, **others: str | int
+    ) -> dict[str, Array | Labels | str | int]:
+        labels = np.asarray(rng.integers(max(v, 1), size=shape[:-1]), np.int32)
+        if ignored or v == 0:
+            is_ignored = (np.arange(labels.size).reshape(labels.shape) % 3 == 1) | (v == 0)
+            labels = np.where(is_ignored, -100, labels).astype(np.int32)
+        weight = rng.standard_normal((v, shape[-1]))
+        return {"x": scale * rng.standard_normal(shape), "weight": weight, "labels": labels, **others}
+
+    return {
+        "4x3-v7-chunk-3-ignored": call(4, 3, v=7, ignored=True, chunk=3),
+        "2x2x3-v6-chunk-2-none": call(2, 2, 3, v=6, ignored=True, reduction="none", chunk=2),
+        "4x3-v5-sum-ignored-0": call(4, 3, v=5, reduction="sum", ignore_index=0),
+        "3-v4-chunk-1": call(3, v=4, chunk=1),
+        "256x8-v33-chunk-10": call(256, 8, v=33, scale=0.3, chunk=10),
+        "3x2-v5-all-ignored": {**call(3, 2, v=5, chunk=3), "labels": np.full(3, -100, np.int32)},
+        "0x3-v5": call(0, 3, v=5),
+        "3x2-v0": call(3, 2, v=0, chunk=3),
+        "huge": call(4, 3, v=7, scale=1e3, chunk=3),
+    }

@@ -1,0 +1,126 @@
+"""Cross entropy of class labels: loss = log Σ exp logits − logits[label], and its mean, sum, or one a row."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import class_labels, floating, match, where_counted, whole, wide
+
+
+class Residuals(NamedTuple):
+    logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
+    labels: Tensor  # (...)  input: where the softmax is less 1
+    logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    count: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    # for the mean, else None
+
+
+# The exp of the backward is no repetition: logits − logsumexp gives the softmax itself, and the forward takes logits
+RECOMPUTES: dict[str, str] = {}
+
+
+def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
+    scores, index, classes = wide(logits), labels.long(), logits.shape[-1]
+    logsumexp = torch.logsumexp(scores, dim=-1)
+    at = index.clamp(0, classes - 1).unsqueeze(-1)
+    picked = torch.gather(scores, -1, at).squeeze(-1) if classes else logsumexp
+    loss, count = where_counted(logsumexp - picked, index, classes, ignore_index), None
+    if reduction != "none":
+        loss = torch.sum(loss)
+    if reduction == "mean":
+        counted = torch.sum(index != ignore_index)
+        count = counted.clamp(min=1).to(scores.dtype)
+        loss = torch.where(counted > 0, loss / count, torch.nan)
+    return loss.to(logits.dtype), Residuals(logits, labels, logsumexp, count)
+
+
+def bwd(
+    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, g_logsumexp: Tensor | None = None
+) -> tuple[Tensor]:
+    """The gradient; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
+    logits, labels, logsumexp, count = residuals
+    index, classes = labels.long(), logits.shape[-1]
+    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
+    per_row = where_counted(per_row, index, classes, ignore_index)
+    scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
+    # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
+    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    dlogits = (wide(logits) - shift.unsqueeze(-1)).exp_() * scale.unsqueeze(-1)
+    if classes:
+        at = index.clamp(0, classes - 1).unsqueeze(-1)
+        dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # into memory of its own, of which nobody else knows
+    return (match(dlogits, logits),)
+
+
+class CrossEntropy(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        loss, residuals = fwd(logits, labels, ignore_index, reduction)
+        return loss, residuals.logsumexp, residuals.count
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: tuple[Tensor, Tensor, Tensor | None]
+    ) -> None:
+        logits, labels, ctx.ignore_index, ctx.reduction = inputs
+        _, logsumexp, count = output
+        ctx.save_for_backward(*Residuals(logits, labels, logsumexp, count))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _count: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        if g is None and g_logsumexp is None:
+            return None, None, None, None
+        residuals = Residuals(*ctx.saved_tensors)
+        # No gradient flows through the count; one through logsumexp, an output, does at second order only.
+        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_logsumexp), None, None, None
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    """loss = log Σ exp logits − logits[label] of each row; dlogits = softmax − 1 at the label, softmax elsewhere.
+
+    Args:
+        logits: (..., c) floating, one number a class on the last axis.
+        labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
+        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+
+    Returns:
+        () or, for "none", (...), of the dtype of logits; computed in float32 if that is narrower. The mean of no rows
+        is NaN and its gradient 0, as in `torch.nn.functional.cross_entropy`. In compiled code, under vmap, and in a
+        DTensor, where the values of labels are not there to be checked, a row whose label is no class has loss NaN and
+        gradient NaN.
+
+    Saves:
+        logits: (..., c), an input, no new bytes.
+        labels: (...), an input, no new bytes.
+        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
+            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+            them again. Only for "mean".
+
+    Raises:
+        TypeError: logits is not floating, labels is not of integers, or ignore_index is not an int.
+        ValueError: logits has no axis, labels has another shape than the rows, ignore_index has more than 32 bits, or
+            reduction is none of the three. Also, where they are there, labels has a value that is neither a class nor
+            ignore_index; to see that, the values are read on the host, which waits for a GPU that makes them.
+
+    Source:
+        Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.
+    """
+    logits = floating("logits", logits)
+    if logits.ndim == 0:
+        raise ValueError("logits: expected at least 1 axis, got a scalar")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    ignore_index = whole("ignore_index", ignore_index, least=-(2**31))
+    labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
+    loss, _, _ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
+    return loss

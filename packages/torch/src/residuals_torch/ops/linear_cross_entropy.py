@@ -1,0 +1,224 @@
+"""Cross entropy of a linear layer: the loss of logits = x·weightᵀ at class labels, a chunk of classes at a time."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib import (
+    Wanted,
+    class_labels,
+    floating,
+    is_ordinary,
+    likes,
+    match,
+    wanted,
+    where_counted,
+    whole,
+    wide,
+)
+
+
+class Residuals(NamedTuple):
+    x: Tensor  # (..., d)  input: rebuilds the logits, and scales the cotangent
+    weight: Tensor  # (v, d)  input: rebuilds the logits, and scales the cotangent
+    labels: Tensor  # (...)  input: where the softmax is less 1
+    logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    count: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    # for the mean, else None
+
+
+RECOMPUTES: dict[str, str] = {
+    "matmul": "a chunk of logits is the product of two inputs; all of them, v numbers a row, are what this op is there "
+    "not to hold",
+}
+
+
+def _chunks(weight: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
+    """Where each chunk of the classes starts, and their rows of the weight; of the whole, that itself."""
+    for start in range(0, max(len(weight), 1), chunk):
+        yield start, weight if len(weight) <= chunk else weight[start : start + chunk]
+
+
+def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Where the label is in a chunk of classes, or somewhere in it; and whether it is in it. Both (..., 1)."""
+    at = index.unsqueeze(-1) - start
+    return at.clamp(0, size - 1), (at >= 0) & (at < size)
+
+
+def _as_rows(a: Tensor) -> Tensor:
+    """(n, ...) with one axis for all but the last."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def _wide_fwd(
+    x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
+) -> tuple[Tensor, Residuals]:
+    """The loss in float32 or wider."""
+    rows, index, each = wide(x), labels.long(), []
+    picked = torch.zeros_like(rows[..., 0]) if x.shape[-1] else rows.sum(-1)
+    for start, part in _chunks(weight, chunk):
+        logits = rows @ wide(part).mT
+        each.append(torch.logsumexp(logits, dim=-1))
+        if len(part):
+            at, is_in = _in_chunk(index, start, len(part))
+            picked = picked + torch.where(is_in, torch.gather(logits, -1, at), 0).squeeze(-1)
+    logsumexp = each[0] if len(each) == 1 else torch.logsumexp(torch.stack(each), dim=0)
+    loss, count = where_counted(logsumexp - picked, index, len(weight), ignore_index), None
+    if reduction != "none":
+        loss = torch.sum(loss)
+    if reduction == "mean":
+        counted = torch.sum(index != ignore_index)
+        count = counted.clamp(min=1).to(rows.dtype)
+        loss = torch.where(counted > 0, loss / count, torch.nan)
+    return loss, Residuals(x, weight, labels, logsumexp, count)
+
+
+def fwd(
+    x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
+) -> tuple[Tensor, Residuals]:
+    loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
+    return loss.to(x.dtype), residuals
+
+
+def bwd(
+    ignore_index: int,
+    reduction: str,
+    chunk: int,
+    residuals: Residuals,
+    g: Tensor | None,
+    like: Wanted | None = None,
+    g_logsumexp: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
+    x, weight, labels, logsumexp, count = residuals
+    like_x, like_weight, *_ = like or likes(x, weight)
+    rows, index = wide(x), labels.long()
+    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
+    per_row = where_counted(per_row, index, len(weight), ignore_index)
+    scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
+    # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
+    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    scale, shift, per_row = scale.unsqueeze(-1), shift.unsqueeze(-1), per_row.unsqueeze(-1)
+    # Each chunk of dweight goes to its place where it may be written into memory, and is else put together at the end.
+    in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, logsumexp, scale)))
+    place = torch.empty_like(weight) if in_place and like_weight is not None else None
+    dx, parts = None, []
+    for start, part in _chunks(weight, chunk):
+        dlogits = (rows @ wide(part).mT - shift).exp_() * scale
+        if len(part):
+            at, is_in = _in_chunk(index, start, len(part))
+            dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # memory of its own, nobody else knows it
+        if like_x is not None:
+            product = dlogits @ wide(part)
+            dx = product if dx is None else dx + product
+        if like_weight is not None:
+            dpart = match(_as_rows(dlogits).mT @ _as_rows(rows), part)
+            if place is None:
+                parts.append(dpart)
+            else:
+                place[start : start + len(part)] = dpart
+    dweight = place if place is not None else torch.cat(parts) if parts else None
+    return None if dx is None or like_x is None else match(dx, like_x), dweight
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        with torch.autocast(x.device.type, enabled=False):
+            loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
+        return loss, residuals.logsumexp, residuals.count
+
+    @staticmethod
+    def setup_context(
+        ctx: Any,
+        inputs: tuple[Tensor, Tensor, Tensor, int, str, int],
+        output: tuple[Tensor, Tensor, Tensor | None],
+    ) -> None:
+        x, weight, labels, *ctx.static = inputs
+        _, logsumexp, count = output
+        ctx.save_for_backward(*Residuals(x, weight, labels, logsumexp, count))
+        ctx.like = likes(x, weight)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _count: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        if g is None and g_logsumexp is None:
+            return None, None, None, None, None, None
+        residuals = Residuals(*ctx.saved_tensors)
+        # No gradient flows through the count; one through logsumexp, an output, does at second order only.
+        with torch.autocast(residuals.x.device.type, enabled=False):
+            return *bwd(*ctx.static, residuals, g, wanted(ctx), g_logsumexp), None, None, None, None
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    chunk: int = 2048,
+) -> Tensor:
+    """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
+
+    Forward and backward make it `chunk` classes at a time. A second derivative by autodiff holds all chunks.
+
+    Args:
+        x: (..., d) floating.
+        weight: (v, d) floating, one row a class, as `torch.nn.Linear` has it.
+        labels: (...) of any integer dtype: classes from 0 to v - 1, or `ignore_index`.
+        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+        chunk: how many classes to have the logits of at a time, at least 1; a Python int.
+
+    Returns:
+        () or, for "none", (...), of the dtype of x; computed in float32 if that is narrower. Under `torch.autocast` it
+        stays in float32, of x and weight in the dtype of that. The mean of no rows is NaN and its gradient 0, as in
+        `torch.nn.functional.cross_entropy`. In compiled code, under vmap, and in a DTensor, where the values of labels
+        are not there to be checked, a row whose label is no class has loss NaN and gradient NaN.
+
+    Saves:
+        x: (..., d), an input, no new bytes; under `torch.autocast` what that makes of it.
+        weight: (v, d), an input, no new bytes; under `torch.autocast` what that makes of it.
+        labels: (...), an input, no new bytes.
+        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
+            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+            them again. Only for "mean".
+
+    Raises:
+        TypeError: x or weight is not floating, labels is not of integers, or ignore_index or chunk is not an int.
+        ValueError: x has no axis, weight is not (v, d), labels has another shape than the rows, ignore_index has more
+            than 32 bits, chunk is not positive, or reduction is none of the three. Also, where they are there, labels
+            has a value that is neither a class nor ignore_index; to see that, the values are read on the host, which
+            waits for a GPU that makes them.
+
+    Source:
+        Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.
+    """
+    x, weight = floating("x", x), floating("weight", weight)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1]:
+        raise ValueError(
+            f"weight: expected shape [v, {x.shape[-1]}], with the last axis of x, got {list(weight.shape)}"
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    ignore_index, chunk = whole("ignore_index", ignore_index, least=-(2**31)), whole("chunk", chunk, least=1)
+    labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
+        narrow = torch.get_autocast_dtype(x.device.type)
+        x, weight, dtype = x.to(narrow), weight.to(narrow), torch.float32
+    loss, _, _ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
+    return loss.to(dtype)
