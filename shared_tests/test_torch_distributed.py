@@ -1,5 +1,6 @@
-"""An op on DTensors, sharded over two processes on the CPU that start once and run every case."""
+"""An op on DTensors, under DDP and under FSDP2, in two processes on the CPU that start once and run every case."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from cases import Case, cases
 from residuals_lab.errors import UsageError
@@ -89,7 +92,43 @@ def test_dtensor(sharded: Case, found: dict[str, Any]) -> None:
         assert error(d, truth) <= FLOAT64_LIMIT, name
 
 
+@pytest.mark.parametrize("wrapper", ["DDP", "FSDP2"])
+@pytest.mark.parametrize("replicated", [case for case in CASES if case.first], ids=str)
+def test_data_parallel(replicated: Case, wrapper: str, found: dict[str, Any]) -> None:
+    """The op of a module's parameters, another loss in each process: the gradients are the mean of theirs."""
+    gradients = found[f"{wrapper} {replicated}"]
+    assert not isinstance(gradients, str), gradients
+    truths = [replicated.call.vjp(weights(replicated, rank)) for rank in range(PROCESSES)]
+    for name, d in zip(replicated.call.arrays, gradients, strict=True):
+        assert error(d, np.mean([truth[name] for truth in truths], axis=0)) <= FLOAT64_LIMIT, name
+
+
+def weights(case: Case, rank: int) -> np.ndarray:
+    """Those of the op's outputs in the loss of one process."""
+    return case.noise(case.g.shape, 10 + rank)
+
+
 # What follows runs in the processes.
+
+
+class Model(torch.nn.Module):
+    """The loss Σ c·op(parameters)."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+        self.parameters_of_op = torch.nn.ParameterList([a.detach() for a in case.args])
+
+    def forward(self, c: torch.Tensor) -> torch.Tensor:
+        return (c * self.case.call.ours(self.case.adapter)(*self.parameters_of_op)).sum()
+
+
+def run_data_parallel(case: Case, wrapper: str, rank: int, mesh: Any) -> Any:
+    model = Model(case)
+    wrapped = DistributedDataParallel(model) if wrapper == "DDP" else fully_shard(model, mesh=mesh)
+    wrapped(case.array(weights(case, rank)).detach()).backward()
+    gradients = [a.grad for a in model.parameters()]
+    return [d.full_tensor() if isinstance(d, DTensor) else d for d in gradients]
 
 
 def run(case: Case, mesh: Any) -> Any:
@@ -118,6 +157,11 @@ def main(folder: Path, rank: int) -> None:
             found[str(case)] = run(case, mesh)
         except Exception:
             found[str(case)] = traceback.format_exc()
+    for case, wrapper in itertools.product([case for case in CASES if case.first], ("DDP", "FSDP2")):
+        try:
+            found[f"{wrapper} {case}"] = run_data_parallel(case, wrapper, rank, mesh)
+        except Exception:
+            found[f"{wrapper} {case}"] = traceback.format_exc()
     if rank == 0:
         torch.save(found, folder / "found")
     dist.barrier()
