@@ -18,7 +18,7 @@ class Residuals(NamedTuple):
     weight: Array  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Array  # (...)  input: where the softmax is less 1
     logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    count: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again; for
+    num_counted: Array | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again; for
     # the mean, else None
 
 
@@ -144,7 +144,7 @@ def linear_cross_entropy(
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
             them again. Only for "mean".
 
     Raises:

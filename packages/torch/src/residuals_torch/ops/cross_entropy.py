@@ -12,7 +12,7 @@ class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
     labels: Tensor  # (...)  input: where the softmax is less 1
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    count: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    num_counted: Tensor | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again;
     # for the mean, else None
 
 
@@ -61,7 +61,7 @@ class CrossEntropy(torch.autograd.Function):
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         loss, residuals = fwd(logits, labels, ignore_index, reduction)
-        return loss, residuals.logsumexp, residuals.count
+        return loss, residuals.logsumexp, residuals.num_counted
 
     @staticmethod
     def setup_context(
@@ -103,7 +103,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
             them again. Only for "mean".
 
     Raises:

@@ -26,7 +26,7 @@ class Residuals(NamedTuple):
     weight: Tensor  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Tensor  # (...)  input: where the softmax is less 1
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    count: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    num_counted: Tensor | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again;
     # for the mean, else None
 
 
@@ -133,7 +133,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-        return loss, residuals.logsumexp, residuals.count
+        return loss, residuals.logsumexp, residuals.num_counted
 
     @staticmethod
     def setup_context(
@@ -141,7 +141,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         inputs: tuple[Tensor, Tensor, Tensor, int, str, int],
         output: tuple[Tensor, Tensor, Tensor | None],
     ) -> None:
-        x, weight, labels, *ctx.static = inputs
+        x, weight, labels, ctx.ignore_index, ctx.reduction, ctx.chunk = inputs
         _, logsumexp, count = output
         ctx.save_for_backward(*Residuals(x, weight, labels, logsumexp, count))
         ctx.like = likes(x, weight)
@@ -156,7 +156,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         residuals = Residuals(*ctx.saved_tensors)
         # No gradient flows through the count; one through logsumexp, an output, does at second order only.
         with torch.autocast(residuals.x.device.type, enabled=False):
-            return *bwd(*ctx.static, residuals, g, wanted(ctx), g_logsumexp), None, None, None, None
+            dx, dweight = bwd(ctx.ignore_index, ctx.reduction, ctx.chunk, residuals, g, wanted(ctx), g_logsumexp)
+        return dx, dweight, None, None, None, None
 
 
 def linear_cross_entropy(
@@ -192,7 +193,7 @@ def linear_cross_entropy(
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        count: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
+        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
             them again. Only for "mean".
 
     Raises:
