@@ -24,7 +24,8 @@ def forward(
         return losses
     if reduction == "sum":
         return losses.sum()
-    return losses.sum() / _count(labels, ignore_index) if (labels != ignore_index).any() else np.float64(np.nan)
+    mean: Array = losses.sum() / _count(labels, ignore_index)
+    return mean if (labels != ignore_index).any() else mean * np.nan
 
 
 def vjp(
@@ -53,7 +54,7 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     count = _count(labels, ignore_index) if reduction == "mean" else None
-    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "count": count}
+    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "counted": count}
 
 
 def samples(rng: np.random.Generator) -> Samples:
