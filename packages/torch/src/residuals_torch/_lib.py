@@ -64,9 +64,8 @@ def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ign
         raise TypeError(f"{name}: expected an integer tensor, got {_described(labels)}")
     if labels.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, one label a row, got {list(labels.shape)}")
-    found = labels.long() if is_ordinary(labels) else labels.new_zeros(0)
-    wrong = found[((found < 0) | (found >= classes)) & (found != ignored)]
-    if wrong.numel():
+    found = labels.long()
+    if is_ordinary(labels) and (wrong := found[((found < 0) | (found >= classes)) & (found != ignored)]).numel():
         raise ValueError(f"{name}: expected classes from 0 to {classes - 1}, or {ignored} to ignore, got {wrong[0]}")
     return labels
 
