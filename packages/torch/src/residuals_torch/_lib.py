@@ -49,9 +49,6 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     return float(value)
 
 
-_INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
-
-
 def whole(name: str, value: int, least: int) -> int:
     """`value` as an int; TypeError unless it is one, ValueError unless from `least` on, in 32 bits."""
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -61,36 +58,24 @@ def whole(name: str, value: int, least: int) -> int:
     return int(value)
 
 
-def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ignore_index: int) -> Tensor:
-    """`labels` itself; TypeError unless integers, ValueError unless of this shape, each a class or ignored.
-
-    The values are read on the host, where they are there: not in compiled code, nor if vmap or a subclass hides them.
-    """
-    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
+def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ignored: int) -> Tensor:
+    """`labels` itself; TypeError unless integers, ValueError unless of this shape, each right if it can be read."""
+    if not isinstance(labels, Tensor) or "int" not in str(labels.dtype):
         raise TypeError(f"{name}: expected an integer tensor, got {_described(labels)}")
     if labels.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, one label a row, got {list(labels.shape)}")
-    if is_ordinary(labels):
-        values = labels.long()
-        wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
-        if wrong.numel():
-            expected = f"classes from 0 to {classes - 1}, or {ignore_index} to ignore"
-            raise ValueError(f"{name}: expected {expected}, got {wrong[0]}")
+    found = labels.long()
+    if is_ordinary(labels) and (wrong := found[((found < 0) | (found >= classes)) & (found != ignored)]).numel():
+        raise ValueError(f"{name}: expected classes from 0 to {classes - 1}, or {ignored} to ignore, got {wrong[0]}")
     return labels
 
 
 def is_ordinary(a: Tensor) -> bool:
-    """Whether its values are there to be read, and memory to be written: not in compiled code, nor under vmap or a
-    gradient of `torch.func`, nor in a tensor of another kind, such as a DTensor.
-    """
-    special = torch.compiler.is_compiling() or type(a) not in (Tensor, torch.nn.Parameter) or a.is_meta
-    return not special and not torch._C._functorch.is_functorch_wrapped_tensor(a)
-
-
-def where_counted(a: Tensor, labels: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
-    is_class = (labels >= 0) & (labels < classes)
-    return torch.where(labels == ignore_index, 0, torch.where(is_class, a, torch.nan))
+    """Whether values are there to be read, memory to be written: not compiled, under vmap, in a DTensor or the like."""
+    if torch.compiler.is_compiling() or type(a) not in (Tensor, torch.nn.Parameter) or a.is_meta:
+        return False
+    wrapped = torch._C._functorch
+    return not (wrapped.is_functorch_wrapped_tensor(a) or wrapped.is_legacy_batchedtensor(a))
 
 
 def wide(a: Tensor) -> Tensor:

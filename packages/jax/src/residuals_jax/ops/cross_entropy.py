@@ -15,8 +15,8 @@ class Residuals(NamedTuple):
     logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
     labels: Array  # (...)  input: where the softmax is less 1
     logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    num_counted: Array | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again; for
-    # the mean, else None
+    counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    # for the mean, else None
 
 
 # The exp of the backward is no repetition: logits − logsumexp gives the softmax itself, and the forward takes logits
@@ -31,9 +31,9 @@ def fwd(logits: Array, labels: Array, ignore_index: int, reduction: str) -> tupl
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
-        counted = jnp.sum(index != ignore_index)
-        count = jnp.maximum(counted, 1).astype(scores.dtype)
-        loss = jnp.where(counted > 0, loss / count, jnp.nan)
+        number = jnp.sum(index != ignore_index)
+        count = jnp.maximum(number, 1).astype(scores.dtype)
+        loss = jnp.where(number > 0, loss / count, jnp.nan)
     return loss.astype(logits.dtype), Residuals(logits, labels, total, count)
 
 
@@ -75,7 +75,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
+        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
     Raises:

@@ -18,8 +18,8 @@ class Residuals(NamedTuple):
     weight: Array  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Array  # (...)  input: where the softmax is less 1
     logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    num_counted: Array | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again; for
-    # the mean, else None
+    counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
+    # for the mean, else None
 
 
 RECOMPUTES: dict[str, str] = {
@@ -51,8 +51,9 @@ def _logits(x: Array, part: Array) -> Array:
     return jnp.einsum("...d,vd->...v", wide(x), wide(part))
 
 
-def _classes(start: Any, part: Array) -> Array:
-    return start + jnp.arange(part.shape[0], dtype=jnp.int32)
+def _at(a: Array, index: Array) -> Array:
+    """The number at each row's index, or at the end that is nearer."""
+    return jnp.take_along_axis(a, index[..., None], axis=-1, mode="clip")[..., 0]
 
 
 def _whole() -> PartitionSpec | None:
@@ -67,8 +68,9 @@ def fwd(
 
     def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array]]:
         logits = _logits(x, part)
-        at_label = _classes(start, part) == index[..., None]
-        return None, (logsumexp(logits), jnp.sum(jnp.where(at_label, logits, 0), axis=-1))
+        at = index - start  # of the label, if that is in this chunk
+        picked = _at(logits, at) if len(part) else jnp.sum(logits, axis=-1)
+        return None, (logsumexp(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
 
     _, (each, picked) = _scan(step, weight, chunk)
     total = each[0] if len(each) == 1 else logsumexp(jnp.moveaxis(each, 0, -1))
@@ -76,9 +78,9 @@ def fwd(
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
-        counted = jnp.sum(index != ignore_index)
-        count = jnp.maximum(counted, 1).astype(total.dtype)
-        loss = jnp.where(counted > 0, loss / count, jnp.nan)
+        number = jnp.sum(index != ignore_index)
+        count = jnp.maximum(number, 1).astype(total.dtype)
+        loss = jnp.where(number > 0, loss / count, jnp.nan)
     return loss.astype(x.dtype), Residuals(x, weight, labels, total, count)
 
 
@@ -90,7 +92,7 @@ def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: 
 
     def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
         softmax = jnp.exp(_logits(x, part) - total[..., None])
-        at_label = _classes(start, part) == index[..., None]
+        at_label = jnp.arange(len(part), dtype=index.dtype) == (index - start)[..., None]
         dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
         dpart = match(jnp.einsum("...v,...d->vd", dlogits, wide(x), out_sharding=_whole()), part)
         dx = jnp.einsum("...v,vd->...d", dlogits, wide(part))
@@ -144,7 +146,7 @@ def linear_cross_entropy(
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
+        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
     Raises:

@@ -22,8 +22,8 @@ def forward(logits: Array, labels: Labels, *, ignore_index: int = -100, reductio
         return losses
     if reduction == "sum":
         return losses.sum()
-    is_none = not (labels != ignore_index).any()
-    return np.where(is_none, np.nan, losses.sum() / _count(labels, ignore_index))
+    mean: Array = losses.sum() / _count(labels, ignore_index)
+    return mean if (labels != ignore_index).any() else mean * np.nan
 
 
 def vjp(logits: Array, labels: Labels, g: Array, *, ignore_index: int = -100, reduction: str = "mean") -> tuple[Array]:
@@ -40,7 +40,7 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     count = _count(labels, ignore_index) if reduction == "mean" else None
-    return {"logits": logits, "labels": labels, "logsumexp": logsumexp(logits), "num_counted": count}
+    return {"logits": logits, "labels": labels, "logsumexp": logsumexp(logits), "counted": count}
 
 
 def samples(rng: np.random.Generator) -> Samples:

@@ -24,8 +24,8 @@ def forward(
         return losses
     if reduction == "sum":
         return losses.sum()
-    is_none = not (labels != ignore_index).any()
-    return np.where(is_none, np.nan, losses.sum() / _count(labels, ignore_index))
+    mean: Array = losses.sum() / _count(labels, ignore_index)
+    return mean if (labels != ignore_index).any() else mean * np.nan
 
 
 def vjp(
@@ -54,7 +54,7 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     count = _count(labels, ignore_index) if reduction == "mean" else None
-    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "num_counted": count}
+    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "counted": count}
 
 
 def samples(rng: np.random.Generator) -> Samples:

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import class_labels, floating, match, where_counted, whole, wide
+from residuals_torch._lib import class_labels, floating, match, whole, wide
 
 
 class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
     labels: Tensor  # (...)  input: where the softmax is less 1
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    num_counted: Tensor | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again;
+    counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
@@ -20,18 +20,24 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
+def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Tensor:
+    """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
+    is_class = (labels >= 0) & (labels < classes)
+    return torch.where(labels == ignored, 0, torch.where(is_class, a, torch.nan))
+
+
 def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
     scores, index, classes = wide(logits), labels.long(), logits.shape[-1]
     logsumexp = torch.logsumexp(scores, dim=-1)
     at = index.clamp(0, classes - 1).unsqueeze(-1)
     picked = torch.gather(scores, -1, at).squeeze(-1) if classes else logsumexp
-    loss, count = where_counted(logsumexp - picked, index, classes, ignore_index), None
+    loss, count = _where_counted(logsumexp - picked, index, classes, ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
-        counted = torch.sum(index != ignore_index)
-        count = counted.clamp(min=1).to(scores.dtype)
-        loss = torch.where(counted > 0, loss / count, torch.nan)
+        number = torch.sum(index != ignore_index)
+        count = number.clamp(min=1).to(scores.dtype)
+        loss = torch.where(number > 0, loss / count, torch.nan)
     return loss.to(logits.dtype), Residuals(logits, labels, logsumexp, count)
 
 
@@ -42,7 +48,7 @@ def bwd(
     logits, labels, logsumexp, count = residuals
     index, classes = labels.long(), logits.shape[-1]
     per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
-    per_row = where_counted(per_row, index, classes, ignore_index)
+    per_row = _where_counted(per_row, index, classes, ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
     # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
     shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
@@ -61,7 +67,7 @@ class CrossEntropy(torch.autograd.Function):
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         loss, residuals = fwd(logits, labels, ignore_index, reduction)
-        return loss, residuals.logsumexp, residuals.num_counted
+        return loss, residuals.logsumexp, residuals.counted
 
     @staticmethod
     def setup_context(
@@ -103,7 +109,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
+        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
     Raises:

@@ -15,7 +15,6 @@ from residuals_torch._lib import (
     likes,
     match,
     wanted,
-    where_counted,
     whole,
     wide,
 )
@@ -26,7 +25,7 @@ class Residuals(NamedTuple):
     weight: Tensor  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Tensor  # (...)  input: where the softmax is less 1
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
-    num_counted: Tensor | None  # ()  new, float32 or wider, at least 1: the backward counts no labels again;
+    counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
@@ -36,6 +35,12 @@ RECOMPUTES: dict[str, str] = {
 }
 
 
+def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Tensor:
+    """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
+    is_class = (labels >= 0) & (labels < classes)
+    return torch.where(labels == ignored, 0, torch.where(is_class, a, torch.nan))
+
+
 def _chunks(weight: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
     """Where each chunk of the classes starts, and their rows of the weight; of the whole, that itself."""
     for start in range(0, max(len(weight), 1), chunk):
@@ -43,36 +48,47 @@ def _chunks(weight: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """Where the label is in a chunk of classes, or somewhere in it; and whether it is in it. Both (..., 1)."""
-    at = index.unsqueeze(-1) - start
+    """Where in a chunk of classes the label is, if it is there, else where it is not; and whether it is."""
+    at = index - start
     return at.clamp(0, size - 1), (at >= 0) & (at < size)
 
 
 def _as_rows(a: Tensor) -> Tensor:
-    """(n, ...) with one axis for all but the last."""
-    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    """(n, d): with one axis for all but the last."""
+    return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def _picked(logits: Tensor, index: Tensor, start: int, part: Tensor) -> Tensor:
+    """(n, 1): the label's number of a chunk of logits, 0 where that is in another."""
+    if (
+        torch.compiler.is_compiling()
+    ):  # a sum, since it would put off a gather to the end, and hold all chunks till then
+        classes = part.new_ones(len(part), dtype=torch.int64).cumsum(0) - 1
+        return torch.sum(torch.where(classes == index - start, logits, 0), dim=-1, keepdim=True)
+    at, is_in = _in_chunk(index, start, len(part))
+    return torch.where(is_in, torch.gather(logits, -1, at), 0)
 
 
 def _wide_fwd(
     x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
 ) -> tuple[Tensor, Residuals]:
     """The loss in float32 or wider."""
-    rows, index, each = wide(x), labels.long(), []
-    picked = torch.zeros_like(rows[..., 0]) if x.shape[-1] else rows.sum(-1)
+    rows, index, each = _as_rows(wide(x)), _as_rows(labels.long().unsqueeze(-1)), []
+    picked = torch.zeros_like(index, dtype=rows.dtype)
     for start, part in _chunks(weight, chunk):
         logits = rows @ wide(part).mT
         each.append(torch.logsumexp(logits, dim=-1))
         if len(part):
-            at, is_in = _in_chunk(index, start, len(part))
-            picked = picked + torch.where(is_in, torch.gather(logits, -1, at), 0).squeeze(-1)
+            picked = picked + _picked(logits, index, start, part)
     logsumexp = each[0] if len(each) == 1 else torch.logsumexp(torch.stack(each), dim=0)
-    loss, count = where_counted(logsumexp - picked, index, len(weight), ignore_index), None
+    logsumexp, picked = (a if a.shape == labels.shape else a.reshape(labels.shape) for a in (logsumexp, picked))
+    loss, count = _where_counted(logsumexp - picked, labels.long(), len(weight), ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
-        counted = torch.sum(index != ignore_index)
-        count = counted.clamp(min=1).to(rows.dtype)
-        loss = torch.where(counted > 0, loss / count, torch.nan)
+        number = torch.sum(labels.long() != ignore_index)
+        count = number.clamp(min=1).to(rows.dtype)
+        loss = torch.where(number > 0, loss / count, torch.nan)
     return loss, Residuals(x, weight, labels, logsumexp, count)
 
 
@@ -95,33 +111,38 @@ def bwd(
     """The gradients; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
     x, weight, labels, logsumexp, count = residuals
     like_x, like_weight, *_ = like or likes(x, weight)
-    rows, index = wide(x), labels.long()
     per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
-    per_row = where_counted(per_row, index, len(weight), ignore_index)
+    per_row = _where_counted(per_row, labels.long(), len(weight), ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
     # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
-    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
-    scale, shift, per_row = scale.unsqueeze(-1), shift.unsqueeze(-1), per_row.unsqueeze(-1)
-    # Each chunk of dweight goes to its place where it may be written into memory, and is else put together at the end.
+    shift = torch.where(labels.long() == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    rows, index, per_row, scale, shift = (
+        _as_rows(a) for a in (wide(x), *(a.unsqueeze(-1) for a in (labels.long(), per_row, scale, shift)))
+    )
+    # Where only a first derivative is asked, chunks are overwritten, and those of dweight written to their place.
     in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, logsumexp, scale)))
     place = torch.empty_like(weight) if in_place and like_weight is not None else None
     dx, parts = None, []
     for start, part in _chunks(weight, chunk):
-        dlogits = (rows @ wide(part).mT - shift).exp_() * scale
+        if torch.compiler.is_compiling():  # an operation of its own: it would save the forward's, not do the same again
+            dlogits = torch.exp(torch.addmm(-shift, rows, wide(part).mT)) * scale
+        elif in_place:
+            dlogits = (rows @ wide(part).mT).sub_(shift).exp_().mul_(scale)
+        else:
+            dlogits = torch.exp(rows @ wide(part).mT - shift) * scale
         if len(part):
             at, is_in = _in_chunk(index, start, len(part))
             dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # memory of its own, nobody else knows it
-        if like_x is not None:
-            product = dlogits @ wide(part)
-            dx = product if dx is None else dx + product
+        if like_x is not None:  # one operation with its sum, or a compiler would hold all chunks' products for one sum
+            dx = dlogits @ wide(part) if dx is None else torch.addmm(dx, dlogits, wide(part))
         if like_weight is not None:
-            dpart = match(_as_rows(dlogits).mT @ _as_rows(rows), part)
+            dpart = match(dlogits.mT @ rows, part)
             if place is None:
                 parts.append(dpart)
             else:
                 place[start : start + len(part)] = dpart
     dweight = place if place is not None else torch.cat(parts) if parts else None
-    return None if dx is None or like_x is None else match(dx, like_x), dweight
+    return None if dx is None or like_x is None else match(dx.reshape(like_x.shape), like_x), dweight
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -133,7 +154,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-        return loss, residuals.logsumexp, residuals.num_counted
+        return loss, residuals.logsumexp, residuals.counted
 
     @staticmethod
     def setup_context(
@@ -156,8 +177,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         residuals = Residuals(*ctx.saved_tensors)
         # No gradient flows through the count; one through logsumexp, an output, does at second order only.
         with torch.autocast(residuals.x.device.type, enabled=False):
-            dx, dweight = bwd(ctx.ignore_index, ctx.reduction, ctx.chunk, residuals, g, wanted(ctx), g_logsumexp)
-        return dx, dweight, None, None, None, None
+            return (
+                *bwd(ctx.ignore_index, ctx.reduction, ctx.chunk, residuals, g, wanted(ctx), g_logsumexp),
+                None,
+                None,
+                None,
+                None,
+            )
 
 
 def linear_cross_entropy(
@@ -193,7 +219,7 @@ def linear_cross_entropy(
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
-        num_counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1: else the backward would count
+        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
     Raises:

@@ -1,0 +1,278 @@
+"""What the losses of class labels ask for: labels that are no class, of any dtype, all ignored; and no (rows, classes)
+array where that is the point.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from residuals_lab import frameworks
+from residuals_lab.call import Call
+from residuals_lab.ops import BY_NAME, OPS
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+
+# Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
+pytestmark = pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")
+
+LOSSES = [op.name for op in OPS if "reduction" in op.static]
+REDUCTIONS = ("mean", "sum", "none")
+CLASSES = 5
+
+each_op = pytest.mark.parametrize("op", LOSSES)
+each_framework = pytest.mark.parametrize("framework", frameworks.installed())
+each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+def call_of(op: str, labels: Any, **changed: Any) -> Call:
+    """A call with these labels, of five classes; a linear layer in chunks of two."""
+    labels, rng = np.asarray(labels), np.random.default_rng(0)
+    axes = {"...": labels.shape, "c": (CLASSES,), "d": (3,), "v": (CLASSES,)}
+    chunk = {"chunk": 2} if op.startswith("linear") else {}
+    return Call.of(BY_NAME[op], {**BY_NAME[op].draw(rng, axes), **chunk, "labels": labels, **changed})
+
+
+def value_and_gradients(
+    call: Call, adapter: ModuleType, around: Callable[[Any], Any] = lambda fn: fn
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """In float64, for a cotangent of ones; `around` transforms the function of the arrays and labels."""
+    with adapter.precision("float64"):
+        args = [adapter.array(a, "float64") for a in call.arrays.values()]
+        fn, labels = around(call.ours(adapter)), call.constants_in(adapter)
+        y = fn(*args, *labels)
+        ones = adapter.array(np.ones(np.shape(y)), "float64")
+        _, gradients = adapter.value_and_vjp(lambda *args: fn(*args, *labels), args, ones)
+        return adapter.to_numpy(y), [adapter.to_numpy(d) for d in gradients]
+
+
+def hiding(framework: str) -> dict[str, Callable[[Any], Any]]:
+    """Transformations under which the values of labels are not there to be checked."""
+    if framework == "jax":
+        import jax
+
+        return {"jit": jax.jit, "vmap": lambda fn: lambda *a: jax.vmap(fn)(*(one[None] for one in a))[0]}
+    import torch
+
+    torch._dynamo.reset()  # it counts how often it compiles one piece of code
+    return {
+        "compile": lambda fn: torch.compile(fn, fullgraph=True, backend="aot_eager"),
+        "vmap": lambda fn: lambda *a: torch.vmap(fn)(*(one[None] for one in a))[0],
+    }
+
+
+@each_op
+@each_framework
+@pytest.mark.parametrize("label", [-1, CLASSES, -101, 2**31 - 1, -(2**31)])
+def test_a_label_that_is_no_class_is_named(op: str, framework: str, label: int) -> None:
+    adapter = frameworks.load(framework)
+    message = rf"^labels: expected classes from 0 to {CLASSES - 1}, or -100 to ignore, got {label}$"
+    with pytest.raises(ValueError, match=message):
+        value_and_gradients(call_of(op, np.array([1, label, 2], np.int32)), adapter)
+    if label == -1:  # what is ignored is no error, whichever it is
+        value_and_gradients(call_of(op, np.array([1, label, 2], np.int32), ignore_index=-1), adapter)
+
+
+@each_op
+@each_framework
+@each_reduction
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_that_is_no_class_gives_nan_where_it_is_not_seen(
+    op: str, framework: str, reduction: str, label: int
+) -> None:
+    """The loss and the gradients of its row, and no other."""
+    adapter = frameworks.load(framework)
+    right = call_of(op, np.array([1, 0, -100, 2], np.int32), reduction=reduction)
+    wrong = replace(right, constants={"labels": np.array([1, label, -100, 2], np.int32)})
+    y, (truth, *_) = right.forward(), right.vjp(np.ones(np.shape(right.forward()))).values()
+    for around in hiding(framework).values():
+        found, (d, *others) = value_and_gradients(wrong, adapter, around)
+        expected = np.where([False, True, False, False], np.nan, y) if reduction == "none" else np.nan
+        assert error(found, expected) <= FLOAT64_LIMIT
+        assert error(d, np.where(np.array([False, True, False, False])[:, None], np.nan, truth)) <= FLOAT64_LIMIT
+        assert all(np.isnan(other).all() for other in others)  # the weight's, to which every row adds
+
+
+@each_op
+@each_framework
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_labels_of_any_integer_dtype(op: str, framework: str, dtype: str) -> None:
+    """Those without a sign never equal -100, as 156 would in 8 bits."""
+    adapter = frameworks.load(framework)
+    for ignored in (-100, 2):
+        call = call_of(op, np.array([1, 0, 2, 4], dtype), ignore_index=ignored)
+        y, gradients = value_and_gradients(call, adapter)
+        assert error(y, call.forward()) <= FLOAT64_LIMIT
+        for d, truth in zip(gradients, call.vjp(np.ones(())).values(), strict=True):
+            assert error(d, truth) <= FLOAT64_LIMIT
+    for label in (2**8 - 100, 2**16 - 100):  # -100, cut to so many bits
+        if label <= np.iinfo(dtype).max:
+            with pytest.raises(ValueError, match=f"^labels: .* got {label}$"):
+                value_and_gradients(call_of(op, np.array([1, label], dtype)), adapter)
+
+
+@each_op
+@each_framework
+@each_reduction
+@pytest.mark.parametrize("rows", [(), (0,), (3,), (2, 0)], ids=str)
+def test_all_ignored(op: str, framework: str, reduction: str, rows: tuple[int, ...]) -> None:
+    """As PyTorch has it: the mean of none is NaN, its gradient 0, the sum 0. So without a single class."""
+    adapter = frameworks.load(framework)
+    for classes in (CLASSES, 0):
+        call = call_of(op, np.full(rows, -100, np.int32), reduction=reduction)
+        arrays = {n: a[..., :classes] if n == "logits" else a for n, a in call.arrays.items()}
+        arrays |= {n: a[:classes] for n, a in arrays.items() if n == "weight"}
+        y, gradients = value_and_gradients(replace(call, arrays=arrays), adapter)
+        np.testing.assert_array_equal(y, {"mean": np.nan, "sum": 0.0, "none": np.zeros(rows)}[reduction])
+        for d, a in zip(gradients, arrays.values(), strict=True):
+            np.testing.assert_array_equal(d, np.zeros_like(a))
+
+
+@each_framework
+@each_reduction
+def test_a_row_of_minus_infinity(framework: str, reduction: str) -> None:
+    """It has no softmax: its loss and gradient are NaN, and 0 if it is ignored."""
+    adapter = frameworks.load(framework)
+    call = call_of("cross_entropy", np.array([1, 3, 2], np.int32), reduction=reduction)
+    logits = np.where(np.array([False, True, False])[:, None], -np.inf, call.arrays["logits"])
+    for label in (3, -100):
+        changed = replace(call, arrays={"logits": logits}, constants={"labels": np.array([1, label, 2], np.int32)})
+        y, (d,) = value_and_gradients(changed, adapter)
+        assert np.isnan(y).any() == np.isnan(d[1]).all() == (label == 3)
+        assert not np.isnan(d[[0, 2]]).any()
+        assert label == 3 or not d[1].any()
+
+
+INT = "expected an int, got"
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "labels of floats": (
+        {"labels": np.zeros(3, np.float32)},
+        TypeError,
+        r"labels: expected an integer (array|tensor), got float32\[3\]",
+    ),
+    "labels of booleans": (
+        {"labels": np.zeros(3, bool)},
+        TypeError,
+        r"labels: expected an integer (array|tensor), got bool\[3\]",
+    ),
+    "labels of another shape": (
+        {"labels": np.zeros((3, 1), np.int32)},
+        ValueError,
+        r"labels: expected shape \[3\], one label a row, got \[3, 1\]",
+    ),
+    "reduction": ({"reduction": "max"}, ValueError, "reduction: expected 'mean', 'sum' or 'none', got 'max'"),
+    "no reduction": ({"reduction": None}, ValueError, "reduction: expected 'mean', 'sum' or 'none', got None"),
+    "ignore_index of a float": ({"ignore_index": 1.0}, TypeError, f"ignore_index: {INT} float"),
+    "ignore_index of a bool": ({"ignore_index": True}, TypeError, f"ignore_index: {INT} bool"),
+    "ignore_index of none": ({"ignore_index": None}, TypeError, f"ignore_index: {INT} NoneType"),
+    "ignore_index of 40 bits": (
+        {"ignore_index": 2**40},
+        ValueError,
+        f"ignore_index: expected an int from {-(2**31)} to {2**31 - 1}, got {2**40}",
+    ),
+}
+BAD_LINEAR: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "chunk of none": ({"chunk": 0}, ValueError, f"chunk: expected an int from 1 to {2**31 - 1}, got 0"),
+    "chunk of a float": ({"chunk": 2.0}, TypeError, f"chunk: {INT} float"),
+    "weight turned": (
+        {"weight": np.zeros((3, 5), np.float32)},
+        ValueError,
+        r"weight: expected shape \[v, 3\], with the last axis of x, got \[3, 5\]",
+    ),
+    "x of no axis": ({"x": np.zeros((), np.float32)}, ValueError, "x: expected at least 1 axis, got a scalar"),
+}
+BAD_LOGITS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "logits of no axis": (
+        {"logits": np.zeros((), np.float32)},
+        ValueError,
+        "logits: expected at least 1 axis, got a scalar",
+    ),
+}
+
+
+def bad_calls() -> Iterator[Any]:
+    for op in LOSSES:
+        for name, bad in {**BAD, **(BAD_LINEAR if op.startswith("linear") else BAD_LOGITS)}.items():
+            yield pytest.param(op, *bad, id=f"{op}-{name}")
+
+
+@each_framework
+@pytest.mark.parametrize(("op", "changed", "kind", "message"), list(bad_calls()))
+def test_bad_arguments_are_named(
+    op: str, changed: dict[str, Any], kind: type[Exception], message: str, framework: str
+) -> None:
+    adapter = frameworks.load(framework)
+    call = call_of(op, np.array([0, 1, 2], np.int32))
+    given = {**call.arrays, **call.constants, **call.static, **changed}
+    given = {n: adapter.constant(a) if isinstance(a, np.ndarray) else a for n, a in given.items()}
+    with pytest.raises(kind, match=f"^{message}$"):
+        adapter.public(op)(**given)
+
+
+# Never all logits: sizes such that nothing else is as large as rows × classes.
+ROWS, FEATURES, VOCABULARY, CHUNK = 64, 8, 96, 16
+
+
+def linear_call(chunk: int) -> Call:
+    axes = {"...": (ROWS,), "d": (FEATURES,), "v": (VOCABULARY,)}
+    row = BY_NAME["linear_cross_entropy"]
+    return Call.of(row, {**row.draw(np.random.default_rng(0), axes), "chunk": chunk})
+
+
+def largest_jax(fn: Callable[..., Any], args: list[Any]) -> int:
+    """The size of the largest value that forward and backward make, in loops and other inner programs too."""
+    import jax
+    from jax.extend import core
+
+    def sizes(jaxpr: Any) -> Iterator[int]:
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.size for v in eqn.outvars if hasattr(v.aval, "size"))
+            for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
+                if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
+                    yield from sizes(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+
+    return max(sizes(jax.make_jaxpr(jax.grad(fn, tuple(range(len(args)))))(*args).jaxpr))
+
+
+def largest_torch(fn: Callable[..., Any], args: list[Any]) -> int:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Sizes(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            self.found = max([self.found, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+            return out
+
+    with Sizes() as sizes:
+        torch.autograd.grad(fn(*args), args)
+    return sizes.found
+
+
+@each_framework
+def test_no_array_of_all_logits(framework: str) -> None:
+    """Neither in the forward nor in the backward; and where there is one, in the plain form, it is noticed."""
+    adapter = frameworks.load(framework)
+    largest = {"jax": largest_jax, "torch": largest_torch}[framework]
+    chunked, whole = linear_call(CHUNK), linear_call(VOCABULARY)
+    args = [adapter.array(a, "float32") for a in chunked.arrays.values()]
+    assert largest(chunked.ours(adapter), args) == ROWS * CHUNK
+    assert largest(whole.ours(adapter), args) == ROWS * VOCABULARY
+    labels = chunked.constants_in(adapter)[0]
+    plain = adapter.public("cross_entropy")
+    assert largest(lambda x, weight: plain(x @ weight.T, labels), args) == ROWS * VOCABULARY
+
+
+@each_op
+@each_framework
+def test_a_large_label_without_a_sign_is_not_ignored(op: str, framework: str) -> None:
+    """Not where it is not seen either: 2³² − 100 is −100 in 32 bits with a sign."""
+    adapter = frameworks.load(framework)
+    call = call_of(op, np.array([1, 2**32 - 100], np.uint32))
+    for around in hiding(framework).values():
+        assert np.isnan(value_and_gradients(call, adapter, around)[0])

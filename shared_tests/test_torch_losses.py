@@ -1,0 +1,48 @@
+"""The losses beside PyTorch's own, and under its compiler."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from residuals_lab import frameworks
+from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from test_losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
+
+# Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated"),
+    # Inductor imports modules that still use TorchScript.
+    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
+]
+
+
+@each_reduction
+@pytest.mark.parametrize("labels", [[1, -100, 4], [1, 2, 3], [-100] * 3], ids=str)
+def test_as_pytorch_has_it(labels: list[int], reduction: str) -> None:
+    adapter = frameworks.load("torch")
+    call = call_of("cross_entropy", np.array(labels, np.int32), reduction=reduction)
+    args = [adapter.array(a, "float64") for a in call.arrays.values()]
+    theirs = call.own(adapter)(*args)
+    _, (their_d,) = adapter.value_and_vjp(call.own(adapter), args, adapter.array(np.ones(theirs.shape), "float64"))
+    y, (d,) = value_and_gradients(call, adapter)
+    assert error(y, adapter.to_numpy(theirs)) <= FLOAT64_LIMIT
+    assert error(d, adapter.to_numpy(their_d)) <= FLOAT64_LIMIT
+
+
+def test_compiled_code_saves_no_logits() -> None:
+    """A compiler that found the same product in forward and backward would save it, and with that all logits."""
+    adapter, call = frameworks.load("torch"), linear_call(CHUNK)
+    args = [adapter.array(a, "float32") for a in call.arrays.values()]
+    compiled = torch.compile(call.ours(adapter), fullgraph=True, backend="aot_eager_decomp_partition")
+    sizes: dict[Any, int] = {}
+
+    def pack(t: Any) -> Any:
+        sizes[t.untyped_storage()._cdata] = t.untyped_storage().nbytes() // 4
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = compiled(*args)
+    torch.autograd.grad(loss, args)
+    assert max(sizes.values()) == max(VOCABULARY, ROWS) * FEATURES < ROWS * CHUNK
