@@ -16,6 +16,7 @@ rounding errors: 0 and whatever is below 1e-4 in the form 1.2e-16.
 import ast
 import contextlib
 import doctest
+import importlib.util
 import io
 import re
 import shlex
@@ -24,9 +25,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 LANGUAGES = {"python", "pycon", "text", "console", ""}
 NOT_RUN = {"cd", "git", "nox", "pip", "python", "source"}
 MENTIONS = re.compile(r"\b(?:import|from) (?:residuals_)?(jax|torch)\b|\bframeworks\.load\(\"(jax|torch)\"\)")
@@ -55,6 +58,20 @@ class Block:
 
 class Mismatch(AssertionError):
     """What a file shows is not what happens."""
+
+
+def script(name: str) -> ModuleType:
+    """A script of the lessons, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(DOCS))  # a script may import another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(DOCS))
+    return module
 
 
 def blocks(path: Path, text: str | None = None) -> list[Block]:

@@ -1,6 +1,5 @@
 """The README and the lessons: every block of code runs, and every output, source listing and figure is real."""
 
-import importlib.util
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markdown import MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run
+from markdown import DOCS, MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run, script
 from residuals_lab import frameworks
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 from residuals_numpy.ops import x_sin_x
 
-DOCS = ROOT / "docs"
 FILES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]
 BLOCKS = [block for path in FILES for block in blocks(path)]
 LISTINGS = [block for block in BLOCKS if block.source]
@@ -59,16 +57,6 @@ def test_blocks_name_their_frameworks(path: Path) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
         assert "://" in target or (path.parent / target).exists(), target
-
-
-def script(name: str) -> ModuleType:
-    """A script of the lessons, as a module."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(params=("four_residual_sets", "what_to_save"))

@@ -1,0 +1,224 @@
+"""From weights to a log-sum-exp: the bytes that attention holds for its backward, from 256 to 8,192 tokens.
+
+`python docs/from_weights_to_logsumexp.py` traces the same attention written in several ways, in the frameworks that are
+installed, and draws the figure `docs/figures/from-weights-to-logsumexp.svg`. Nothing is computed at these lengths: JAX
+traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints how long the rules take.
+"""
+
+import json
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+FIGURE = Path(__file__).parent / "figures" / "from-weights-to-logsumexp.svg"
+
+TOKENS = (256, 512, 1024, 2048, 4096, 8192)  # as many queries as keys
+FEATURES = 64  # of one head, in float32
+
+
+class Measured(NamedTuple):
+    """Bytes of one way to write attention in one framework, a number for each of TOKENS, before any compilation."""
+
+    held: list[int]  # all that the backward reads
+    new: list[int]  # without q, k, v and the output, which are alive anyway
+
+
+def merge(xp, one, other):
+    """Attention to the keys of both, from the (out, logsumexp) of each; `xp` is jax.numpy or torch."""
+    (out, logsumexp), (more, more_logsumexp) = one, other
+    top = xp.maximum(logsumexp, more_logsumexp)
+    is_none = top == -inf  # a row without a key in either, where −∞ less −∞ would be no number
+    top = xp.where(is_none, 0.0, top)
+    a, b = xp.exp(logsumexp - top), xp.exp(more_logsumexp - top)
+    total = xp.where(is_none, 1.0, a + b)
+    out = (a / total)[..., None] * out + (b / total)[..., None] * more
+    return out, xp.where(is_none, -inf, top + xp.log(total))
+
+
+def ways_in_jax():
+    """Functions of q, k and v by name."""
+    import jax
+
+    from residuals_jax import attention, flash_attention
+    from residuals_lab import frameworks
+
+    policy = jax.checkpoint_policies.dots_saveable
+    own = frameworks.load("jax").OWN["attention"][1]
+    return {
+        "plain autodiff": lambda q, k, v: jax.nn.softmax(q @ k.mT * FEATURES**-0.5) @ v,
+        "attention": attention,
+        "flash_attention": flash_attention,
+        "framework's own": lambda q, k, v: own(q, k, v, is_causal=False, scale=None),
+        "flash, dots_saveable": jax.checkpoint(flash_attention, policy=policy),
+    }
+
+
+def ways_in_torch():
+    """Functions of q, k and v by name."""
+    import torch
+
+    from residuals_torch import attention, flash_attention
+
+    return {
+        "plain autodiff": lambda q, k, v: torch.softmax(q @ k.mT * FEATURES**-0.5, -1) @ v,
+        "attention": attention,
+        "flash_attention": flash_attention,
+        "framework's own": torch.nn.functional.scaled_dot_product_attention,
+    }
+
+
+WAYS = {"jax": ways_in_jax, "torch": ways_in_torch}
+
+
+def without_computing(framework):
+    """A context for `trace`, and a maker of q, k and v that have no numbers in them."""
+    if framework == "jax":
+        import jax
+
+        return nullcontext(), lambda shape: jax.ShapeDtypeStruct(shape, "float32")
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(), lambda shape: torch.empty(shape, requires_grad=True)
+
+
+def trace(framework, fn, tokens):
+    """The lab's trace of one forward and one backward, at one sequence of one head."""
+    from residuals_lab import frameworks
+
+    context, make = without_computing(framework)
+    with context:
+        arrays = [make((1, 1, tokens, FEATURES)) for _ in range(3)]
+        return frameworks.load(framework).trace(fn, arrays, ["q", "k", "v"])
+
+
+def measure(framework, fn):
+    """What one way holds at each number of tokens."""
+    traces = [trace(framework, fn, tokens) for tokens in TOKENS]
+    return Measured([t.saved_bytes for t in traces], [t.new_bytes for t in traces])
+
+
+def measure_all(framework):
+    """All ways in one framework."""
+    return {name: measure(framework, fn) for name, fn in WAYS[framework]().items()}
+
+
+def size(nbytes):
+    """Bytes for a table."""
+    return f"{nbytes / 1024:.4g} KiB" if nbytes < 2**20 else f"{nbytes / 2**20:.4g} MiB"
+
+
+def print_table(rows):
+    """Print the bytes held, a row for each way."""
+    print(f"{'tokens':<21}" + "".join(f"{tokens:>11,}" for tokens in TOKENS))
+    for name, m in rows.items():
+        print(f"{name:<21}" + "".join(f"{size(n):>11}" for n in m.held))
+
+
+STYLES = {  # a line, or markers alone for what may lie on somebody else's line
+    "plain autodiff": {"color": "#b9c3cc", "linewidth": 6},
+    "attention": {"color": "#d1622b", "linewidth": 2},
+    "flash_attention": {"color": "#1f6f8b", "linewidth": 2},
+    "framework's own": {"color": "#222222", "linewidth": 0, "marker": "o", "markersize": 9, "fillstyle": "none"},
+    "flash, dots_saveable": {"color": "#1f6f8b", "linewidth": 0, "marker": "D", "markersize": 6, "fillstyle": "none"},
+}
+
+
+def draw(measured, path=FIGURE):
+    """The figure: a panel for each framework, bytes against tokens, both in powers of two.
+
+    The file carries the numbers that it shows, as its description.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from residuals_lab import frameworks
+
+    with matplotlib.rc_context({"svg.hashsalt": "from weights to a log-sum-exp", "font.size": 9.5}):
+        figure = Figure(figsize=(9, 4.6), layout="constrained")
+        panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+        for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
+            ends = {}  # which lines end at the same place: what is within 5 % cannot be told apart
+            for name, m in rows.items():
+                panel.plot(TOKENS, m.held, label=name, clip_on=False, **STYLES[name])
+                end = next((n for n in ends if abs(m.held[-1] / n - 1) < 0.05), m.held[-1])
+                ends.setdefault(end, []).append(name)
+            for end, names in ends.items():
+                label = "\n".join([size(end), *names])
+                panel.annotate(label, (TOKENS[-1], end), xytext=(9, 0), textcoords="offset points", va="center")
+            panel.set_title(frameworks.TITLES[framework], fontweight="bold", loc="left")
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log", base=2)
+            panel.set_xticks(TOKENS, [f"{tokens:,}" for tokens in TOKENS])
+            panel.set_yticks([2**n for n in range(18, 31, 2)], [size(2**n) for n in range(18, 31, 2)])
+            panel.minorticks_off()
+            panel.set_xlim(TOKENS[0] / 1.2, TOKENS[-1])
+            panel.set_xlabel("tokens")
+            panel.grid(color="#e6e6e6", linewidth=0.7)
+            panel.set_axisbelow(True)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("bytes held for the backward,\none head of 64 features, float32")
+        numbers = {name: {way: m._asdict() for way, m in rows.items()} for name, rows in measured.items()}
+        figure.savefig(path, metadata={"Date": None, "Description": json.dumps(numbers)})
+
+
+TIMED = ((8, 1024), (1, 4096))  # heads and tokens
+REPEATS = 9
+
+
+def timed(framework, heads, tokens):
+    """Milliseconds of a forward and a backward by name: the median of runs in turn. JAX compiles them together."""
+    import numpy as np
+
+    arrays = np.random.default_rng(0).standard_normal((4, 1, heads, tokens, FEATURES), np.float32)
+    ways = WAYS[framework]()
+    if framework == "jax":
+        import jax
+
+        def run_in_jax(fn):
+            both = jax.jit(lambda g, *args: jax.vjp(fn, *args)[1](g))
+            return lambda: jax.block_until_ready(both(*arrays))
+
+        runs = {name: run_in_jax(fn) for name, fn in ways.items()}
+    else:
+        import torch
+
+        g, *args = (torch.tensor(a, requires_grad=True) for a in arrays)
+        runs = {name: lambda fn=fn: torch.autograd.grad(fn(*args), args, g) for name, fn in ways.items()}
+    for run in runs.values():
+        run()
+    found = {name: [] for name in runs}
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            found[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def print_times(framework):
+    """Print the milliseconds, and how many times those of `attention` they are."""
+    for heads, tokens in TIMED:
+        print(f"{heads} x {tokens:,} tokens")
+        found = timed(framework, heads, tokens)
+        for name, milliseconds in found.items():
+            print(f"  {name:<21}{milliseconds:>7.0f} ms  {milliseconds / found['attention']:.2f}")
+
+
+if __name__ == "__main__":
+    from residuals_lab import frameworks
+
+    if "--time" in sys.argv:
+        for name in frameworks.installed():
+            print(frameworks.load(name).TITLE)
+            print_times(name)
+    else:
+        measured = {name: measure_all(name) for name in frameworks.installed()}
+        for name, rows in measured.items():
+            print(frameworks.TITLES[name])
+            print_table(rows)
+        draw(measured)
