@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cases import Case, only
-from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
+from cases import Case, conditioning, only
+from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
 from test_torch import assert_right, cotangent, other, small, value_and_vjp, where
 
 
@@ -168,7 +168,12 @@ def test_autocast(torch_case: Case, backward_inside: bool) -> None:
     is_loss = "reduction" in call.static
     assert ours[0].dtype == (torch.bfloat16 if contracts and not is_loss else args[0].dtype)
     truth = call.vjp(adapter.to_numpy(g))
-    truths = [call.forward(), *(truth[name] for name, a in zip(call.arrays, args, strict=True) if a.requires_grad)]
-    for found, autodiff, true in zip(ours, plain, truths, strict=True):
+    truth[""] = call.forward()
+    wanted = ["", *(name for name, a in zip(call.arrays, args, strict=True) if a.requires_grad)]
+    for name, found, autodiff in zip(wanted, ours, plain, strict=True):
+        true = truth[name]
         allowed = limit("bfloat16" if contracts else adapter.dtype_of(ours[0]), error(adapter.to_numpy(autodiff), true))
-        assert error(adapter.to_numpy(found), true) <= allowed
+        off = error(adapter.to_numpy(found), true)
+        if off > allowed and contracts:  # a contraction rounds its arguments: once each, but for autodiff it may cancel
+            allowed += conditioning(call, adapter.to_numpy(g), ULP["bfloat16"])[name]
+        assert off <= allowed
