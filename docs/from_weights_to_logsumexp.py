@@ -139,7 +139,7 @@ def draw(measured, path=FIGURE):
     from residuals_lab import frameworks
 
     with matplotlib.rc_context({"svg.hashsalt": "from weights to a log-sum-exp", "font.size": 9.5}):
-        figure = Figure(figsize=(9, 4.6), layout="constrained")
+        figure = Figure(figsize=(10, 4.6), layout="constrained")
         panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
         for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
             ends = {}  # which lines end at the same place: what is within 5 % cannot be told apart
@@ -149,7 +149,8 @@ def draw(measured, path=FIGURE):
                 ends.setdefault(end, []).append(name)
             for end, names in ends.items():
                 label = "\n".join([size(end), *names])
-                panel.annotate(label, (TOKENS[-1], end), xytext=(9, 0), textcoords="offset points", va="center")
+                side = "bottom" if end == max(ends) else "top"  # away from each other
+                panel.annotate(label, (TOKENS[-1], end), xytext=(9, 0), textcoords="offset points", va=side)
             panel.set_title(frameworks.TITLES[framework], fontweight="bold", loc="left")
             panel.set_xscale("log", base=2)
             panel.set_yscale("log", base=2)

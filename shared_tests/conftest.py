@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="only the first sample of each op")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What one process compiles, the others read from pytest's cache directory, in this run and in the next."""
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
 def pytest_ignore_collect(collection_path: Any) -> bool | None:
     """A file for a framework that is not installed is not collected."""
     needed = [needs for start, needs in NEEDS.items() if collection_path.stem.startswith(start)]

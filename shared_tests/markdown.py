@@ -31,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 LANGUAGES = {"python", "pycon", "text", "console", ""}
-NOT_RUN = {"cd", "git", "nox", "pip", "python", "source"}
+NOT_RUN = {"cd", "export", "git", "nox", "pip", "python", "source"}
 MENTIONS = re.compile(r"\b(?:import|from) (?:residuals_)?(jax|torch)\b|\bframeworks\.load\(\"(jax|torch)\"\)")
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>[^`]*)$")

@@ -59,7 +59,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert "://" in target or (path.parent / target).exists(), target
 
 
-@pytest.fixture(params=("four_residual_sets", "what_to_save"))
+@pytest.fixture(params=("four_residual_sets", "what_to_save", "from_weights_to_logsumexp"))
 def drawing(request: pytest.FixtureRequest) -> ModuleType:
     """A script that draws a figure, of which there is one for each lesson."""
     return script(request.param)

@@ -121,7 +121,7 @@ def test_shard_map(jax_case: Case, mesh: Mesh) -> None:
         assert_close((ys, outside, within), (shares * truth, gradients, gradients))
 
 
-@only(dtype="float64", device="cpu", novel=True)
+@only(first=True, dtype="float64", device="cpu")
 def test_vmap_over_parts(jax_case: Case, mesh: Mesh) -> None:
     """Jit of a vmap whose mapped axis is sharded."""
     f = jax_case.call.ours(jax_case.adapter)

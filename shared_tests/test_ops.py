@@ -66,7 +66,7 @@ def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
 @only(dtype=("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
-    args, saved = case.args, case.call.saved(case.adapter)
+    args, saved = case.args, case.at_once(case.call.saved(case.adapter))
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), args)
     values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
     truths = case.call.residuals()
@@ -101,12 +101,14 @@ def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
 def test_every_residual_earns_its_place(case: Case) -> None:
     """Rule 2, one way: another value in any field makes another gradient."""
     args, g = case.args, case.array(case.g)
-    fields = {k: a for k, a in case.call.saved(case.adapter)(*args)._asdict().items() if a is not None}
+    fields = {k: a for k, a in case.at_once(case.call.saved(case.adapter))(*args)._asdict().items() if a is not None}
     if not any(np.any(d) for d in case.call.vjp(case.g).values()):
         return  # without elements, or with all of them hidden, there is no gradient to change
 
+    backward = case.at_once(lambda fields: case.call.backward(case.adapter, fields, g, args))
+
     def gradients(**changed: Any) -> list[np.ndarray]:
-        found = case.call.backward(case.adapter, fields | changed, g, args)
+        found = backward(fields | changed)
         return [case.adapter.to_numpy(d) for d in found.values()]
 
     for name, a in fields.items():
