@@ -96,11 +96,11 @@ def test_vmap(jax_case: Case) -> None:
     f = call.ours(jax_case.adapter)
     stacked = [np.stack([a + i * jax_case.noise(a.shape, i) for i in range(n)]) for a in call.arrays.values()]
     gs = jax_case.noise((n, *jax_case.g.shape), 1)
-    none = (None,) * len(stacked)
-    alone = [(*none[:i], -1, *none[i + 1 :]) for i in range(len(stacked))]
-    # Which arrays have a mapped axis matters more than where it is, and to one sample as much as to another.
-    mixed = product((None, 0), repeat=len(stacked)) if jax_case.first else []
-    choices = [c for c in dict.fromkeys((*mixed, *alone, (-1,) * len(stacked))) if c != none]
+    every = range(len(stacked))
+    choices = [(-1,) * len(stacked), *(tuple(-1 if i == j else None for i in every) for j in every)]
+    if jax_case.first:
+        choices += [(0,) * len(stacked), *(tuple(None if i == j else 0 for i in every) for j in every)]
+    choices = [c for c in dict.fromkeys(choices) if any(axis is not None for axis in c)]
 
     @jax.jit  # one program for all
     def run(stacked: list[jax.Array], gs: jax.Array) -> list[Any]:

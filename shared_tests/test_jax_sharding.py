@@ -6,7 +6,6 @@ wrong sum over devices hides behind a cotangent that is the same everywhere.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import jax
@@ -45,13 +44,12 @@ def specs(flags: Flags) -> tuple[P, ...]:
 
 
 def choices(case: Case) -> list[Flags]:
-    """The first array in parts; for one sample of each op, every choice of arrays."""
+    """The first array in parts; for one sample of each op, also every other one, all but one, and all."""
     n = len(case.call.arrays)
-    return (
-        [flags for flags in product((True, False), repeat=n) if any(flags)]
-        if case.first
-        else [(True,) + (False,) * (n - 1)]
-    )
+    alone = [tuple(i == j for i in range(n)) for j in range(n)]
+    but_one = [tuple(i != j for i in range(n)) for j in range(n)]
+    found = [*alone, *but_one, (True,) * n] if case.first else alone[:1]
+    return [flags for flags in dict.fromkeys(found) if any(flags)]
 
 
 def parts(case: Case) -> list[np.ndarray]:
