@@ -270,6 +270,20 @@ def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return e, total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
 
 
+def scores_gradient(weights: Tensor, dweights: Tensor) -> Tensor:
+    """dscores = P·(dP − Σ P·dP), in dP's dtype, of weights P that may be narrower; dP may be written over.
+
+    Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding: so it
+    is (dP·Σ P − Σ P·dP) for those.
+    """
+    rows, in_place = wide(weights), not torch.is_grad_enabled()
+    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
+    if weights.dtype != rows.dtype:
+        total = torch.sum(rows, dim=-1, keepdim=True)
+        dweights = dweights.mul_(total) if in_place else dweights * total
+    return dweights.sub_(dot).mul_(rows) if in_place else (dweights - dot) * rows
+
+
 def autocasted(*inputs: Any) -> tuple[Any, ...]:
     """These as a contraction takes them: in autocast's dtype where it is on, unless they are None or float64."""
     kind = inputs[0].device.type

@@ -16,6 +16,7 @@ from residuals_torch._lib import (
     likes,
     match,
     scaling,
+    scores_gradient,
     unfold,
     wanted,
     wide,
@@ -38,11 +39,11 @@ def fwd(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
-    scores = unfold(fold(wide(q), heads) @ wide(k).mT, q) * scaling(scale, q)
+    scores = unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q)
     if bias is not None:
         scores = scores + wide(bias)
     e, total, _ = attended(hide(scores, mask, is_causal))
-    weights = e / total
+    weights = e / total if torch.is_grad_enabled() else e.div_(total)
     y = unfold(fold(weights, heads) @ wide(v), q)
     return y.to(q.dtype), Residuals(q, k, v, weights.to(q.dtype))
 
@@ -67,15 +68,10 @@ def bwd(
     if v is None or (like_q is None and like_k is None and like_bias is None):  # asked for dv alone
         return dq, dk, dv, dbias
     heads = v.shape[-3]
-    dweights = 0 if g_weights is None else wide(g_weights)
-    if g is not None:
-        dweights = dweights + unfold(fold(wide(g), heads) @ wide(v).mT, g)
-    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
-    is_narrow = weights.dtype != rows.dtype
-    if is_narrow:
-        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
-        dweights = dweights * torch.sum(rows, dim=-1, keepdim=True)
-    dscores = rows * (dweights - dot)
+    dweights = None if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    if g_weights is not None:
+        dweights = wide(g_weights) + (0 if dweights is None else dweights)
+    dscores = scores_gradient(weights, dweights)
     if like_q is not None and k is not None:
         dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, k), like_q)
     if like_k is not None and q is not None:

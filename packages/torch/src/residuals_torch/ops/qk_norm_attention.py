@@ -17,6 +17,7 @@ from residuals_torch._lib import (
     hide,
     likes,
     match,
+    scores_gradient,
     unfold,
     wanted,
     wide,
@@ -58,7 +59,7 @@ def fwd(
     if bias is not None:
         scores = scores + wide(bias)
     e, total, _ = attended(hide(scores, mask, is_causal))
-    weights = e / total
+    weights = e / total if torch.is_grad_enabled() else e.div_(total)
     y = unfold(fold(weights, heads) @ wide(v), q)
     return y.to(q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, weights.to(q.dtype))
 
@@ -82,15 +83,10 @@ def bwd(
     if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # asked for dv alone
         return dq, dk, dv, dscale, dbias
     heads = v.shape[-3]
-    dweights = 0 if g_weights is None else wide(g_weights)
-    if g is not None:
-        dweights = dweights + unfold(fold(wide(g), heads) @ wide(v).mT, g)
-    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
-    is_narrow = weights.dtype != rows.dtype
-    if is_narrow:
-        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
-        dweights = dweights * torch.sum(rows, dim=-1, keepdim=True)
-    dscores = rows * (dweights - dot)
+    dweights = None if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    if g_weights is not None:
+        dweights = wide(g_weights) + (0 if dweights is None else dweights)
+    dscores = scores_gradient(weights, dweights)
     if like_bias is not None:
         dbias = match(dscores, like_bias)
     if q is None or k is None or q_norm is None or k_norm is None:
