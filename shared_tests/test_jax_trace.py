@@ -1,5 +1,6 @@
 """What the JAX adapter sees: values through calls and constants, and what cannot be looked into."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,10 +63,112 @@ def test_two_keys_are_two_draws() -> None:
     assert trace(backward_with(jax.random.key(1))).recomputed() == []
 
 
-def test_loops_are_said_not_to_be_looked_into() -> None:
-    looping = trace(jax.checkpoint(lambda x: jax.lax.map(jnp.sin, x).sum()))
-    assert (looping.recomputed(), looping.opaque()) == ([], ["scan"])
-    assert trace(jnp.sum).opaque() == []
+def scanned(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A loop over x, whose carry is `step(carry, x[i])`."""
+    return lambda x: jax.lax.scan(lambda c, a: (step(c, a), None), 1.0, x, **options)[0]
+
+
+def swinging(c: jax.Array, a: jax.Array) -> jax.Array:
+    return jnp.sin(c) * a
+
+
+def test_what_a_loop_saves() -> None:
+    """One array for all turns, called after what each turn gives; what it goes over is saved as it is."""
+    assert held(scanned(swinging)) == [("x", "input", 32), ("cos", "new", 32), ("convert", "new", 32)]
+    assert ("carry", "new", 32) in held(scanned(jax.checkpoint(swinging)))
+    assert [r.value.shape for r in trace(scanned(lambda c, a: c * jnp.exp(a))).crossing] == [(8,)] * 2
+    assert {s.op: s.times for s in trace(scanned(swinging)).steps}["sin"] == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"unroll": 2}], ids=str)
+def test_a_repetition_inside_a_loop(options: dict[str, Any]) -> None:
+    """The loop runs again, turn for turn: what else it gives, and carries, does not matter."""
+    assert trace(scanned(swinging, **options)).recomputed() == []
+    assert trace(jax.checkpoint(scanned(swinging, **options))).recomputed() == ["sin"]
+    assert trace(scanned(jax.checkpoint(lambda c, a: jnp.sin(c) * jnp.exp(a)), **options)).recomputed() == [
+        "exp",
+        "sin",
+    ]
+
+    def two(x: jax.Array) -> jax.Array:
+        def step(c: Any, a: jax.Array) -> Any:
+            return (jnp.sin(c[0]) * a, jnp.tanh(c[1]) * c[0]), None
+
+        return jax.lax.scan(step, (1.0, 1.0), x, **options)[0][1]
+
+    assert trace(two).recomputed() == []
+    assert trace(jax.checkpoint(two)).recomputed() == ["sin", "tanh"]
+
+
+def test_a_rule_inside_a_loop() -> None:
+    again = rule(lambda x: (jnp.sin(x) * x, x), lambda x, g: (g * (jnp.sin(x) + x * jnp.cos(x)),))
+    saved = rule(lambda x: (jnp.sin(x) * x, (x, jnp.sin(x))), lambda r, g: (g * (r[1] + r[0] * jnp.cos(r[0])),))
+    for loop in (
+        lambda fn: scanned(lambda c, a: c + fn(a)),
+        lambda fn: lambda x: jax.lax.fori_loop(0, 5, lambda i, c: fn(c), x).sum(),
+    ):
+        assert trace(loop(again)).recomputed() == ["sin"]
+        assert trace(loop(saved)).recomputed() == []
+
+
+def test_another_turn_is_another_value() -> None:
+    """In a loop within a loop, or beside it, of other steps, of another start or the other way round."""
+
+    def differ(first: Callable[..., Any], second: Callable[..., Any]) -> bool:
+        """Whether `second`, in a backward, repeats no sine of `first`, and has one."""
+        found = trace(rule(lambda x: (first(x), x), lambda x, g: (g * second(x),)))
+        assert sum(step.op == "sin" for step in found.steps) == 2
+        return "sin" not in found.recomputed()
+
+    loop = scanned(swinging)
+    assert not differ(loop, lambda x: loop(x) * x)
+    assert differ(loop, lambda x: scanned(swinging, reverse=True)(x) * x)
+    assert differ(loop, lambda x: scanned(lambda c, a: jnp.sin(c) * a * a)(x) * x)
+    assert differ(loop, lambda x: jax.lax.scan(lambda c, a: (swinging(c, a), None), 2.0, x)[0] * x)
+    assert differ(loop, lambda x: loop(x + 1) * x)
+
+    def pairs(fn: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: scanned(lambda c, a: c + scanned(lambda d, b: d + jnp.sin(fn(a, b)))(x))(x)
+
+    assert not differ(pairs(jnp.multiply), lambda x: pairs(jnp.multiply)(x) * x)
+    assert differ(pairs(lambda a, b: a * b), lambda x: pairs(lambda a, b: a * a)(x) * x)
+    assert differ(pairs(lambda a, b: a * b), lambda x: pairs(lambda a, b: b * b)(x) * x)
+
+
+def test_two_carries_from_one_start_are_told_apart() -> None:
+    def step(c: Any, a: jax.Array) -> Any:
+        return (jnp.exp(c[0]) * a, jnp.exp(c[1]) + a), None
+
+    found = trace(lambda x: sum(jax.lax.scan(step, (1.0, 1.0), x)[0]))
+    assert len({step.outs for step in found.steps if step.op == "exp"}) == 2
+
+
+def test_a_loop_of_unknown_length() -> None:
+    def wandering(x: jax.Array) -> jax.Array:
+        found = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, 1.0))
+        return jnp.sum(x * found[1])
+
+    assert [(r.kind, r.nbytes) for r in trace(wandering).crossing] == [("new", 4)]
+    assert trace(wandering).recomputed() == []
+    assert trace(jax.checkpoint(wandering)).recomputed() == ["sin"]
+
+    def times(n: int, x: jax.Array) -> jax.Array:
+        return jnp.sin(jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.exp(c[1])), (0, x))[1])
+
+    for n, found in ((3, ["exp", "sin"]), (4, ["exp"])):  # another number of turns is another end
+        fn = rule(lambda x: (times(3, x).sum(), x), lambda x, g, n=n: (g * times(n, x),))
+        assert trace(fn).recomputed() == found
+
+
+def test_a_repetition_inside_a_branch() -> None:
+    def either(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x[0] > 0, lambda x: jnp.sin(jnp.sqrt(x)), jnp.exp, x).sum()
+
+    assert trace(either).recomputed() == []
+    assert trace(jax.checkpoint(either)).recomputed() == ["exp", "sqrt"]
+    again = rule(lambda x: (jnp.sin(x).sum(), x), lambda x, g: (g * jnp.sin(x),))
+    assert trace(lambda x: jax.lax.cond(x[0] > 0, again, jnp.sum, x)).recomputed() == ["sin"]
+    assert trace(lambda x: jax.lax.switch(1, [jnp.sum, again, again], x)).recomputed() == ["sin"]
 
 
 def test_closed_over_arrays() -> None:

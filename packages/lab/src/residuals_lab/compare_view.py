@@ -133,9 +133,7 @@ def repeats(record: Record, key: str = "") -> str:
     """What the backward computes again."""
     if f"{key}recomputed" not in record:
         return "–"
-    found = ", ".join(record[f"{key}recomputed"]) or "nothing"
-    unknown = ", ".join(record[f"{key}not_looked_into"])
-    return f"{found}; inside {unknown}: not looked into" if unknown else found
+    return ", ".join(record[f"{key}recomputed"]) or "nothing"
 
 
 def _shape(shape: list[int]) -> str:

@@ -123,7 +123,6 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
             "chain_bytes": footprint.chain_trace(call, adapter, fn, dtype).new_bytes,
             "computed": trace.computed(),
             "recomputed": trace.recomputed(),
-            "not_looked_into": trace.opaque(),
         }
 
 

@@ -17,8 +17,8 @@ ALIVE = frozenset({"input", "parameter", "output", "view"})  # somebody else kee
 # The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
 # counts as costly: an operation that nobody thought of has to be seen, not passed over.
 COSTS = {
-    "view": "alias as_strided broadcast detach diagonal expand permute random_unwrap random_wrap reshape rev select "
-    "slice split squeeze transpose unbind unsqueeze view",
+    "view": "alias as_strided branch broadcast carry detach diagonal expand permute random_unwrap random_wrap reshape "
+    "rev select slice split squeeze transpose unbind unsqueeze view",
     "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not bitwise_or "
     "bitwise_xor cat ceil clamp clone concatenate conj constant_pad_nd convert copy copy_p copysign div dynamic_slice "
     "dynamic_update_slice empty empty_like eq fill floor floor_divide fmod full full_like ge gt imag integer_pow iota "
@@ -32,7 +32,6 @@ COSTS = {
     "softmax sort std sum topk var var_mean",
     "contraction": "conv matmul",
     "random": "random",
-    "control flow": "cond scan while",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
 CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
@@ -55,6 +54,7 @@ class Step:
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     phase: Phase
+    times: int = 1  # how often it runs, as a part of a loop
 
     @property
     def cost(self) -> str:
@@ -98,14 +98,6 @@ class Trace:
         again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
         return sorted({step.op for step in again if cheap or step.cost not in CHEAP})
 
-    def opaque(self) -> list[str]:
-        """Control flow that both forward and backward have: what its bodies repeat is not looked into."""
-        forward, backward = (
-            {s.op for s in self.steps if s.phase == phase and s.cost == "control flow"}
-            for phase in ("forward", "backward")
-        )
-        return sorted(backward) if forward else []
-
 
 @dataclass
 class Recorder:
@@ -114,6 +106,8 @@ class Recorder:
     phase: Phase = "forward"
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
+    times: int = 1  # how often the steps to come run, in the loops around them
+    parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
 
     def value(self, key: Hashable, shape: Sequence[int], dtype: str) -> int:
@@ -125,8 +119,12 @@ class Recorder:
     ) -> tuple[int, ...]:
         """Record one operation and return its outputs' numbers; `outs` gives each one's shape and dtype."""
         numbers = self._assign((op, attrs, tuple(ins)), outs)
-        self.steps.append(Step(op, tuple(ins), numbers, self.phase))
+        self.again(op, ins, numbers)
         return numbers
+
+    def again(self, op: str, ins: Sequence[int], outs: Sequence[int]) -> None:
+        """Record one operation whose outputs have numbers."""
+        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times))
 
     def _assign(self, key: Hashable, outs: Sequence[tuple[Sequence[int], str]]) -> tuple[int, ...]:
         if key not in self._numbers:
@@ -167,6 +165,7 @@ class Recorder:
                 kind = "view"
             elif number not in made:
                 kind = "parameter"  # closed over: somebody else keeps it alive
-            name = names.get(number) or makers.get(number, "closed over")
+            part = self.parts.get(number, number)
+            name = names.get(number) or names.get(part) or makers.get(part, "closed over")
             crossing.setdefault((number, storage), Residual(name, self.values[number], kind, storage, nbytes))
         return Trace(tuple(self.steps), tuple(crossing.values()))

@@ -1,0 +1,272 @@
+"""How the JAX adapter traces: it numbers the values of the jaxprs of a forward and of its backward.
+
+Calls and control flow are followed. A loop's body is numbered once, and stands for every turn: `x[i]` of what it goes
+over is one number, and an array that it stacks up, turn by turn, gives that number back to the loop that goes over it.
+A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the same index, what the branch gave.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from residuals_lab.trace import Recorder, Trace
+
+# Where this framework has another word than the traces' for an operation.
+_OPS = {
+    "broadcast_in_dim": "broadcast",
+    "conv_general_dilated": "conv",
+    "convert_element_type": "convert",
+    "dot_general": "matmul",
+    "empty2": "empty",
+    "logistic": "sigmoid",
+    "max": "maximum",
+    "min": "minimum",
+    "random_bits": "random",
+    "reduce_and": "all",
+    "reduce_max": "max",
+    "reduce_min": "min",
+    "reduce_or": "any",
+    "reduce_prod": "prod",
+    "reduce_sum": "sum",
+    "select_n": "where",
+    "threefry2x32": "random",
+    "top_k": "topk",
+}
+# Calls whose body is part of the caller's trace, by the parameter that holds it.
+_BODIES = {
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",  # JAX 0.11 and later, around what a checkpoint computed
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat2": "jaxpr",
+    "shard_map": "jaxpr",
+}
+# Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
+_IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
+
+
+def trace(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    names: Sequence[str],
+    fields: Callable[..., Any] | None = None,
+) -> Trace:
+    """Record one forward and one backward of `fn`, without computing anything.
+
+    What is held are the leaves of the `jax.vjp` result, and arrays that the backward closes over.
+
+    Args:
+        fn: a function of arrays only.
+        args: its arguments, or their shapes and dtypes.
+        names: what to call each argument.
+        fields: a function of the same arguments whose result is a NamedTuple: a held array that has the value of one of
+            its fields is called by that field's name.
+    """
+    recorder = Recorder()
+    walk = _Walk(recorder)
+    made, (out, pull) = jax.make_jaxpr(lambda *a: jax.vjp(fn, *a), return_shape=True)(*args)
+    read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
+    out = jax.tree.leaves(out)
+
+    inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    made_arrays = walk.run(made, inputs)
+    outputs, saved = made_arrays[: len(out)], made_arrays[len(out) :]
+
+    recorder.phase = "backward"
+    cotangents = [walk.array(("cotangent", i), o) for i, o in enumerate(out)]
+    walk.run(read, [*saved, *cotangents])
+
+    recorder.phase = "naming"
+    labels = dict(zip((a.number for a in inputs), names, strict=True))
+    if fields is not None:
+        named, shape = jax.make_jaxpr(fields, return_shape=True)(*args)
+        found = iter(walk.run(named, inputs))
+        labels |= {next(found).number: name for name, leaf in shape._asdict().items() if leaf is not None}
+
+    held = [(a, False) for a in saved] + [(a, True) for a in walk.constants(read)]
+    return recorder.trace(
+        [(a.number, a.storage, a.nbytes, hidden) for a, hidden in held],
+        {a.number: a.storage for a in inputs},
+        {a.number: a.storage for a in outputs},
+        labels,
+    )
+
+
+class _Array(NamedTuple):
+    """One array of a run: equal numbers are equal values, equal storages are the same array."""
+
+    number: int
+    storage: Hashable
+    nbytes: int
+
+
+class _Walk:
+    """Numbers the values of jaxprs, one after the other."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._made_so_far = 0
+        self._depth = 0  # how many loops are around
+        self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
+        self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
+        self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
+
+    def array(self, key: Hashable, like: Any) -> _Array:
+        return _Array(self.recorder.value(key, like.shape, str(like.dtype)), key, _nbytes(like))
+
+    def constants(self, closed: core.ClosedJaxpr) -> list[_Array]:
+        return [self.array(("constant", id(c)), c) for c in closed.consts]
+
+    def run(self, body: core.ClosedJaxpr | core.Jaxpr, ins: Sequence[_Array]) -> list[_Array]:
+        """Number what a jaxpr computes of `ins`, and return its outputs."""
+        jaxpr, consts = (body, []) if isinstance(body, core.Jaxpr) else (body.jaxpr, self.constants(body))
+        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *ins), strict=True))
+
+        def read(atom: Any) -> _Array:
+            if not isinstance(atom, core.Literal):
+                return env[atom]
+            # The same value wherever it is written, and an array of its own each time that it is held.
+            return self.array(("literal", str(atom)), atom.aval)._replace(storage=("literal", id(atom)))
+
+        for eqn in jaxpr.eqns:
+            env.update(zip(eqn.outvars, self._equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, reads: list[_Array]) -> list[_Array]:
+        name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
+        if name in _IDENTITIES or _keeps_precision(eqn):
+            return reads
+        if name in _BODIES:
+            return self.run(eqn.params[_BODIES[name]], reads)
+        if name == "scan":
+            return self._scan(eqn.params, reads, avals)
+        if name == "while":
+            return self._while(eqn.params, reads, avals)
+        if name == "cond":
+            return self._cond(eqn.params["branches"], *reads, avals=avals)
+        return self._make(_OPS.get(name, name), str(eqn.params), reads, avals)
+
+    def _make(self, op: str, attrs: Hashable, reads: Sequence[_Array], avals: Sequence[Any]) -> list[_Array]:
+        """New arrays, of one operation."""
+        shapes = [(aval.shape, str(aval.dtype)) for aval in avals]
+        numbers = self.recorder.step(op, attrs, [a.number for a in reads], shapes)
+        return [self._new(number, aval) for number, aval in zip(numbers, avals, strict=True)]
+
+    def _new(self, number: int, aval: Any) -> _Array:
+        self._made_so_far += 1
+        return _Array(number, ("made", self._made_so_far), _nbytes(aval))
+
+    def _scan(self, params: Any, reads: list[_Array], avals: list[Any]) -> list[_Array]:
+        body, split = params["jaxpr"], params["num_consts"] + params["num_carry"]
+        consts, carry, xs = reads[: params["num_consts"]], reads[params["num_consts"] : split], reads[split:]
+        turns = ("scan", params["length"], params["reverse"])
+        outside, self.recorder.times = self.recorder.times, self.recorder.times * params["length"]
+        parts = [self._part(x, aval) for x, aval in zip(xs, body.in_avals[split:], strict=True)]
+        carried, outs = self._any_turn(turns, body, consts, carry, parts)
+        self.recorder.times = outside
+        last = self._last(turns, carried, outs, avals)
+        return [*last, *map(self._stack, outs[len(carry) :], avals[len(carry) :])]
+
+    def _while(self, params: Any, reads: list[_Array], avals: list[Any]) -> list[_Array]:
+        n, m = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        carried, outs = self._any_turn(("while",), params["body_jaxpr"], reads[n:m], reads[m:])
+        self._depth += 1
+        (goes_on,) = self.run(params["cond_jaxpr"], [*reads[:n], *carried])
+        self._depth -= 1
+        return self._last(("while", goes_on.number), carried, outs, avals)
+
+    def _any_turn(
+        self,
+        turns: Hashable,
+        body: core.ClosedJaxpr,
+        consts: Sequence[_Array],
+        carry: Sequence[_Array],
+        parts: Sequence[_Array] = (),
+    ) -> tuple[list[_Array], list[_Array]]:
+        """What is carried into any turn, and what the turn gives.
+
+        Two loops carry the same values if they start from the same and a turn makes the same of them. So that is
+        supposed of any two that start from the same, and taken back if a turn proves it wrong.
+        """
+        avals = body.in_avals[len(consts) : len(consts) + len(carry)]
+        refuted, self._depth = [0] * len(carry), self._depth + 1
+        while True:
+            seen: Counter[int] = Counter()
+            carried, begin = [], len(self.recorder.steps)
+            for a, aval, times in zip(carry, avals, refuted, strict=True):
+                key = ("carried", turns, self._depth, a.number, seen[a.number], times)
+                seen[a.number] += 1
+                carried.append(self.array(key, aval))
+                self.recorder.again("carry", [a.number], [carried[-1].number])
+            outs = self.run(body, [*consts, *carried, *parts])
+            next_turn = {c.number: out.number for c, out in zip(carried, outs, strict=False)}
+            wrong = [i for i, n in enumerate(next_turn) if self._next_turn.get(n, next_turn[n]) != next_turn[n]]
+            if not wrong:
+                self._next_turn |= next_turn
+                self._depth -= 1
+                return carried, outs
+            del self.recorder.steps[begin:]
+            for i in wrong:
+                refuted[i] += 1
+
+    def _last(
+        self, turns: Hashable, carried: Sequence[_Array], outs: Sequence[_Array], avals: Sequence[Any]
+    ) -> list[_Array]:
+        """What the last turn gives on, by what is carried into any turn and what that makes of it."""
+        pairs = zip(carried, outs, avals, strict=False)
+        return [out for c, made, aval in pairs for out in self._make("carry", (turns, c.number), [made], [aval])]
+
+    def _part(self, x: _Array, aval: Any) -> _Array:
+        """`x[i]` at turn i of a loop that begins here."""
+        key = (x.number, self._depth)
+        if key in self._turns:
+            self.recorder.again("slice", [x.number], [self._turns[key]])
+            return self._new(self._turns[key], aval)
+        (part,) = self._make("slice", ("turn", self._depth), [x], [aval])
+        return part
+
+    def _stack(self, out: _Array, aval: Any) -> _Array:
+        """What each turn of the loop that ends here gave, in one array."""
+        (whole,) = self._make("stack", aval.shape[0], [out], [aval])
+        self._turns[whole.number, self._depth] = out.number
+        self.recorder.parts[whole.number] = out.number
+        return whole
+
+    def _cond(
+        self, branches: Sequence[core.ClosedJaxpr], index: _Array, *reads: _Array, avals: list[Any]
+    ) -> list[_Array]:
+        given = [self.run(body, [self._within(a, index, i) for a in reads]) for i, body in enumerate(branches)]
+        outs = []
+        for of_each, aval in zip(zip(*given, strict=True), avals, strict=True):
+            (out,) = self._make("branch", None, [index, *of_each], [aval])
+            self._branches[out.number] = (index.number, tuple(a.number for a in of_each))
+            outs.append(out)
+        return outs
+
+    def _within(self, a: _Array, index: _Array, i: int) -> _Array:
+        """What `a` is inside of a branch: if a `cond` on the same index gave it, what that branch gave."""
+        of, numbers = self._branches.get(a.number, (None, ()))
+        if of != index.number:
+            return a
+        self.recorder.again("branch", [a.number], [numbers[i]])
+        return a._replace(number=numbers[i])
+
+
+def _nbytes(like: Any) -> int:
+    return int(like.size * like.dtype.itemsize)
+
+
+def _keeps_precision(eqn: Any) -> bool:
+    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: it reduces nothing."""
+    if eqn.primitive.name != "reduce_precision":
+        return False
+    kept = jnp.finfo(eqn.invars[0].aval.dtype)
+    return (eqn.params["exponent_bits"], eqn.params["mantissa_bits"]) == (kept.nexp, kept.nmant)
