@@ -55,6 +55,8 @@ class Step:
     outs: tuple[int, ...]
     phase: Phase
     times: int = 1  # how often it runs, as a part of a loop
+    line: str = ""  # of the user's code, "model.py:41"; of a backward step, what it is the backward of
+    scope: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
 
     @property
     def cost(self) -> str:
@@ -107,6 +109,8 @@ class Recorder:
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     times: int = 1  # how often the steps to come run, in the loops around them
+    line: str = ""  # where the steps to come are, in the user's code
+    scope: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
 
@@ -124,7 +128,7 @@ class Recorder:
 
     def again(self, op: str, ins: Sequence[int], outs: Sequence[int]) -> None:
         """Record one operation whose outputs have numbers."""
-        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times))
+        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.scope))
 
     def _assign(self, key: Hashable, outs: Sequence[tuple[Sequence[int], str]]) -> tuple[int, ...]:
         if key not in self._numbers:

@@ -5,6 +5,7 @@ over is one number, and an array that it stacks up, turn by turn, gives that num
 A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the same index, what the branch gave.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from residuals_lab.places import innermost
 from residuals_lab.trace import Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
@@ -51,6 +53,7 @@ _BODIES = {
 }
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 _IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
+_TRANSFORMS = {"checkpoint", "jvp", "rematted_computation", "transpose", "vmap"}  # on a stack of names
 
 
 def trace(
@@ -136,8 +139,11 @@ class _Walk:
             # The same value wherever it is written, and an array of its own each time that it is held.
             return self.array(("literal", str(atom)), atom.aval)._replace(storage=("literal", id(atom)))
 
+        around = self.recorder.line, self.recorder.scope
         for eqn in jaxpr.eqns:
+            self.recorder.line, self.recorder.scope = _line(eqn) or around[0], _scope(eqn, around[1])
             env.update(zip(eqn.outvars, self._equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
+        self.recorder.line, self.recorder.scope = around
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: Any, reads: list[_Array]) -> list[_Array]:
@@ -258,6 +264,17 @@ class _Walk:
             return a
         self.recorder.again("branch", [a.number], [numbers[i]])
         return a._replace(number=numbers[i])
+
+
+def _line(eqn: Any) -> str:
+    traceback = eqn.source_info.traceback
+    return innermost((f.file_name, f.line_num) for f in traceback.frames) if traceback else ""
+
+
+def _scope(eqn: Any, around: str) -> str:
+    """The names on the stack, without the transformations that they went through: `transpose(jvp(mlp))` is `mlp`."""
+    names = [name for name in re.split(r"[/()]+", str(eqn.source_info.name_stack)) if name and name not in _TRANSFORMS]
+    return "/".join([around, *names] if around else names)
 
 
 def _nbytes(like: Any) -> int:

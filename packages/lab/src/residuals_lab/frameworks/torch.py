@@ -1,5 +1,6 @@
 """The PyTorch adapter: the same functions as the JAX one, which documents them."""
 
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
+from residuals_lab.places import innermost
 from residuals_lab.trace import Recorder, Trace
 from residuals_torch import _lib
 
@@ -238,6 +240,9 @@ class _Recording(TorchDispatchMode):
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
         self.found_by_backward: list[Tensor] = []  # what it reads beside them
         self._known: dict[Hashable, int] = {}
+        self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
+        self._scopes: list[str] = []  # of the modules that are running, the innermost last
+        self._names: dict[torch.nn.Module, str] = {}
         self._alive: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -250,6 +255,7 @@ class _Recording(TorchDispatchMode):
         if self.recorder.phase == "backward":
             self.found_by_backward += [t for t in read if _storage(t) not in self.known_to_backward]
             self.known_to_backward |= {_storage(t) for t in (*read, *outs)}
+        self.recorder.line, self.recorder.scope = self._place()
         name = func.overloadpacket.__name__
         if name in _IDENTITIES:
             numbers: Sequence[int] = ins
@@ -269,6 +275,43 @@ class _Recording(TorchDispatchMode):
             if is_written or key not in self._known:  # a view that looks like what it is of has the same value
                 self._known[key] = number
         return out
+
+    def __enter__(self) -> "_Recording":
+        module = torch.nn.modules.module
+        self._hooks = (
+            module.register_module_forward_pre_hook(self._enter_module),
+            module.register_module_forward_hook(self._leave_module, always_call=True),
+        )
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
+        if not self._scopes:  # the outermost one, which knows the names of all in it
+            root = type(module).__name__
+            self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
+        self._scopes.append(self._names.get(module, type(module).__name__))
+
+    def _leave_module(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        self._scopes.pop()
+
+    def _place(self) -> tuple[str, str]:
+        """Line and scope: of a forward step, where it is; of a backward step, where the forward made what takes it."""
+        node = torch._C._current_autograd_node()
+        if node is not None and node._sequence_nr() in self._places:
+            return self._places[node._sequence_nr()]
+        frame, frames = sys._getframe(2), []
+        while frame is not None:
+            frames.append((frame.f_code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        place = innermost(frames), self._scopes[-1] if self._scopes else ""
+        if self.recorder.phase == "forward":
+            self._places.setdefault(torch.autograd._get_sequence_nr() - 1, place)
+        return place
 
     def number(self, t: Tensor) -> int:
         key = self._key(t, _version(t))
