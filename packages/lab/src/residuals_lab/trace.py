@@ -6,9 +6,10 @@ saved array is known by its number wherever it turns up. Adapters write a trace 
 reads it.
 """
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Phase = Literal["forward", "backward", "naming"]
 Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
@@ -72,6 +73,15 @@ class Residual:
     kind: Kind
     storage: Hashable
     nbytes: int
+    op: str  # that makes it; "" for what no operation makes
+    line: str  # where that is, as a step has it
+    scope: str
+    saved: int  # how many steps there are before it is saved
+    reads: tuple[int, ...]  # the backward's steps that read it, or a view of it; by their place in the trace
+
+    @property
+    def is_unused(self) -> bool:
+        return not self.reads
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,17 @@ class Trace:
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
         return sorted({step.op for step in again if cheap or step.cost not in CHEAP})
+
+
+class Held(NamedTuple):
+    """An array held for the backward, as an adapter finds it."""
+
+    number: int
+    storage: Hashable
+    nbytes: int
+    is_made: bool  # by a step, so that nobody else keeps its storage alive
+    is_hidden: bool = False
+    saved: int | None = None  # how many steps there were; None for at once when it is made
 
 
 @dataclass
@@ -140,7 +161,7 @@ class Recorder:
 
     def trace(
         self,
-        held: Iterable[tuple[int, Hashable, int, bool]],
+        held: Iterable[Held],
         inputs: dict[int, Hashable],
         outputs: dict[int, Hashable],
         names: dict[int, str],
@@ -148,28 +169,57 @@ class Recorder:
         """The finished trace.
 
         Args:
-            held: number, storage, bytes and whether it is hidden, for each array held for the backward.
+            held: each array held for the backward, in order.
             inputs: the inputs' numbers and storages.
             outputs: the outputs' numbers and storages.
             names: what to call a value; one that is not here is called after the operation that makes it.
         """
-        made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
-        makers = {n: step.op for step in reversed(self.steps) for n in step.outs}
-        storages = {*inputs.values(), *outputs.values()}
+        makers = {n: i for i, step in reversed([*enumerate(self.steps)]) for n in step.outs}
+        reads = self._reads()
+        alive = {*inputs.values(), *outputs.values()}
         crossing: dict[tuple[int, Hashable], Residual] = {}
-        for number, storage, nbytes, hidden in held:
+        for a in held:
             kind: Kind = "new"
-            if hidden:
+            if a.is_hidden:
                 kind = "hidden"
-            elif number in inputs:
+            elif a.number in inputs:
                 kind = "input"
-            elif number in outputs:
+            elif a.number in outputs:
                 kind = "output"
-            elif storage in storages:
+            elif a.storage in alive:
                 kind = "view"
-            elif number not in made:
+            elif not a.is_made:
                 kind = "parameter"  # closed over: somebody else keeps it alive
-            part = self.parts.get(number, number)
-            name = names.get(number) or names.get(part) or makers.get(part, "closed over")
-            crossing.setdefault((number, storage), Residual(name, self.values[number], kind, storage, nbytes))
+            part = self.parts.get(a.number, a.number)
+            maker = makers.get(part)
+            step = None if maker is None or a.number in inputs else self.steps[maker]
+            name = names.get(a.number) or names.get(part) or (step.op if step else "closed over")
+            where = (step.op, step.line, step.scope) if step else ("", "", "")
+            made = 0 if maker is None else maker + 1
+            residual = Residual(
+                name,
+                self.values[a.number],
+                kind,
+                a.storage,
+                a.nbytes,
+                *where,
+                saved=made if a.saved is None else a.saved,
+                reads=tuple(reads.get(a.number, ())),
+            )
+            crossing.setdefault((a.number, a.storage), residual)
         return Trace(tuple(self.steps), tuple(crossing.values()))
+
+    def _reads(self) -> dict[int, list[int]]:
+        """The steps of the backward that read each value, themselves or a view that the backward takes of it."""
+        found: dict[int, list[int]] = defaultdict(list)
+        viewed: dict[int, set[int]] = {}  # of a view, what it is a view of
+        for i, step in enumerate(self.steps):
+            if step.phase == "backward":
+                bases = {base for n in step.ins for base in viewed.get(n, {n})}
+                if step.cost == "view":
+                    for n in step.outs:
+                        viewed[n] = viewed.get(n, {n}) | bases
+                else:
+                    for base in bases | set(step.ins):
+                        found[base].append(i)
+        return found

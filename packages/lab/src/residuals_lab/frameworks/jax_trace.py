@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from residuals_lab.places import innermost
-from residuals_lab.trace import Recorder, Trace
+from residuals_lab.trace import Held, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
 _OPS = {
@@ -96,7 +96,7 @@ def trace(
 
     held = [(a, False) for a in saved] + [(a, True) for a in walk.constants(read)]
     return recorder.trace(
-        [(a.number, a.storage, a.nbytes, hidden) for a, hidden in held],
+        [Held(*a, is_made=a.storage[0] == "made", is_hidden=hidden) for a, hidden in held],
         {a.number: a.storage for a in inputs},
         {a.number: a.storage for a in outputs},
         labels,
@@ -107,7 +107,7 @@ class _Array(NamedTuple):
     """One array of a run: equal numbers are equal values, equal storages are the same array."""
 
     number: int
-    storage: Hashable
+    storage: tuple[Any, ...]
     nbytes: int
 
 
@@ -122,7 +122,7 @@ class _Walk:
         self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
         self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
 
-    def array(self, key: Hashable, like: Any) -> _Array:
+    def array(self, key: tuple[Any, ...], like: Any) -> _Array:
         return _Array(self.recorder.value(key, like.shape, str(like.dtype)), key, _nbytes(like))
 
     def constants(self, closed: core.ClosedJaxpr) -> list[_Array]:
