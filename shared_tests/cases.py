@@ -27,6 +27,7 @@ class Case:
     device: str
     first: bool  # of the op's samples: for tests that need one ordinary call, or are slow
     novel: bool  # no earlier sample has its structure: for transformations, which see no values
+    telling: bool  # novel, or of numbers that are not of ordinary size: for what other shapes and strides add little to
 
     def __str__(self) -> str:
         return f"{self.source.op.name}-{self.sample}-{DTYPES[self.dtype]}-{self.adapter.NAME}:{self.device}"
@@ -125,9 +126,10 @@ def _cases(name: str, device: str) -> tuple[Case, ...]:
         seen: set[Any] = set()
         for sample, call in _samples(op.name).items():
             kind = structure(call)
-            first, novel = not seen, kind not in seen
-            dtypes = DTYPES if first or has_extremes(call) else ("float64", "bfloat16")
-            found += [Case(call, sample, dtype, adapter, device, first, novel) for dtype in dtypes]
+            first, novel, extreme = not seen, kind not in seen, has_extremes(call)
+            telling = novel or extreme
+            dtypes = DTYPES if first or extreme else ("float64", "bfloat16")
+            found += [Case(call, sample, dtype, adapter, device, first, novel, telling) for dtype in dtypes]
             seen.add(kind)
     return tuple(found)
 

@@ -63,7 +63,7 @@ def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
         assert (gradients[name].shape, gradients[name].dtype) == (arg.shape, arg.dtype), name
 
 
-@only(dtype=("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
+@only(dtype=("float64", "bfloat16"), telling=True)  # one that ops take as it is, and one that they widen
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
     args, saved = case.args, case.at_once(case.call.saved(case.adapter))
@@ -149,7 +149,7 @@ def test_what_is_declared_is_done_by_some_form(framework: str, op: str) -> None:
     assert computed.issuperset(adapter.op(op).RECOMPUTES)
 
 
-@only(dtype="float64")
+@only(dtype="float64", telling=True)
 def test_second_order_is_right(case: Case) -> None:
     """Against plain autodiff of the plain maths, which has no rule to be wrong, and the analytic gradient's derivative.
 
