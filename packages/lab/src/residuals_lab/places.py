@@ -1,0 +1,29 @@
+"""Where in a user's code something happens: the innermost line that is neither a framework's nor ours."""
+
+import os
+import sys
+from collections.abc import Iterable
+from functools import cache
+
+# Libraries of layers count as frameworks: what a user wants to see is the line that calls one.
+_FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "numpy")
+_OURS = ("residuals_jax", "residuals_torch", "residuals_numpy", "residuals_lab")
+
+
+def innermost(frames: Iterable[tuple[str, int]]) -> str:
+    """The first of these (file, line) that is in a user's code, as "file.py:41"; "" if none is."""
+    return next((f"{shown}:{line}" for file, line in frames if (shown := _shown(file))), "")
+
+
+@cache
+def _shown(file: str) -> str:
+    """A user's file by its path from the working directory, or by its name; "" if it is not a user's."""
+    if file.startswith("<frozen ") or file.startswith(_roots()):
+        return ""
+    path = os.path.relpath(file) if os.path.isabs(file) else file
+    return os.path.basename(file) if path.startswith(os.pardir) else path
+
+
+def _roots() -> tuple[str, ...]:
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _FRAMEWORKS + _OURS]
+    return tuple(os.path.dirname(file) + os.sep for file in files if file)
