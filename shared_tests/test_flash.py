@@ -152,24 +152,3 @@ def test_nothing_is_quadratic(adapter: ModuleType, block: int, is_causal: bool) 
         return max(made)
 
     assert largest("flash_attention") < queries * keys <= largest("attention")
-
-
-@pytest.mark.skipif("jax" not in frameworks.installed(), reason="a policy of JAX")
-def test_a_checkpoint_that_saves_dots_is_quadratic_again() -> None:
-    """`dots_saveable` keeps the scores of every block; the rule itself keeps 4 bytes a row."""
-    import jax
-
-    adapter = frameworks.load("jax")
-    block = adapter.op("flash_attention").BLOCK
-    flash = adapter.public("flash_attention")
-    saving_dots = jax.checkpoint(flash, policy=jax.checkpoint_policies.dots_saveable)
-
-    def new_bytes(fn: Callable[..., Any], tokens: int) -> int:
-        return adapter.trace(
-            fn, [jax.ShapeDtypeStruct((1, tokens, FEATURES), "float32")] * 3, ["q", "k", "v"]
-        ).new_bytes
-
-    for tokens in (block, 2 * block + 10, 4 * block):
-        assert new_bytes(flash, tokens) == 4 * tokens
-        assert new_bytes(jax.checkpoint(flash), tokens) == 0
-        assert new_bytes(saving_dots, tokens) >= 4 * tokens**2

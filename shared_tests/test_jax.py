@@ -227,7 +227,7 @@ def test_absent_arguments_have_no_gradient(jax_case: Case) -> None:
     assert {name for name, d in formula.items() if d is None} == absent.intersection(fields)
 
 
-@only(dtype=("float64", "bfloat16"), novel=True)
+@float64
 def test_residuals_under_jit(jax_case: Case) -> None:
     """A jit around the op neither adds to what is held, nor drops or renames any of it."""
     call, args = jax_case.call, jax_case.args

@@ -5,6 +5,7 @@ wrong sum over devices hides behind a cotangent that is the same everywhere.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,11 +28,16 @@ DEVICES = 8
 Flags = tuple[bool, ...]  # for each array of a call, whether every device has a part of its own
 
 
+@contextmanager
+def mesh_of(kind: AxisType) -> Iterator[Mesh]:
+    mesh = jax.make_mesh((DEVICES // 2, 2), AXES, axis_types=(kind,) * 2, devices=jax.devices("cpu"))
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
 @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
-    devices = jax.devices("cpu")
-    mesh = jax.make_mesh((DEVICES // 2, 2), AXES, axis_types=(request.param,) * 2, devices=devices)
-    with jax.set_mesh(mesh):
+    with mesh_of(request.param) as mesh:
         yield mesh
 
 
@@ -84,9 +90,20 @@ def on_each_device(fn: Callable[..., Any], flags: Flags) -> Callable[..., Any]:
     return local
 
 
-@only(dtype="float64", device="cpu", novel=True)
+@only(first=True, dtype="float64", device="cpu")
 def test_shard_map(jax_case: Case, mesh: Mesh) -> None:
     """With default settings, the gradient taken outside of the `shard_map`, and inside."""
+    compare_with_loop(jax_case, mesh)
+
+
+@only(dtype="float64", device="cpu", novel=True)
+def test_shard_map_of_every_form(jax_case: Case) -> None:
+    """With other arguments there, or without elements, on one mesh."""
+    with mesh_of(AxisType.Explicit) as mesh:
+        compare_with_loop(jax_case, mesh)
+
+
+def compare_with_loop(jax_case: Case, mesh: Mesh) -> None:
     f = jax_case.call.ours(jax_case.adapter)
     arrays, wanted = parts(jax_case), choices(jax_case)
     gs = jax_case.noise((DEVICES, *jax_case.g.shape), 1)

@@ -186,3 +186,17 @@ def test_names_survive_a_checkpoint_that_saves() -> None:
     kept = jax.checkpoint(ADAPTER.public("x_sin_x"), policy=jax.checkpoint_policies.everything_saveable)
     found = ADAPTER.trace(kept, [x()], ["x"], lambda x: op.fwd(x)[1])
     assert [r.name for r in found.crossing] == ["x", "sin_x"]
+
+
+def test_a_checkpoint_that_saves_dots_is_quadratic_again() -> None:
+    """`dots_saveable` keeps the scores of every block; the rule itself keeps 4 bytes a row."""
+    block, flash = ADAPTER.op("flash_attention").BLOCK, ADAPTER.public("flash_attention")
+    saving_dots = jax.checkpoint(flash, policy=jax.checkpoint_policies.dots_saveable)
+
+    def new_bytes(fn: Any, tokens: int) -> int:
+        return ADAPTER.trace(fn, [jax.ShapeDtypeStruct((1, tokens, 8), "float32")] * 3, ["q", "k", "v"]).new_bytes
+
+    for tokens in (block, 2 * block + 10, 4 * block):
+        assert new_bytes(flash, tokens) == 4 * tokens
+        assert new_bytes(jax.checkpoint(flash), tokens) == 0
+        assert new_bytes(saving_dots, tokens) >= 4 * tokens**2

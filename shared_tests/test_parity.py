@@ -18,7 +18,7 @@ def assert_near(pair: Pair, a: np.ndarray, b: np.ndarray, autodiff: tuple[np.nda
     assert error(a, b) <= 2 * limit(pair[0].dtype, error(*autodiff))
 
 
-@only(dtype=("float64", "bfloat16"))  # the others' values are held to NumPy's
+@only(dtype=("float64", "bfloat16"), telling=True)  # the others' values are held to NumPy's
 def test_values_and_gradients(pair: Pair) -> None:
     (y_a, grads_a), (y_b, grads_b) = (case.vjp(case.call.ours(case.adapter)) for case in pair)
     (plain_y_a, plain_a), (plain_y_b, plain_b) = (case.autodiff for case in pair)
@@ -27,7 +27,7 @@ def test_values_and_gradients(pair: Pair) -> None:
         assert_near(pair, grads_a[name], grads_b[name], (plain_a[name], plain_b[name]))
 
 
-@only(dtype="float64")
+@only(dtype="float64", telling=True)
 def test_second_derivatives(pair: Pair) -> None:
     a, b = (
         case.adapter.second_vjp(
@@ -48,7 +48,7 @@ def test_residuals_have_the_same_names_kinds_shapes_dtypes_and_bytes(pair: Pair)
     assert facts[0] == facts[1]
 
 
-@only(dtype="float64")
+@only(dtype="float64", telling=True)
 def test_exchange(pair: Pair) -> None:
     """Residuals from NumPy, JAX and PyTorch, each fed to JAX's and PyTorch's backward: six gradients, all NumPy's."""
     adapters = [case.adapter for case in pair]

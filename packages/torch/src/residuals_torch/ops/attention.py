@@ -68,9 +68,9 @@ def bwd(
     if v is None or (like_q is None and like_k is None and like_bias is None):  # asked for dv alone
         return dq, dk, dv, dbias
     heads = v.shape[-3]
-    dweights = None if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
     if g_weights is not None:
-        dweights = wide(g_weights) + (0 if dweights is None else dweights)
+        dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
     if like_q is not None and k is not None:
         dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, k), like_q)

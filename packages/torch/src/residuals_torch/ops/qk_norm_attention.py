@@ -83,9 +83,9 @@ def bwd(
     if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # asked for dv alone
         return dq, dk, dv, dscale, dbias
     heads = v.shape[-3]
-    dweights = None if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
     if g_weights is not None:
-        dweights = wide(g_weights) + (0 if dweights is None else dweights)
+        dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
     if like_bias is not None:
         dbias = match(dscores, like_bias)
