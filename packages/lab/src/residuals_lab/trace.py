@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 Phase = Literal["forward", "backward", "naming"]
 Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
-ALIVE = frozenset({"input", "parameter", "output", "view"})  # somebody else keeps it, or the array that it views
+Keys = frozenset[Hashable]
 
 # The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
 # counts as costly: an operation that nobody thought of has to be seen, not passed over.
@@ -73,21 +73,25 @@ class Residual:
     kind: Kind
     storage: Hashable
     nbytes: int
+    size: int  # bytes of the array itself; fewer than its storage holds if it is a part of a larger one
+    is_new: bool  # nobody else keeps its storage alive
     op: str  # that makes it; "" for what no operation makes
     line: str  # where that is, as a step has it
     scope: str
     saved: int  # how many steps there are before it is saved
     reads: tuple[int, ...]  # the backward's steps that read it, or a view of it; by their place in the trace
+    is_needed: bool  # one of these steps is on the way to a gradient that somebody asked for
 
     @property
     def is_unused(self) -> bool:
-        return not self.reads
+        return not self.is_needed
 
 
 @dataclass(frozen=True)
 class Trace:
     steps: tuple[Step, ...]
     crossing: tuple[Residual, ...]
+    alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
 
     @property
     def saved_bytes(self) -> int:
@@ -97,8 +101,12 @@ class Trace:
     @property
     def new_bytes(self) -> int:
         """Bytes held beyond arrays that are alive anyway, each storage once."""
-        alive = {r.storage for r in self.crossing if r.kind in ALIVE}
-        return sum({r.storage: r.nbytes for r in self.crossing if r.storage not in alive}.values())
+        return sum({r.storage: r.nbytes for r in self.crossing if r.is_new}.values())
+
+    @property
+    def turn(self) -> int:
+        """How many steps the forward has: the place of the first step of the backward."""
+        return sum(step.phase == "forward" for step in self.steps)
 
     def computed(self) -> list[str]:
         """The costly operations of the forward, by name, each once."""
@@ -115,11 +123,21 @@ class Held(NamedTuple):
     """An array held for the backward, as an adapter finds it."""
 
     number: int
+    key: Hashable  # by which steps touch it
     storage: Hashable
-    nbytes: int
+    nbytes: int  # of its storage
+    size: int  # its own
     is_made: bool  # by a step, so that nobody else keeps its storage alive
     is_hidden: bool = False
     saved: int | None = None  # how many steps there were; None for at once when it is made
+
+
+class Known(NamedTuple):
+    """An array that somebody else keeps alive."""
+
+    number: int
+    storage: Hashable
+    kind: Kind
 
 
 @dataclass
@@ -134,6 +152,7 @@ class Recorder:
     scope: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
+    _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
 
     def value(self, key: Hashable, shape: Sequence[int], dtype: str) -> int:
         """The number of a value that no step makes: an input, a constant. Equal keys are equal values."""
@@ -150,6 +169,18 @@ class Recorder:
     def again(self, op: str, ins: Sequence[int], outs: Sequence[int]) -> None:
         """Record one operation whose outputs have numbers."""
         self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.scope))
+        if self.phase == "backward":
+            self.touch(ins, outs)
+
+    def touch(self, reads: Iterable[Hashable], writes: Iterable[Hashable]) -> None:
+        """What the last step reads and writes, where its numbers do not say that: in storages that are shared."""
+        self._touched[len(self.steps) - 1] = frozenset(reads), frozenset(writes)
+
+    def forget(self, begin: int) -> None:
+        """Take back all steps from this one on."""
+        del self.steps[begin:]
+        for i in [i for i in self._touched if i >= begin]:
+            del self._touched[i]
 
     def _assign(self, key: Hashable, outs: Sequence[tuple[Sequence[int], str]]) -> tuple[int, ...]:
         if key not in self._numbers:
@@ -160,66 +191,78 @@ class Recorder:
         return self._numbers[key]
 
     def trace(
-        self,
-        held: Iterable[Held],
-        inputs: dict[int, Hashable],
-        outputs: dict[int, Hashable],
-        names: dict[int, str],
+        self, held: Iterable[Held], known: Iterable[Known], gradients: Iterable[Hashable], names: dict[int, str]
     ) -> Trace:
         """The finished trace.
 
         Args:
             held: each array held for the backward, in order.
-            inputs: the inputs' numbers and storages.
-            outputs: the outputs' numbers and storages.
+            known: the inputs, parameters and outputs; of two that are the same, the first counts.
+            gradients: the keys of what the backward gives.
             names: what to call a value; one that is not here is called after the operation that makes it.
         """
         makers = {n: i for i, step in reversed([*enumerate(self.steps)]) for n in step.outs}
-        reads = self._reads()
-        alive = {*inputs.values(), *outputs.values()}
+        reads, needed = self._reads(), self._needed(gradients)
+        numbers, storages = {}, {}
+        for a in reversed([*known]):
+            numbers[a.number], storages[a.storage] = a.kind, a.kind
         crossing: dict[tuple[int, Hashable], Residual] = {}
-        for a in held:
-            kind: Kind = "new"
-            if a.is_hidden:
-                kind = "hidden"
-            elif a.number in inputs:
-                kind = "input"
-            elif a.number in outputs:
-                kind = "output"
-            elif a.storage in alive:
-                kind = "view"
-            elif not a.is_made:
-                kind = "parameter"  # closed over: somebody else keeps it alive
-            part = self.parts.get(a.number, a.number)
-            maker = makers.get(part)
-            step = None if maker is None or a.number in inputs else self.steps[maker]
-            name = names.get(a.number) or names.get(part) or (step.op if step else "closed over")
-            where = (step.op, step.line, step.scope) if step else ("", "", "")
-            made = 0 if maker is None else maker + 1
+        for held_ in held:
+            number, storage = held_.number, held_.storage
+            kind = self._kind(held_, numbers, storages)
+            part = self.parts.get(number, number)
+            maker = None if numbers.get(number) in ("input", "parameter") else makers.get(part)
+            step = None if maker is None else self.steps[maker]
+            readers = reads.get(held_.key, ())
             residual = Residual(
-                name,
-                self.values[a.number],
-                kind,
-                a.storage,
-                a.nbytes,
-                *where,
-                saved=made if a.saved is None else a.saved,
-                reads=tuple(reads.get(a.number, ())),
+                name=names.get(number) or names.get(part) or (step.op if step else "closed over"),
+                value=self.values[number],
+                kind=kind,
+                storage=storage,
+                nbytes=held_.nbytes,
+                size=held_.size,
+                is_new=held_.is_made and storage not in storages and number not in numbers,
+                op=step.op if step else "",
+                line=step.line if step else "",
+                scope=step.scope if step else "",
+                saved=(0 if maker is None else maker + 1) if held_.saved is None else held_.saved,
+                reads=tuple(readers),
+                is_needed=not needed.isdisjoint(readers),
             )
-            crossing.setdefault((a.number, a.storage), residual)
-        return Trace(tuple(self.steps), tuple(crossing.values()))
+            crossing.setdefault((number, storage), residual)
+        return Trace(tuple(self.steps), tuple(crossing.values()), frozenset(numbers))
 
-    def _reads(self) -> dict[int, list[int]]:
-        """The steps of the backward that read each value, themselves or a view that the backward takes of it."""
-        found: dict[int, list[int]] = defaultdict(list)
-        viewed: dict[int, set[int]] = {}  # of a view, what it is a view of
-        for i, step in enumerate(self.steps):
-            if step.phase == "backward":
-                bases = {base for n in step.ins for base in viewed.get(n, {n})}
-                if step.cost == "view":
-                    for n in step.outs:
-                        viewed[n] = viewed.get(n, {n}) | bases
-                else:
-                    for base in bases | set(step.ins):
-                        found[base].append(i)
+    @staticmethod
+    def _kind(a: Held, numbers: dict[int, Kind], storages: dict[Hashable, Kind]) -> Kind:
+        if a.is_hidden:
+            return "hidden"
+        if a.number in numbers:
+            return numbers[a.number]
+        if a.size < a.nbytes:
+            return "view"
+        return storages.get(a.storage, "new" if a.is_made else "parameter")  # closed over: somebody else keeps it
+
+    def _reads(self) -> dict[Hashable, list[int]]:
+        """The steps of the backward that touch each key to read it, or a view that the backward takes of it."""
+        found: dict[Hashable, list[int]] = defaultdict(list)
+        viewed: dict[Hashable, Keys] = {}  # of a view, what it is a view of
+        for i, (reads, writes) in self._touched.items():
+            bases = frozenset(base for key in reads for base in viewed.get(key, {key}))
+            if self.steps[i].cost == "view":
+                for key in writes:
+                    viewed[key] = viewed.get(key, frozenset({key})) | bases
+            else:
+                for base in bases | reads:
+                    found[base].append(i)
+        return found
+
+    def _needed(self, gradients: Iterable[Hashable]) -> set[int]:
+        """The steps of the backward on the way to a gradient."""
+        live, before, found = {*gradients}, -1, set()
+        while len(live) > before:  # again, for what one turn of a loop hands to the next
+            before = len(live)
+            for i, (reads, writes) in reversed(self._touched.items()):
+                if not live.isdisjoint(writes):
+                    found.add(i)
+                    live |= reads
         return found

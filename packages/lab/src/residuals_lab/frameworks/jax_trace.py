@@ -7,15 +7,16 @@ A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from residuals_lab.errors import UsageError
 from residuals_lab.places import innermost
-from residuals_lab.trace import Held, Recorder, Trace
+from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
 _OPS = {
@@ -61,6 +62,10 @@ def trace(
     args: Sequence[Any],
     names: Sequence[str],
     fields: Callable[..., Any] | None = None,
+    *,
+    parameters: Collection[int] = (),
+    frozen: Collection[int] = (),
+    is_abstract: bool = True,
 ) -> Trace:
     """Record one forward and one backward of `fn`, without computing anything.
 
@@ -68,24 +73,41 @@ def trace(
 
     Args:
         fn: a function of arrays only.
-        args: its arguments, or their shapes and dtypes.
+        args: its arguments, or their shapes and dtypes. Those of floating numbers are differentiated.
         names: what to call each argument.
         fields: a function of the same arguments whose result is a NamedTuple: a held array that has the value of one of
             its fields is called by that field's name.
+        parameters: which of the arguments are parameters.
+        frozen: which of them are not differentiated, though of floating numbers.
+        is_abstract: not used; in PyTorch, whether to compute.
     """
     recorder = Recorder()
     walk = _Walk(recorder)
-    made, (out, pull) = jax.make_jaxpr(lambda *a: jax.vjp(fn, *a), return_shape=True)(*args)
+    differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and i not in frozen]
+    if not differentiated:
+        raise UsageError("expected an argument of floating numbers to differentiate, got none")
+
+    def forward(*args: Any) -> Any:
+        def of_differentiated(*some: Any) -> Any:
+            given = dict(zip(differentiated, some, strict=True))
+            leaves = jax.tree.leaves(fn(*(given.get(i, a) for i, a in enumerate(args))))
+            return [y for y in leaves if _is_inexact(y)], [y for y in leaves if not _is_inexact(y)]
+
+        out, pull, rest = jax.vjp(of_differentiated, *(args[i] for i in differentiated), has_aux=True)
+        return out, rest, pull
+
+    made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
+    if not out:
+        raise UsageError("expected a result of floating numbers, got none")
     read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
-    out = jax.tree.leaves(out)
 
     inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
     made_arrays = walk.run(made, inputs)
-    outputs, saved = made_arrays[: len(out)], made_arrays[len(out) :]
+    outputs, saved = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
 
     recorder.phase = "backward"
     cotangents = [walk.array(("cotangent", i), o) for i, o in enumerate(out)]
-    walk.run(read, [*saved, *cotangents])
+    gradients = walk.run(read, [*saved, *cotangents])
 
     recorder.phase = "naming"
     labels = dict(zip((a.number for a in inputs), names, strict=True))
@@ -94,13 +116,14 @@ def trace(
         found = iter(walk.run(named, inputs))
         labels |= {next(found).number: name for name, leaf in shape._asdict().items() if leaf is not None}
 
-    held = [(a, False) for a in saved] + [(a, True) for a in walk.constants(read)]
-    return recorder.trace(
-        [Held(*a, is_made=a.storage[0] == "made", is_hidden=hidden) for a, hidden in held],
-        {a.number: a.storage for a in inputs},
-        {a.number: a.storage for a in outputs},
-        labels,
-    )
+    known = [a.known_as("parameter" if i in parameters else "input") for i, a in enumerate(inputs)]
+    held = [a.held(is_hidden=False) for a in saved] + [a.held(is_hidden=True) for a in walk.constants(read)]
+    known += [a.known_as("output") for a in outputs]
+    return recorder.trace(held, known, [a.number for a in gradients], labels)
+
+
+def _is_inexact(a: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(a), jnp.inexact)
 
 
 class _Array(NamedTuple):
@@ -109,6 +132,13 @@ class _Array(NamedTuple):
     number: int
     storage: tuple[Any, ...]
     nbytes: int
+
+    def held(self, is_hidden: bool) -> Held:
+        is_made = self.storage[0] == "made"
+        return Held(self.number, self.number, self.storage, self.nbytes, self.nbytes, is_made, is_hidden)
+
+    def known_as(self, kind: Kind) -> Known:
+        return Known(self.number, self.storage, kind)
 
 
 class _Walk:
@@ -217,9 +247,11 @@ class _Walk:
             wrong = [i for i, n in enumerate(next_turn) if self._next_turn.get(n, next_turn[n]) != next_turn[n]]
             if not wrong:
                 self._next_turn |= next_turn
+                for n, out in next_turn.items():
+                    self.recorder.again("carry", [out], [n])
                 self._depth -= 1
                 return carried, outs
-            del self.recorder.steps[begin:]
+            self.recorder.forget(begin)
             for i in wrong:
                 refuted[i] += 1
 

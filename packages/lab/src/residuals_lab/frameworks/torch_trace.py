@@ -1,7 +1,8 @@
 """How the PyTorch adapter traces: it runs a function and its backward, and numbers what operations read and make."""
 
+import dataclasses
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from residuals_lab.errors import UsageError
 from residuals_lab.places import innermost
-from residuals_lab.trace import Held, Recorder, Trace
+from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
 _OPS = {
@@ -49,18 +52,20 @@ def trace(
     names: Sequence[str],
     fields: Callable[..., Any] | None = None,
     *,
+    parameters: Collection[int] = (),
     is_abstract: bool = False,
 ) -> Trace:
     """As in the JAX adapter, by running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them.
     Tensors that `fn` finds elsewhere, as in a module, are then taken for fake ones too.
 
-    What is held are the storages that saved-tensor hooks see; `hidden` are those that hang on a node of the graph
-    otherwise, or that the backward reads without having made them or been given them: from a closure, an object, a
-    module.
+    Gradients are asked for of all leaves of the graph that require one. What is held are the storages that saved-tensor
+    hooks see, and what a backward reads without having made it or been given it, as a checkpoint does. `hidden` are
+    those that hang on a node of the graph otherwise, or that an `autograd.Function` finds in a closure, an object, a
+    module. The parameters and buffers of every module that runs are known as such.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
     with fake or nullcontext():
-        return _trace(fn, args, names, fields, _Recording(fake))
+        return _trace(fn, args, names, fields, parameters, _Recording(fake))
 
 
 def _trace(
@@ -68,53 +73,89 @@ def _trace(
     args: Sequence[Tensor],
     names: Sequence[str],
     fields: Callable[..., Any] | None,
+    parameters: Collection[int],
     recording: "_Recording",
 ) -> Trace:
     recorder = recording.recorder
     args = [recording.seen_as(a).detach().requires_grad_(a.requires_grad) for a in args]
-    inputs: dict[int, Hashable] = {recording.number(a): recording.storage(a) for a in args}
-    labels = dict(zip(inputs, names, strict=True))
+    known = [recording.known_as(a, "parameter" if i in parameters else "input") for i, a in enumerate(args)]
+    labels = dict(zip((a.number for a in known), names, strict=True))
     held: list[Held] = []
     seen: set[int] = set()
 
-    def hold(t: Tensor, hidden: bool) -> None:
-        if not (hidden and recording.storage(t) in seen):
-            seen.add(recording.storage(t))
-            is_made = recording.storage(t) in recording.made
-            so_far = None if hidden else len(recorder.steps)
-            held.append(
-                Held(
-                    recording.number(t),
-                    recording.storage(t),
-                    t.untyped_storage().nbytes(),
-                    is_made,
-                    hidden,
-                    so_far,
-                )
-            )
+    def hold(t: Tensor, is_hidden: bool, saved: int | None = None) -> None:
+        storage = recording.storage(t)
+        seen.add(storage)
+        sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
+        is_made = storage in recording.made
+        held.append(Held(recording.number(t), storage, storage, *sizes, is_made, is_hidden, saved))
 
     def pack(t: Tensor) -> Tensor:
-        hold(t, hidden=False)
+        hold(t, is_hidden=False, saved=len(recorder.steps))
         return t.detach()  # an output that its own node holds would be a cycle
 
     with recording:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out = fn(*args)
-        outs = [y for y in tree_leaves(out) if isinstance(y, Tensor) and y.requires_grad]
-        outputs: dict[int, Hashable] = {recording.number(y): recording.storage(y) for y in outs}
+        outs = [y for y in _tensors(out) if y.requires_grad]
+        if not outs:
+            raise UsageError(_without_gradient(out))
+        for name, t in recording.parameters.items():
+            known.append(recording.known_as(t, "parameter"))
+            labels.setdefault(known[-1].number, name)
+        known += [recording.known_as(y, "output") for y in _tensors(out)]
         cotangents = [torch.ones_like(y) for y in outs]
         recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
-        for t in _hung_on_graph(outs):
-            hold(t, hidden=True)
-        torch.autograd.grad(outs, [a for a in args if a.requires_grad], cotangents, allow_unused=True)
-        for t in recording.found_by_backward:
-            hold(t, hidden=True)
+        leaves = [*args]
+        for node in _nodes(outs):
+            if type(node).__name__ == "AccumulateGrad":
+                leaves.append(node.variable)
+            for t in _hung_on(node):
+                hold(t, is_hidden=recording.storage(t) not in seen)
+        leaves += [t for t in recording.parameters.values() if t.requires_grad]
+        gradients = _backward(outs, cotangents, leaves)
+        for t, is_hidden in recording.found_by_backward:
+            if recording.storage(t) not in seen:
+                hold(t, is_hidden)
         recorder.phase = "naming"
         if fields is not None:
             with torch.no_grad():
                 found = fields(*args)._asdict()
             labels |= {recording.number(t): name for name, t in found.items() if t is not None}
-    return recorder.trace(held, inputs, outputs, labels)
+    return recorder.trace(held, known, map(recording.storage, gradients), labels)
+
+
+def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of these leaves, whose own are put back afterwards.
+
+    `torch.autograd.grad` would not do: a reentrant checkpoint refuses it, and hides its leaves.
+    """
+    before = {id(t): (t, t.grad) for t in leaves}
+    for t, _ in before.values():
+        t.grad = None
+    try:
+        torch.autograd.backward(outs, cotangents)
+        return [t.grad for t, _ in before.values() if t.grad is not None]
+    finally:
+        for t, grad in before.values():
+            t.grad = grad
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    """The tensors among results of any shape, those in dataclasses too."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(out):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
+    return found
+
+
+def _without_gradient(out: Any) -> str:
+    found = _tensors(out)
+    got = f"{len(found)} of them, none of which does" if found else f"{type(out).__name__} without a tensor"
+    return f"expected a result that requires a gradient, got {got}; does an argument or a parameter require one?"
 
 
 class _Recording(TorchDispatchMode):
@@ -129,20 +170,22 @@ class _Recording(TorchDispatchMode):
         self.fake = fake
         self.recorder = Recorder()
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
-        self.found_by_backward: list[Tensor] = []  # what it reads beside them
+        self.found_by_backward: list[tuple[Tensor, bool]] = []  # what it reads beside them, and whether a rule does
+        self.parameters: dict[str, Tensor] = {}  # and buffers, of the modules that run
         self.known: set[int] = set()  # storages met so far
         self.made: set[int] = set()  # those of them that an operation made
         self._known: dict[Hashable, int] = {}
         self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
         self._scopes: list[str] = []  # of the modules that are running, the innermost last
         self._names: dict[torch.nn.Module, str] = {}
-        self._alive: list[Any] = []
+        self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         ins = [self.number(t) for t in read]
-        written = {id(t) for t in _written(func, args, kwargs)}
+        changed = [*_written(func, args, kwargs)]
+        written = {id(t) for t in changed}
         out = func(*args, **kwargs)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if not (outs or written):  # a question about a tensor, such as where it is
@@ -151,7 +194,9 @@ class _Recording(TorchDispatchMode):
         self.made |= {self.storage(t) for t in outs} - self.known
         self.known |= self.made
         if self.recorder.phase == "backward":
-            self.found_by_backward += [t for t in read if self.storage(t) not in self.known_to_backward]
+            # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
+            in_rule = isinstance(torch._C._current_autograd_node(), BackwardCFunction) and not torch.is_grad_enabled()
+            self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
             self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
         self.recorder.line, self.recorder.scope = self._place()
         name = func.overloadpacket.__name__
@@ -166,6 +211,8 @@ class _Recording(TorchDispatchMode):
                 base = "integer_pow"  # a few products
             shapes = [(t.shape, dtype_name(t)) for t in outs]
             numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
+            if self.recorder.phase == "backward":
+                self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
         versions = {self.storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
         for t, number in zip(outs, numbers, strict=True):
             is_written = id(t) in written  # which counts only after this dispatch too
@@ -192,6 +239,8 @@ class _Recording(TorchDispatchMode):
         if not self._scopes:  # the outermost one, which knows the names of all in it
             root = type(module).__name__
             self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
+            for name, t in (*module.named_parameters(), *module.named_buffers()):
+                self.parameters.setdefault(name, t)
         self._scopes.append(self._names.get(module, type(module).__name__))
 
     def _leave_module(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -223,11 +272,15 @@ class _Recording(TorchDispatchMode):
         return self.fake.from_tensor(t) if self.fake and not isinstance(t, FakeTensor) else t
 
     def storage(self, t: Tensor) -> int:
-        return self.seen_as(t).untyped_storage()._cdata
+        storage = self.seen_as(t).untyped_storage()
+        self._alive.setdefault(storage._cdata, storage)
+        return storage._cdata
+
+    def known_as(self, t: Tensor, kind: Kind) -> Known:
+        return Known(self.number(t), self.storage(t), kind)
 
     def _key(self, t: Tensor, version: int) -> Hashable:
         t = self.seen_as(t)
-        self._alive.append(t.untyped_storage())
         return self.storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
 
 
@@ -247,13 +300,19 @@ def dtype_name(t: Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
 
-def _hung_on_graph(outs: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Tensors among the attributes of the graph's nodes: what somebody put on `ctx` without `save_for_backward`."""
+def _nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph."""
     todo, seen = [y.grad_fn for y in outs], set()
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [following for following, _ in node.next_functions]
-        yield from (t for t in tree_leaves(getattr(node, "__dict__", {})) if isinstance(t, Tensor))
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [following for following, _ in node.next_functions]
+            yield node
+
+
+def _hung_on(node: Any) -> list[Tensor]:
+    """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`."""
+    if type(node).__name__ == "CheckpointFunctionBackward":  # the state of a generator
+        return []
+    return [t for t in tree_leaves(getattr(node, "__dict__", {})) if isinstance(t, Tensor)]
