@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +124,28 @@ def _executed(place: str, folder: Path, run: Callable[[], types.ModuleType]) -> 
         sys.path.remove(str(folder))
 
 
-def framework_of(fn: Callable[..., Any], name: str) -> str:
-    """The framework that the function `name` is written in, from its type and the names that its code can see."""
+def framework_of(fn: Callable[..., Any], name: str, args: Sequence[Any] = ()) -> str:
+    """The framework that the function `name` is written in: from its arguments, its type, the names its code can see."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     inner = inspect.unwrap(getattr(fn, "__func__", fn))
     seen = getattr(inner, "__globals__", None) or vars(sys.modules[type(inner).__module__])
-    things = (*type(fn).__mro__, *seen.values())
-    homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
-    roots = {str(home).partition(".")[0] for home in homes}
-    found = [name for name in frameworks.NAMES if roots & {name, f"residuals_{name}"}]
-    if len(found) != 1:
-        raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
-    return found[0]
+    for things in (_types_in(args), type(fn).__mro__, seen.values()):
+        homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
+        roots = {str(home).partition(".")[0] for home in homes}
+        found = [name for name in frameworks.NAMES if roots & {*_ROOTS[name], f"residuals_{name}"}]
+        if len(found) == 1:
+            return found[0]
+    raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
+
+
+_ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox"}, "torch": {"torch"}}
+
+
+def _types_in(args: Any) -> list[type]:
+    """The types of arguments, those in lists and dicts too, and what they are derived from."""
+    found: list[type] = []
+    for a in args:
+        within = a.values() if isinstance(a, dict) else a if isinstance(a, (list, tuple)) else ()
+        found += [*type(a).__mro__, *_types_in(within)]
+    return found

@@ -6,8 +6,10 @@ saved array is known by its number wherever it turns up. Adapters write a trace 
 reads it.
 """
 
+import math
+import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -45,6 +47,13 @@ class Value:
     number: int
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements, by the bits that a dtype has in its name."""
+        bits = re.search(r"\d+", self.dtype)
+        width = int(bits[0]) // 8 if bits else {"bool": 1}.get(self.dtype, 8)  # a key is two words
+        return math.prod(self.shape) * width
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Trace:
     steps: tuple[Step, ...]
     crossing: tuple[Residual, ...]
     alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
+    values: Mapping[int, Value] = field(default_factory=dict)  # by number
 
     @property
     def saved_bytes(self) -> int:
@@ -203,25 +213,26 @@ class Recorder:
         """
         makers = {n: i for i, step in reversed([*enumerate(self.steps)]) for n in step.outs}
         reads, needed = self._reads(), self._needed(gradients)
-        numbers, storages = {}, {}
-        for a in reversed([*known]):
-            numbers[a.number], storages[a.storage] = a.kind, a.kind
+        first = [*known][::-1]
+        numbers, storages = frozenset(a.number for a in first), {a.storage: a.kind for a in first}
+        titles = {a.storage: names[a.number] for a in first if a.number in names}
         crossing: dict[tuple[int, Hashable], Residual] = {}
         for held_ in held:
             number, storage = held_.number, held_.storage
-            kind = self._kind(held_, numbers, storages)
+            kind = self._kind(held_, storages)
             part = self.parts.get(number, number)
-            maker = None if numbers.get(number) in ("input", "parameter") else makers.get(part)
+            maker = makers.get(part) if held_.is_made or number not in numbers else None
             step = None if maker is None else self.steps[maker]
             readers = reads.get(held_.key, ())
+            title = titles.get(storage) if held_.size == held_.nbytes else None  # as large as what it is a view of
             residual = Residual(
-                name=names.get(number) or names.get(part) or (step.op if step else "closed over"),
+                name=names.get(number) or names.get(part) or title or (step.op if step else "closed over"),
                 value=self.values[number],
                 kind=kind,
                 storage=storage,
                 nbytes=held_.nbytes,
                 size=held_.size,
-                is_new=held_.is_made and storage not in storages and number not in numbers,
+                is_new=held_.is_made and storage not in storages,
                 op=step.op if step else "",
                 line=step.line if step else "",
                 scope=step.scope if step else "",
@@ -230,14 +241,12 @@ class Recorder:
                 is_needed=not needed.isdisjoint(readers),
             )
             crossing.setdefault((number, storage), residual)
-        return Trace(tuple(self.steps), tuple(crossing.values()), frozenset(numbers))
+        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values)
 
     @staticmethod
-    def _kind(a: Held, numbers: dict[int, Kind], storages: dict[Hashable, Kind]) -> Kind:
+    def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:
         if a.is_hidden:
             return "hidden"
-        if a.number in numbers:
-            return numbers[a.number]
         if a.size < a.nbytes:
             return "view"
         return storages.get(a.storage, "new" if a.is_made else "parameter")  # closed over: somebody else keeps it

@@ -12,6 +12,7 @@ import numpy as np
 
 import residuals_jax
 from residuals_jax import _lib
+from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_trace import trace as trace
 
 NAME = "jax"
@@ -119,6 +120,43 @@ def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence
         return (*d_args, d_g)
 
     return run(tuple(args), g, tuple(us))
+
+
+def arrays_in(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]]:
+    """The arrays in a tree by their paths, such as `['w']`, and what puts others in their places.
+
+    Shapes and dtypes, `jax.ShapeDtypeStruct`, count as arrays. All else stays as it is.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    places = [i for i, (_, leaf) in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+
+    def rebuild(arrays: Sequence[Any]) -> Any:
+        given = dict(zip(places, arrays, strict=True))
+        return jax.tree.unflatten(treedef, [given.get(i, leaf) for i, (_, leaf) in enumerate(leaves)])
+
+    return {jax.tree_util.keystr(leaves[i][0]): leaves[i][1] for i in places}, rebuild
+
+
+def shaped(shape: tuple[int, ...], dtype: str) -> Any:
+    """An array that is not there: its shape and dtype. The dtype `key` is a key of a random generator."""
+    if dtype == "key":
+        return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape or ()))
+    if dtype in ("float64", "int64") and not jax.config.jax_enable_x64:
+        raise UsageError(f"argument: JAX computes in 32 bits unless JAX_ENABLE_X64=1 is set, got {dtype}")
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def without_computing(make: Callable[[], Any]) -> Any:
+    """What `make()` gives, with shapes and dtypes in place of its arrays."""
+    rebuilds = []
+
+    def arrays() -> list[Any]:
+        found, rebuild = arrays_in(make())
+        rebuilds.append(rebuild)
+        return [*found.values()]
+
+    shapes = jax.eval_shape(arrays)
+    return rebuilds[0](shapes)
 
 
 def outline(fn: Callable[..., Any], *args: Any) -> Any:

@@ -54,6 +54,7 @@ _BODIES = {
 }
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 _IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
+_COPIES = {"copy", "copy_p"}  # the same values in another array
 _TRANSFORMS = {"checkpoint", "jvp", "rematted_computation", "transpose", "vmap"}  # on a stack of names
 
 
@@ -180,6 +181,9 @@ class _Walk:
         name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
         if name in _IDENTITIES or _keeps_precision(eqn):
             return reads
+        if name in _COPIES:
+            self.recorder.again(name, [reads[0].number], [reads[0].number])
+            return [self._new(reads[0].number, avals[0])]
         if name in _BODIES:
             return self.run(eqn.params[_BODIES[name]], reads)
         if name == "scan":

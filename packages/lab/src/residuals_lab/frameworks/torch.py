@@ -1,6 +1,8 @@
 """The PyTorch adapter: the same functions as the JAX one, which documents them."""
 
-from collections.abc import Callable, Sequence
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
@@ -10,9 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
+from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_trace import dtype_name
 from residuals_lab.frameworks.torch_trace import trace as trace
 from residuals_torch import _lib
@@ -139,6 +143,63 @@ def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence
     if not pairs:
         return tuple(torch.zeros_like(a) for a in (*args, g))
     return torch.autograd.grad([d for d, _ in pairs], (*args, g), [u for _, u in pairs], **zero)
+
+
+def arrays_in(tree: Any) -> tuple[dict[str, Tensor], Callable[[Sequence[Any]], Any]]:
+    """As in the JAX adapter, for the trees that PyTorch knows, and dataclasses."""
+    found: dict[str, Tensor] = {}
+
+    def look(a: Any, path: str) -> None:
+        if isinstance(a, Tensor):
+            found[path] = a
+        for where, part in _parts(a):
+            look(part, path + where)
+
+    def replaced(a: Any, arrays: Iterator[Tensor]) -> Any:
+        if isinstance(a, Tensor):
+            return next(arrays)
+        parts = [replaced(part, arrays) for _, part in _parts(a)]
+        if isinstance(a, Mapping):
+            return type(a)(zip(a, parts, strict=True))  # type: ignore[call-arg]
+        if isinstance(a, (list, tuple)):
+            return type(a)(*parts) if hasattr(a, "_fields") else type(a)(parts)
+        if _is_dataclass(a):
+            made = copy.copy(a)
+            for f, part in zip(dataclasses.fields(a), parts, strict=True):
+                object.__setattr__(made, f.name, part)
+            return made
+        return a
+
+    look(tree, "")
+    return found, lambda arrays: replaced(tree, iter(arrays))
+
+
+def _parts(a: Any) -> list[tuple[str, Any]]:
+    """What a tree consists of, and where in it."""
+    if isinstance(a, Mapping):
+        return [(f"[{key!r}]", part) for key, part in a.items()]
+    if isinstance(a, (list, tuple)):
+        names = [f".{name}" for name in a._fields] if hasattr(a, "_fields") else [f"[{i}]" for i in range(len(a))]
+        return list(zip(names, a, strict=True))
+    return [(f".{f.name}", getattr(a, f.name)) for f in dataclasses.fields(a)] if _is_dataclass(a) else []
+
+
+def _is_dataclass(a: Any) -> bool:
+    return dataclasses.is_dataclass(a) and not isinstance(a, type)
+
+
+def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """A tensor without numbers, which requires a gradient if it can: to be made and used `without_computing`."""
+    if dtype == "key":
+        raise UsageError("argument: PyTorch has no keys; residuals_torch takes two numbers, u32[2]")
+    made = torch.empty(shape, dtype=getattr(torch, dtype))
+    return made.requires_grad_(made.is_floating_point())
+
+
+def without_computing(make: Callable[[], Any]) -> Any:
+    """What `make()` gives, with fake tensors in place of real ones: they have no numbers and take no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return make()
 
 
 def outline(fn: Callable[..., Any], *args: Any) -> Any:

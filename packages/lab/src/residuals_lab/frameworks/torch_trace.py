@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,6 +45,7 @@ _OPS = {
     "threefry_uniform": "random",
 }
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
+_COPIES = {"clone"}  # the same values in another storage
 
 
 def trace(
@@ -53,6 +55,7 @@ def trace(
     fields: Callable[..., Any] | None = None,
     *,
     parameters: Collection[int] = (),
+    frozen: Collection[int] = (),
     is_abstract: bool = False,
 ) -> Trace:
     """As in the JAX adapter, by running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them.
@@ -63,7 +66,8 @@ def trace(
     those that hang on a node of the graph otherwise, or that an `autograd.Function` finds in a closure, an object, a
     module. The parameters and buffers of every module that runs are known as such.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
+    fake = detect_fake_mode(args) or FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
+    args = [a.detach().requires_grad_(a.requires_grad and i not in frozen) for i, a in enumerate(args)]
     with fake or nullcontext():
         return _trace(fn, args, names, fields, parameters, _Recording(fake))
 
@@ -77,7 +81,7 @@ def _trace(
     recording: "_Recording",
 ) -> Trace:
     recorder = recording.recorder
-    args = [recording.seen_as(a).detach().requires_grad_(a.requires_grad) for a in args]
+    args = [recording.seen_as(a) for a in args]
     known = [recording.known_as(a, "parameter" if i in parameters else "input") for i, a in enumerate(args)]
     labels = dict(zip((a.number for a in known), names, strict=True))
     held: list[Held] = []
@@ -202,6 +206,9 @@ class _Recording(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in _IDENTITIES:
             numbers: Sequence[int] = ins
+        elif name in _COPIES:
+            numbers = ins
+            self.recorder.again(name, ins, numbers)
         else:
             attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
             if torch.Tag.nondeterministic_seeded in func.tags:
@@ -211,8 +218,8 @@ class _Recording(TorchDispatchMode):
                 base = "integer_pow"  # a few products
             shapes = [(t.shape, dtype_name(t)) for t in outs]
             numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
-            if self.recorder.phase == "backward":
-                self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
+        if name not in _IDENTITIES and self.recorder.phase == "backward":
+            self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
         versions = {self.storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
         for t, number in zip(outs, numbers, strict=True):
             is_written = id(t) in written  # which counts only after this dispatch too

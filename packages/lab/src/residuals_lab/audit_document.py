@@ -1,0 +1,143 @@
+"""An audit as plain data: what the command prints as JSON, and what its tables are made of."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from residuals_lab.trace import Residual, Trace
+
+By = Literal["source", "module", "kind"]
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Row:
+    """Residuals that look alike, as in the layers of a stack: of one name, kind, shape and line."""
+
+    residual: Residual  # the first
+    count: int = 0
+    nbytes: int = 0  # each storage once
+    new_bytes: int = 0
+
+
+@dataclass
+class Branch:
+    """A module or function, with all that is in it; a number of alike ones, such as layers, is one branch."""
+
+    name: str
+    count: int = 0
+    nbytes: int = 0
+    new_bytes: int = 0
+    branches: dict[str, "Branch"] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)  # of those that it stands for
+
+
+def stored(trace: Trace) -> list[Residual]:
+    """One residual for each storage: the largest."""
+    largest: dict[Any, Residual] = {}
+    for r in trace.crossing:
+        if r.storage not in largest or r.size > largest[r.storage].size:
+            largest[r.storage] = r
+    return list(largest.values())
+
+
+def rows(trace: Trace) -> list[Row]:
+    """All storages, alike ones together, the largest first; new memory before what is alive anyway."""
+    found: dict[Any, Row] = {}
+    for r in stored(trace):
+        row = found.setdefault((_alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
+        row.count += 1
+        row.nbytes += r.nbytes
+        row.new_bytes += r.nbytes * r.is_new
+    return sorted(found.values(), key=lambda row: (-row.new_bytes, -row.nbytes))
+
+
+def by(trace: Trace, what: By) -> list[tuple[str, int, int, int]]:
+    """Label, count, bytes and new bytes of each source line, module or kind, the largest first."""
+    label: Callable[[Residual], str] = {
+        "source": lambda r: r.line or "(not the user's code)",
+        "module": lambda r: _alike(r.scope) or "(no module)",
+        "kind": lambda r: r.kind,
+    }[what]
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for r in stored(trace):
+        for i, amount in enumerate((1, r.nbytes, r.nbytes * r.is_new)):
+            found[label(r)][i] += amount
+    return sorted(((key, *amounts) for key, amounts in found.items()), key=lambda row: (-row[3], -row[2]))
+
+
+def tree(trace: Trace) -> Branch:
+    """Bytes by module or function, where the arrays are made."""
+    root = Branch("")
+    for r in stored(trace):
+        names = r.scope.split("/") if r.scope else []
+        for depth in range(len(names) + 1):
+            branch = _reach(root, names[:depth])
+            branch.paths.add("/".join(names[:depth]))
+            branch.count += 1
+            branch.nbytes += r.nbytes
+            branch.new_bytes += r.nbytes * r.is_new
+    return root
+
+
+def _reach(root: Branch, names: list[str]) -> Branch:
+    for name in map(_alike, names):
+        root = root.branches.setdefault(name, Branch(name))
+    return root
+
+
+def _alike(name: str) -> str:
+    """The same for every layer of a stack: `layers/3/mlp` is `layers/*/mlp`."""
+    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+\b", "*", name)
+
+
+def document(report: Any) -> dict[str, Any]:
+    """The whole report."""
+    trace: Trace = report.trace
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": report.target,
+        "framework": report.framework,
+        "stage": "before compilation",
+        "saved_bytes": trace.saved_bytes,
+        "new_bytes": trace.new_bytes,
+        "peak_bytes": report.peak_bytes,
+        "operations": {"forward": trace.turn, "backward": len(trace.steps) - trace.turn},
+        "residuals": [_residual(trace, r) for r in trace.crossing],
+        "findings": [asdict(finding) for finding in report.findings],
+        "recomputed": [asdict(recomputation) for recomputation in report.recomputed],
+        "advice": [asdict(advice) for advice in report.advice],
+        "modules": _branch(tree(trace)),
+    }
+
+
+def _residual(trace: Trace, r: Residual) -> dict[str, Any]:
+    read_by = dict.fromkeys(trace.steps[i].op for i in r.reads)
+    return {
+        "name": r.name,
+        "shape": list(r.value.shape),
+        "dtype": r.value.dtype,
+        "bytes": r.size,
+        "storage_bytes": r.nbytes,
+        "kind": r.kind,
+        "is_new": r.is_new,
+        "made_by": r.op,
+        "line": r.line,
+        "module": r.scope,
+        "read_by": list(read_by),
+        "is_unused": r.is_unused,
+    }
+
+
+def _branch(branch: Branch) -> dict[str, Any]:
+    inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
+    return {
+        "name": branch.name,
+        "modules_alike": len(branch.paths),
+        "arrays": branch.count,
+        "bytes": branch.nbytes,
+        "new_bytes": branch.new_bytes,
+        "inside": [_branch(b) for b in inside],
+    }

@@ -1,0 +1,166 @@
+"""An audit for people: tables on a terminal, text, a page of HTML."""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from residuals_lab.audit_document import Branch, By, Row, by, rows, tree
+from residuals_lab.show import size
+from residuals_lab.trace import Residual, Trace
+
+COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
+DEPTH = 4  # of modules in modules
+
+
+def show(report: Any, console: Console, top: int = 12, group: By | None = None) -> None:
+    """Print the report: the totals, the largest arrays, the modules, then what is wasted and what is done again."""
+    trace: Trace = report.trace
+    console.print(Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
+    console.print(_totals(report))
+    console.print()
+    console.print(_groups(trace, group, top) if group else _largest(trace, top))
+    if not group and len(trace.crossing) > top and (modules := tree(trace)).branches:
+        console.print()
+        console.print(_modules(modules))
+    for title, lines in (("Wasted", _findings(report)), ("Computed again", _recomputed(report, top)), ("Advice", _advice(report))):
+        if lines:
+            console.print()
+            console.print(Text(title, "bold"))
+            for line in lines:
+                console.print(line)
+    if not report.findings:
+        console.print()
+        console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
+
+
+def text(report: Any) -> str:
+    """The report as plain text."""
+    out = io.StringIO()
+    show(report, Console(file=out, width=160, highlight=False, markup=False, soft_wrap=True))
+    return out.getvalue().rstrip()
+
+
+def html(reports: Sequence[Any], top: int = 30) -> str:
+    """The reports as HTML, to be put into a page."""
+    console = Console(file=io.StringIO(), record=True, width=160, highlight=False, markup=False)
+    for report in reports:
+        show(report, console, top)
+        console.print()
+    style = "font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto"
+    return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+
+
+def _totals(report: Any) -> str:
+    trace: Trace = report.trace
+    alive = trace.saved_bytes - trace.new_bytes
+    arrays = len({r.storage for r in trace.crossing if r.is_new})
+    return (
+        f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
+        f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "
+        f"peak {size(report.peak_bytes)}; {trace.turn:,} operations forward, {len(trace.steps) - trace.turn:,} backward"
+    )
+
+
+def _table(*heads: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for i, head in enumerate(heads):
+        table.add_column(head, no_wrap=True, justify="right" if i in right else "left")
+    return table
+
+
+def _largest(trace: Trace, top: int) -> Table:
+    found = rows(trace)
+    table = _table("held", "", "name", "kind", "array", "made by", "at", "read by", right=(0, 1))
+    for row in found[:top]:
+        r = row.residual
+        table.add_row(
+            size(row.nbytes),
+            f"{row.count} ×" if row.count > 1 else "",
+            r.name,
+            Text(r.kind, COLOURS[r.kind]),
+            f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]",
+            r.op or "–",
+            r.line or "–",
+            "nothing" if r.is_unused else _readers(trace, r),
+        )
+    if rest := found[top:]:
+        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", _rest(rest))
+    return table
+
+
+def _rest(rest: Sequence[Row]) -> str:
+    return f"more, {size(sum(row.new_bytes for row in rest))} new: --top {len(rest) + 12} shows all"
+
+
+def _readers(trace: Trace, r: Residual) -> str:
+    names = list(dict.fromkeys(trace.steps[i].op for i in r.reads))
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _groups(trace: Trace, group: By, top: int) -> Table:
+    table = _table("new", "held", "arrays", group, right=(0, 1, 2))
+    found = by(trace, group)
+    for label, count, nbytes, new in found[:top]:
+        table.add_row(size(new), size(nbytes), f"{count:,}", label)
+    if rest := found[top:]:
+        count, nbytes, new = (sum(row[i] for row in rest) for i in (1, 2, 3))
+        table.add_row(size(new), size(nbytes), f"{count:,}", f"({len(rest)} more)")
+    return table
+
+
+def _modules(root: Branch) -> Tree:
+    """The tree of modules, by the new memory of the arrays that they make."""
+    shown = Tree(Text("New memory by module", "bold"), guide_style="dim")
+
+    def grow(onto: Tree, branch: Branch, depth: int) -> None:
+        inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
+        for b in inside:
+            if b.new_bytes < 0.01 * root.new_bytes:
+                continue
+            name, alike = b.name, len(b.paths)
+            while len(b.branches) == 1 and not b.branches.keys() - {next(iter(b.branches))} and _only(b):
+                b = next(iter(b.branches.values()))
+                name, alike = f"{name}/{b.name}", len(b.paths)
+            many = f"  ({alike} alike)" if alike > 1 else ""
+            node = onto.add(Text.assemble((f"{size(b.new_bytes):>9}", "yellow"), f"  {name}{many}"))
+            if depth < DEPTH:
+                grow(node, b, depth + 1)
+
+    grow(shown, root, 1)
+    return shown
+
+
+def _only(branch: Branch) -> bool:
+    """Whether all of it is in the one module inside of it."""
+    (inside,) = branch.branches.values()
+    return inside.count == branch.count
+
+
+def _findings(report: Any) -> list[Text]:
+    lines = []
+    for f in report.findings:
+        names = list(dict.fromkeys(f.names))
+        what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
+        where = f" at {f.line}" if f.line else ""
+        lines.append(Text.assemble((f"{f.what:>10}", "red"), f"  {size(f.nbytes):>9}  {what}{many}{where}: {f.why}"))
+    return lines
+
+
+def _recomputed(report: Any, top: int) -> list[str]:
+    found = report.recomputed
+    lines = [
+        f"{r.cost:>15}  {r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}; "
+        f"to save it would keep {size(r.nbytes)}"
+        for r in found[:top]
+    ]
+    return [*lines, *([f"{'':>15}  and {len(found) - top} more"] if len(found) > top else [])]
+
+
+def _advice(report: Any) -> list[str]:
+    return [f"{size(a.freed):>10} less  {a.text}" for a in report.advice]

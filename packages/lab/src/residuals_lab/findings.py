@@ -1,0 +1,126 @@
+"""What a trace shows to be wasted: arrays held for nothing, and steps done again."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from residuals_lab.trace import CHEAP, Residual, Step, Trace
+
+What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Residuals that are wasted in the same way at the same place, and the bytes that would be freed without them."""
+
+    what: What
+    why: str  # in words, the same for all of them
+    names: tuple[str, ...]
+    line: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """A step of the forward that the backward does again, wherever it is at the same line."""
+
+    op: str
+    cost: str
+    line: str
+    count: int
+    nbytes: int  # of what it gives: saving that would keep as much
+
+
+def findings(trace: Trace) -> list[Finding]:
+    """What is wasted, the largest first. Single numbers are passed over."""
+    saved = [r for r in trace.crossing if r.value.shape]
+    found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
+    for what, why, residual, nbytes in (
+        *_unused(saved),
+        *_hidden(saved),
+        *_duplicates(saved),
+        *_pinned(saved),
+        *_derivable(trace, saved),
+    ):
+        found[what, why, residual.line].append((residual.name, nbytes))
+    together = [
+        Finding(what, why, tuple(name for name, _ in these), line, sum(nbytes for _, nbytes in these))
+        for (what, why, line), these in found.items()
+    ]
+    return sorted(together, key=lambda f: -f.nbytes)
+
+
+_Found = Iterable[tuple[What, str, Residual, int]]
+
+
+def _unused(saved: list[Residual]) -> _Found:
+    for r in saved:
+        if r.is_unused:
+            why = "read only for a gradient that nobody asked for" if r.reads else "the backward never reads it"
+            yield "unused", why, r, _freed(r)
+
+
+def _hidden(saved: list[Residual]) -> _Found:
+    for r in saved:
+        if r.kind == "hidden":
+            how = "kept outside of what the rule saves: on ctx, in a closure, in an object"
+            yield "hidden", how, r, _freed(r)
+
+
+def _duplicates(saved: list[Residual]) -> _Found:
+    """Equal values in more than one storage. One of them has to stay, if none is alive anyway."""
+    by_value: dict[int, dict[object, Residual]] = defaultdict(dict)
+    for r in saved:
+        by_value[r.value.number].setdefault(r.storage, r)
+    for same in by_value.values():
+        first, *others = sorted(same.values(), key=lambda r: r.is_new)
+        for r in others:
+            if r.is_new:
+                yield "duplicate", f"the same values as {first.name}", r, r.nbytes
+
+
+def _pinned(saved: list[Residual]) -> _Found:
+    """Parts of a larger array which, for their sake, stays alive as a whole."""
+    by_storage: dict[object, dict[int, Residual]] = defaultdict(dict)
+    for r in saved:
+        by_storage[r.storage][r.value.number] = r
+    for parts in by_storage.values():
+        largest = max(parts.values(), key=lambda r: r.size)
+        wasted = largest.nbytes - sum(r.size for r in parts.values())
+        if largest.is_new and wasted > 0:
+            yield "pinned", "a view that keeps a larger array alive: save a copy", largest, wasted
+
+
+def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
+    """New arrays that one cheap step makes of others that are there anyway."""
+    makers: dict[int, Step] = {}
+    for step in trace.steps[: trace.turn]:
+        for number in step.outs:
+            makers.setdefault(number, step)
+    there = trace.alive | {r.value.number for r in saved if not r.is_unused}
+    for r in saved:
+        step = makers.get(r.value.number)
+        if step is None or not r.is_new or r.is_unused or step.cost not in CHEAP:
+            continue
+        sources = [n for n in step.ins if n != r.value.number]
+        if sources and there.issuperset(sources) and r.value.number not in trace.alive:
+            yield "derivable", f"one {step.op} makes it of what is there anyway", r, r.nbytes
+
+
+def _freed(r: Residual) -> int:
+    return r.nbytes if r.is_new else 0
+
+
+def recomputations(trace: Trace, cheap: bool = False) -> list[Recomputation]:
+    """The steps that the backward repeats, the largest first; the cheap ones only if asked for."""
+    made = {n for step in trace.steps[: trace.turn] for n in step.outs}
+    again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for step in trace.steps[trace.turn :]:
+        if step.phase == "backward" and step.outs and made.issuperset(step.outs):
+            if cheap or step.cost not in CHEAP:
+                count, nbytes = again[step.op, step.cost, step.line]
+                more = step.times * sum(trace.values[n].nbytes for n in step.outs)
+                again[step.op, step.cost, step.line] = count + step.times, nbytes + more
+    found = [Recomputation(*place, *amount) for place, amount in again.items()]
+    return sorted(found, key=lambda r: (-r.nbytes, r.op, r.line))
