@@ -5,8 +5,9 @@
     print(audit(model, tokens))                               # PyTorch: a module or a function of tensors
     print(audit(loss, parameter(params), frozen(batch)))      # JAX: a function of pytrees
 
-Nothing is computed and no array is allocated, unless `is_concrete` says so: the function is traced on shapes and dtypes,
-in JAX as jaxprs and in PyTorch on fake tensors. The report is of the program as it is written, before a compiler.
+Nothing is computed and no array is allocated, unless `is_concrete` says so: the function is traced on shapes and
+dtypes, in JAX as jaxprs and in PyTorch on fake tensors. The report is of the program as it is written, before
+a compiler.
 """
 
 import inspect
@@ -109,7 +110,7 @@ def audit(
     """Report what `fn(*args, **kwargs)` keeps for its backward.
 
     Args:
-        fn: a function, a `torch.nn.Module`, or a callable pytree such as an Equinox module, whose arrays are parameters.
+        fn: a function, a `torch.nn.Module`, or a callable tree such as an Equinox module, whose arrays are parameters.
         *args: its arguments: arrays, `jax.ShapeDtypeStruct`s, or trees of them, each possibly marked as `parameter` or
             `frozen`. What is not an array is passed on as it is. In PyTorch a tensor is differentiated if it requires a
             gradient, as always; in JAX, if it is of floating numbers.
@@ -149,7 +150,8 @@ def _flat(
 ) -> tuple[Callable[..., Any], list[_Leaf]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. What `fn` itself holds are parameters."""
     given = {"": Marked(fn, is_parameter=True)}
-    given |= dict(zip(_names(fn, len(args)), map(_marked, args), strict=True)) | {k: _marked(a) for k, a in kwargs.items()}
+    given |= dict(zip(_names(fn, len(args)), map(_marked, args), strict=True))
+    given |= {key: _marked(a) for key, a in kwargs.items()}
     leaves, rebuilds = [], []
     for name, marked in given.items():
         found, rebuild = adapter.arrays_in(marked.tree)
@@ -174,8 +176,8 @@ def _marked(a: Any) -> Marked:
 def _names(fn: Callable[..., Any], n: int) -> list[str]:
     """What `fn` calls its first `n` arguments."""
     try:
-        parameters = inspect.signature(getattr(fn, "forward", fn)).parameters.values()
+        parameters = [*inspect.signature(getattr(fn, "forward", fn)).parameters.values()]
     except (TypeError, ValueError):
-        parameters = ()
+        parameters = []
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [*names[:n], *(f"argument {i}" for i in range(len(names), n))]

@@ -1,10 +1,9 @@
 """An audit as plain data: what the command prints as JSON, and what its tables are made of."""
 
 import re
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from residuals_lab.trace import Residual, Trace
 
@@ -19,6 +18,15 @@ class Row:
     residual: Residual  # the first
     count: int = 0
     nbytes: int = 0  # each storage once
+    new_bytes: int = 0
+
+
+class Group(NamedTuple):
+    """The residuals of one source line, module or kind."""
+
+    label: str
+    count: int = 0
+    nbytes: int = 0
     new_bytes: int = 0
 
 
@@ -54,18 +62,19 @@ def rows(trace: Trace) -> list[Row]:
     return sorted(found.values(), key=lambda row: (-row.new_bytes, -row.nbytes))
 
 
-def by(trace: Trace, what: By) -> list[tuple[str, int, int, int]]:
-    """Label, count, bytes and new bytes of each source line, module or kind, the largest first."""
+def by(trace: Trace, what: By) -> list[Group]:
+    """What each source line, module or kind has, the largest first."""
     label: Callable[[Residual], str] = {
         "source": lambda r: r.line or "(not the user's code)",
         "module": lambda r: _alike(r.scope) or "(no module)",
         "kind": lambda r: r.kind,
     }[what]
-    found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    found: dict[str, Group] = {}
     for r in stored(trace):
-        for i, amount in enumerate((1, r.nbytes, r.nbytes * r.is_new)):
-            found[label(r)][i] += amount
-    return sorted(((key, *amounts) for key, amounts in found.items()), key=lambda row: (-row[3], -row[2]))
+        before = found.get(label(r), Group(label(r)))
+        new = before.new_bytes + r.nbytes * r.is_new
+        found[before.label] = Group(before.label, before.count + 1, before.nbytes + r.nbytes, new)
+    return sorted(found.values(), key=lambda group: (-group.new_bytes, -group.nbytes))
 
 
 def tree(trace: Trace) -> Branch:

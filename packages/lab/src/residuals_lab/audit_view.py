@@ -27,7 +27,12 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     if not group and len(trace.crossing) > top and (modules := tree(trace)).branches:
         console.print()
         console.print(_modules(modules))
-    for title, lines in (("Wasted", _findings(report)), ("Computed again", _recomputed(report, top)), ("Advice", _advice(report))):
+    parts: dict[str, Sequence[Any]] = {
+        "Wasted": _findings(report),
+        "Computed again": _recomputed(report, top),
+        "Advice": _advice(report),
+    }
+    for title, lines in parts.items():
         if lines:
             console.print()
             console.print(Text(title, "bold"))
@@ -41,13 +46,13 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
 def text(report: Any) -> str:
     """The report as plain text."""
     out = io.StringIO()
-    show(report, Console(file=out, width=160, highlight=False, markup=False, soft_wrap=True))
+    show(report, Console(file=out, width=200, highlight=False, markup=False, soft_wrap=True))
     return out.getvalue().rstrip()
 
 
 def html(reports: Sequence[Any], top: int = 30) -> str:
     """The reports as HTML, to be put into a page."""
-    console = Console(file=io.StringIO(), record=True, width=160, highlight=False, markup=False)
+    console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
     for report in reports:
         show(report, console, top)
         console.print()
@@ -69,36 +74,35 @@ def _totals(report: Any) -> str:
 def _table(*heads: str, right: Iterable[int] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for i, head in enumerate(heads):
-        table.add_column(head, no_wrap=True, justify="right" if i in right else "left")
+        table.add_column(head, no_wrap=True, max_width=44, justify="right" if i in right else "left")
     return table
 
 
 def _largest(trace: Trace, top: int) -> Table:
     found = rows(trace)
-    table = _table("held", "", "name", "kind", "array", "made by", "at", "read by", right=(0, 1))
+    table = _table("held", "", "residual", "kind", "array", "made at", "read by", right=(0, 1))
     for row in found[:top]:
         r = row.residual
         table.add_row(
             size(row.nbytes),
             f"{row.count} ×" if row.count > 1 else "",
-            r.name,
+            r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}",
             Text(r.kind, COLOURS[r.kind]),
             f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]",
-            r.op or "–",
             r.line or "–",
             "nothing" if r.is_unused else _readers(trace, r),
         )
     if rest := found[top:]:
-        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", _rest(rest))
+        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", _rest(rest, top))
     return table
 
 
-def _rest(rest: Sequence[Row]) -> str:
-    return f"more, {size(sum(row.new_bytes for row in rest))} new: --top {len(rest) + 12} shows all"
+def _rest(rest: Sequence[Row], top: int) -> str:
+    return f"more, {size(sum(row.new_bytes for row in rest))} new; --top {top + len(rest)} shows them"
 
 
 def _readers(trace: Trace, r: Residual) -> str:
-    names = list(dict.fromkeys(trace.steps[i].op for i in r.reads))
+    names = [name.removesuffix(" backward") for name in dict.fromkeys(trace.steps[i].op for i in r.reads)]
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
@@ -108,8 +112,8 @@ def _groups(trace: Trace, group: By, top: int) -> Table:
     for label, count, nbytes, new in found[:top]:
         table.add_row(size(new), size(nbytes), f"{count:,}", label)
     if rest := found[top:]:
-        count, nbytes, new = (sum(row[i] for row in rest) for i in (1, 2, 3))
-        table.add_row(size(new), size(nbytes), f"{count:,}", f"({len(rest)} more)")
+        new, nbytes = sum(g.new_bytes for g in rest), sum(g.nbytes for g in rest)
+        table.add_row(size(new), size(nbytes), f"{sum(g.count for g in rest):,}", f"({len(rest)} more)")
     return table
 
 
@@ -123,7 +127,7 @@ def _modules(root: Branch) -> Tree:
             if b.new_bytes < 0.01 * root.new_bytes:
                 continue
             name, alike = b.name, len(b.paths)
-            while len(b.branches) == 1 and not b.branches.keys() - {next(iter(b.branches))} and _only(b):
+            while len(b.branches) == 1 and _only(b):
                 b = next(iter(b.branches.values()))
                 name, alike = f"{name}/{b.name}", len(b.paths)
             many = f"  ({alike} alike)" if alike > 1 else ""

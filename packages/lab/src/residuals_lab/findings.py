@@ -88,7 +88,7 @@ def _pinned(saved: list[Residual]) -> _Found:
     for parts in by_storage.values():
         largest = max(parts.values(), key=lambda r: r.size)
         wasted = largest.nbytes - sum(r.size for r in parts.values())
-        if largest.is_new and wasted > 0:
+        if largest.is_new and wasted > largest.nbytes / 8:  # less is not worth a copy
             yield "pinned", "a view that keeps a larger array alive: save a copy", largest, wasted
 
 
@@ -98,14 +98,16 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
     for step in trace.steps[: trace.turn]:
         for number in step.outs:
             makers.setdefault(number, step)
-    there = trace.alive | {r.value.number for r in saved if not r.is_unused}
+    there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}
+    for step in trace.steps[: trace.turn]:  # a turn's part of what a loop goes over is there as well
+        if step.op == "slice" and there.issuperset(step.ins):
+            there.update(step.outs)
     for r in saved:
-        step = makers.get(r.value.number)
-        if step is None or not r.is_new or r.is_unused or step.cost not in CHEAP:
+        maker = makers.get(trace.part(r.value.number))
+        if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
-        sources = [n for n in step.ins if n != r.value.number]
-        if sources and there.issuperset(sources) and r.value.number not in trace.alive:
-            yield "derivable", f"one {step.op} makes it of what is there anyway", r, r.nbytes
+        if maker.ins and there.issuperset(maker.ins) and not {*maker.ins} & {*maker.outs}:
+            yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes
 
 
 def _freed(r: Residual) -> int:
@@ -114,13 +116,10 @@ def _freed(r: Residual) -> int:
 
 def recomputations(trace: Trace, cheap: bool = False) -> list[Recomputation]:
     """The steps that the backward repeats, the largest first; the cheap ones only if asked for."""
-    made = {n for step in trace.steps[: trace.turn] for n in step.outs}
     again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for step in trace.steps[trace.turn :]:
-        if step.phase == "backward" and step.outs and made.issuperset(step.outs):
-            if cheap or step.cost not in CHEAP:
-                count, nbytes = again[step.op, step.cost, step.line]
-                more = step.times * sum(trace.values[n].nbytes for n in step.outs)
-                again[step.op, step.cost, step.line] = count + step.times, nbytes + more
+    for step in trace.repeated(cheap):
+        count, nbytes = again[step.op, step.cost, step.line]
+        more = step.times * sum(trace.values[n].nbytes for n in step.outs)
+        again[step.op, step.cost, step.line] = count + step.times, nbytes + more
     found = [Recomputation(*place, *amount) for place, amount in again.items()]
     return sorted(found, key=lambda r: (-r.nbytes, r.op, r.line))

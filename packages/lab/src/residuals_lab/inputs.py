@@ -125,7 +125,7 @@ def _executed(place: str, folder: Path, run: Callable[[], types.ModuleType]) -> 
 
 
 def framework_of(fn: Callable[..., Any], name: str, args: Sequence[Any] = ()) -> str:
-    """The framework that the function `name` is written in: from its arguments, its type, the names its code can see."""
+    """The framework of the function `name`: from its arguments, its type, the names that its code can see."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     inner = inspect.unwrap(getattr(fn, "__func__", fn))

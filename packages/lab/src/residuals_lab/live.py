@@ -1,1 +1,7 @@
-def peak(trace): return 0
+"""Placeholder until the lanes are merged."""
+
+from residuals_lab.trace import Trace
+
+
+def peak(trace: Trace) -> int:
+    return trace.saved_bytes

@@ -31,9 +31,9 @@ COSTS = {
     "shift_right_logical sign square stack sub threshold tril triu trunc where xor zero zeros zeros_like",
     "transcendental": "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
     "gelu lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
-    "reduction": "all any argmax argmin cumlogsumexp cummax cummin cumprod cumsum logsumexp max mean min norm prod "
-    "softmax sort std sum topk var var_mean",
-    "contraction": "conv matmul",
+    "reduction": "all any argmax argmin batch_norm cumlogsumexp cummax cummin cumprod cumsum group_norm layer_norm "
+    "log_softmax logsumexp max mean min nll_loss norm prod rms_norm softmax sort std sum topk var var_mean",
+    "contraction": "attention conv matmul",
     "random": "random",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
@@ -102,6 +102,7 @@ class Trace:
     crossing: tuple[Residual, ...]
     alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
+    parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
 
     @property
     def saved_bytes(self) -> int:
@@ -122,11 +123,19 @@ class Trace:
         """The costly operations of the forward, by name, each once."""
         return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost not in CHEAP})
 
-    def recomputed(self, cheap: bool = False) -> list[str]:
-        """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
+    def repeated(self, cheap: bool = False) -> list[Step]:
+        """The steps of the backward that make what the forward made; the cheap ones only if asked for."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
-        return sorted({step.op for step in again if cheap or step.cost not in CHEAP})
+        return [step for step in again if cheap or step.cost not in CHEAP]
+
+    def recomputed(self, cheap: bool = False) -> list[str]:
+        """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
+        return sorted({step.op for step in self.repeated(cheap)})
+
+    def part(self, number: int) -> int:
+        """Of an array that a loop stacks up, what each turn gives; of another, itself."""
+        return self.parts.get(number, number)
 
 
 class Held(NamedTuple):
@@ -161,6 +170,7 @@ class Recorder:
     line: str = ""  # where the steps to come are, in the user's code
     scope: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
+    views_share: bool = False  # a view is no array of its own: it is called after what it is a view of
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
 
@@ -223,6 +233,9 @@ class Recorder:
             part = self.parts.get(number, number)
             maker = makers.get(part) if held_.is_made or number not in numbers else None
             step = None if maker is None else self.steps[maker]
+            while step and self.views_share and step.cost == "view":
+                part = step.ins[0]
+                step = self.steps[makers[part]] if part in makers else None
             readers = reads.get(held_.key, ())
             title = titles.get(storage) if held_.size == held_.nbytes else None  # as large as what it is a view of
             residual = Residual(
@@ -241,7 +254,7 @@ class Recorder:
                 is_needed=not needed.isdisjoint(readers),
             )
             crossing.setdefault((number, storage), residual)
-        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values)
+        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values, self.parts)
 
     @staticmethod
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:

@@ -141,7 +141,7 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Any:
     """An array that is not there: its shape and dtype. The dtype `key` is a key of a random generator."""
     if dtype == "key":
         return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape or ()))
-    if dtype in ("float64", "int64") and not jax.config.jax_enable_x64:
+    if dtype in ("float64", "int64") and not jax.config.read("jax_enable_x64"):
         raise UsageError(f"argument: JAX computes in 32 bits unless JAX_ENABLE_X64=1 is set, got {dtype}")
     return jax.ShapeDtypeStruct(shape, dtype)
 

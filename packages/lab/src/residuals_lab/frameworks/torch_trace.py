@@ -21,7 +21,11 @@ from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
 _OPS = {
-    "_log_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "_safe_softmax": "softmax",
+    "_scaled_dot_product_efficient_attention": "attention",
+    "_scaled_dot_product_flash_attention": "attention",
+    "_scaled_dot_product_flash_attention_for_cpu": "attention",
     "_softmax": "softmax",
     "_to_copy": "convert",
     "_unsafe_view": "view",
@@ -35,7 +39,11 @@ _OPS = {
     "dot": "matmul",
     "mm": "matmul",
     "mv": "matmul",
+    "native_batch_norm": "batch_norm",
     "native_dropout": "random",
+    "native_group_norm": "group_norm",
+    "native_layer_norm": "layer_norm",
+    "nll_loss_forward": "nll_loss",
     "normal": "random",
     "rand": "random",
     "rand_like": "random",
@@ -172,7 +180,7 @@ class _Recording(TorchDispatchMode):
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
         self.fake = fake
-        self.recorder = Recorder()
+        self.recorder = Recorder(views_share=True)
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
         self.found_by_backward: list[tuple[Tensor, bool]] = []  # what it reads beside them, and whether a rule does
         self.parameters: dict[str, Tensor] = {}  # and buffers, of the modules that run
@@ -217,7 +225,7 @@ class _Recording(TorchDispatchMode):
             if func is torch.ops.aten.pow.Tensor_Scalar and float(args[1]).is_integer():
                 base = "integer_pow"  # a few products
             shapes = [(t.shape, dtype_name(t)) for t in outs]
-            numbers = self.recorder.step(_OPS.get(base, base), attrs, ins, shapes)
+            numbers = self.recorder.step(_word(base), attrs, ins, shapes)
         if name not in _IDENTITIES and self.recorder.phase == "backward":
             self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
         versions = {self.storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
@@ -289,6 +297,12 @@ class _Recording(TorchDispatchMode):
     def _key(self, t: Tensor, version: int) -> Hashable:
         t = self.seen_as(t)
         return self.storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
+
+
+def _word(name: str) -> str:
+    """The traces' word for an operation: `gelu_backward` is the "gelu backward"."""
+    forward = name.removesuffix("_data").removesuffix("_backward")
+    return _OPS.get(forward, forward) + (" backward" if forward != name else "")
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
