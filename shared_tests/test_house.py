@@ -35,6 +35,7 @@ ARROWS = {
     "audit_document": {"trace"},
     "audit_view": {"audit_document", "show", "trace"},
     "findings": {"trace"},
+    "targets": {"audit", "frameworks", "inputs"},
     "live": {"trace"},
     "frameworks.__init__": set(),
     "frameworks.jax": {"frameworks"},

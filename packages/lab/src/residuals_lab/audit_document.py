@@ -25,7 +25,7 @@ class Group(NamedTuple):
     """The residuals of one source line, module or kind."""
 
     label: str
-    count: int = 0
+    arrays: int = 0
     nbytes: int = 0
     new_bytes: int = 0
 
@@ -73,7 +73,7 @@ def by(trace: Trace, what: By) -> list[Group]:
     for r in stored(trace):
         before = found.get(label(r), Group(label(r)))
         new = before.new_bytes + r.nbytes * r.is_new
-        found[before.label] = Group(before.label, before.count + 1, before.nbytes + r.nbytes, new)
+        found[before.label] = Group(before.label, before.arrays + 1, before.nbytes + r.nbytes, new)
     return sorted(found.values(), key=lambda group: (-group.new_bytes, -group.nbytes))
 
 

@@ -113,7 +113,7 @@ def _groups(trace: Trace, group: By, top: int) -> Table:
         table.add_row(size(new), size(nbytes), f"{count:,}", label)
     if rest := found[top:]:
         new, nbytes = sum(g.new_bytes for g in rest), sum(g.nbytes for g in rest)
-        table.add_row(size(new), size(nbytes), f"{sum(g.count for g in rest):,}", f"({len(rest)} more)")
+        table.add_row(size(new), size(nbytes), f"{sum(g.arrays for g in rest):,}", f"({len(rest)} more)")
     return table
 
 

@@ -18,7 +18,12 @@ from residuals_lab.errors import UsageError
 
 
 def read_array(name: str, path: Path) -> np.ndarray:
-    """The numbers in a `.npy`, `.npz` or `.csv` file, in float64.
+    """The numbers in a file, as `read_numbers` has them, in float64."""
+    return read_numbers(name, path).astype(np.float64)
+
+
+def read_numbers(name: str, path: Path) -> np.ndarray:
+    """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype that they have there.
 
     An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
     Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or not finite.
@@ -43,7 +48,7 @@ def read_array(name: str, path: Path) -> np.ndarray:
             raise UsageError(
                 f"{name}: {path} has {len(wrong)} {what} of {a.size} numbers, the first at index [{first}]"
             )
-    return a.astype(np.float64)
+    return a
 
 
 def _read_npz(name: str, path: Path) -> np.ndarray:
@@ -133,13 +138,13 @@ def framework_of(fn: Callable[..., Any], name: str, args: Sequence[Any] = ()) ->
     for things in (_types_in(args), type(fn).__mro__, seen.values()):
         homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
         roots = {str(home).partition(".")[0] for home in homes}
-        found = [name for name in frameworks.NAMES if roots & {*_ROOTS[name], f"residuals_{name}"}]
+        found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
         if len(found) == 1:
             return found[0]
     raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
 
 
-_ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox"}, "torch": {"torch"}}
+ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox"}, "torch": {"torch"}}
 
 
 def _types_in(args: Any) -> list[type]:

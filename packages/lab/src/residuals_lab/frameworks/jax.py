@@ -1,6 +1,6 @@
 """The JAX adapter. Its public functions are what every adapter provides."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
@@ -13,6 +13,7 @@ import numpy as np
 import residuals_jax
 from residuals_jax import _lib
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.jax_trace import address
 from residuals_lab.frameworks.jax_trace import trace as trace
 
 NAME = "jax"
@@ -146,6 +147,18 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def random_like(a: Any) -> Any:
+    """Random numbers in place of an array without any; zeros in place of integers."""
+    if jnp.issubdtype(a.dtype, jnp.floating):
+        return jax.random.uniform(jax.random.key(0), a.shape, a.dtype)
+    return jnp.zeros(a.shape, a.dtype) if not jnp.issubdtype(a.dtype, jax.dtypes.extended) else jax.random.key(0)
+
+
+def abstractly() -> AbstractContextManager[Any]:
+    """A context in which a target and its arguments are made: nothing special in JAX."""
+    return nullcontext()
+
+
 def without_computing(make: Callable[[], Any]) -> Any:
     """What `make()` gives, with shapes and dtypes in place of its arrays."""
     rebuilds = []
@@ -175,11 +188,4 @@ def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
     """
     out, pull = jax.vjp(fn, *args)
     closed_over = jax.make_jaxpr(pull)(out).consts
-    return sum({_buffer(a): a.nbytes for a in (*jax.tree.leaves(pull), *closed_over)}.values())
-
-
-def _buffer(a: Any) -> Hashable:
-    """What tells one buffer from another: its address, where it has a single one."""
-    if isinstance(a, jax.Array) and a.nbytes and len(a.devices()) == 1:
-        return a.unsafe_buffer_pointer()
-    return "array", id(a)
+    return sum({address(a): a.nbytes for a in (*jax.tree.leaves(pull), *closed_over)}.values())

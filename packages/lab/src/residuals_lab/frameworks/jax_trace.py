@@ -80,13 +80,14 @@ def trace(
             its fields is called by that field's name.
         parameters: which of the arguments are parameters.
         frozen: which of them are not differentiated, though of floating numbers.
-        is_abstract: not used; in PyTorch, whether to compute.
+        is_abstract: if not, compute the forward, for code whose path depends on numbers. What is held is then what
+            its buffers are; how they were made is not seen.
     """
-    recorder = Recorder()
-    walk = _Walk(recorder)
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and i not in frozen]
     if not differentiated:
         raise UsageError("expected an argument of floating numbers to differentiate, got none")
+    recorder = Recorder()
+    walk = _Walk(recorder)
 
     def forward(*args: Any) -> Any:
         def of_differentiated(*some: Any) -> Any:
@@ -97,13 +98,16 @@ def trace(
         out, pull, rest = jax.vjp(of_differentiated, *(args[i] for i in differentiated), has_aux=True)
         return out, rest, pull
 
-    made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
+    inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    if is_abstract:
+        made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
+        made_arrays = walk.run(made, inputs)
+    else:
+        out, rest, pull = forward(*args)
+        made_arrays = walk.buffers(args, inputs, jax.tree.leaves((out, rest, pull)))
     if not out:
         raise UsageError("expected a result of floating numbers, got none")
     read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
-
-    inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
-    made_arrays = walk.run(made, inputs)
     outputs, saved = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
 
     recorder.phase = "backward"
@@ -155,6 +159,15 @@ class _Walk:
 
     def array(self, key: tuple[Any, ...], like: Any) -> _Array:
         return _Array(self.recorder.value(key, like.shape, str(like.dtype)), key, _nbytes(like))
+
+    def buffers(self, args: Sequence[Any], inputs: Sequence[_Array], made: Sequence[Any]) -> list[_Array]:
+        """Arrays that somebody else computed of `args`: equal buffers are the same array."""
+        known = {address(a): known for a, known in zip(args, inputs, strict=True)}
+        for a in made:
+            if address(a) not in known:
+                number = self.recorder.value(("buffer", address(a)), a.shape, str(a.dtype))
+                known[address(a)] = self._new(number, a)
+        return [known[address(a)] for a in made]
 
     def constants(self, closed: core.ClosedJaxpr) -> list[_Array]:
         return [self.array(("constant", id(c)), c) for c in closed.consts]
@@ -311,6 +324,13 @@ def _scope(eqn: Any, around: str) -> str:
     """The names on the stack, without the transformations that they went through: `transpose(jvp(mlp))` is `mlp`."""
     names = [name for name in re.split(r"[/()]+", str(eqn.source_info.name_stack)) if name and name not in _TRANSFORMS]
     return "/".join([around, *names] if around else names)
+
+
+def address(a: Any) -> Hashable:
+    """What tells one array's memory from another's, where it has a single place and is not empty."""
+    if isinstance(a, jax.Array) and not jnp.issubdtype(a.dtype, jax.dtypes.extended) and a.nbytes:
+        return a.unsafe_buffer_pointer() if len(a.devices()) == 1 else id(a)
+    return "array", id(a)
 
 
 def _nbytes(like: Any) -> int:

@@ -189,17 +189,26 @@ def _is_dataclass(a: Any) -> bool:
 
 
 def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """A tensor without numbers, which requires a gradient if it can: to be made and used `without_computing`."""
+    """A tensor of zeros, without numbers if made `abstractly`. It requires a gradient if it can."""
     if dtype == "key":
         raise UsageError("argument: PyTorch has no keys; residuals_torch takes two numbers, u32[2]")
-    made = torch.empty(shape, dtype=getattr(torch, dtype))
+    made = torch.zeros(shape, dtype=getattr(torch, dtype))
     return made.requires_grad_(made.is_floating_point())
 
 
+def random_like(a: Tensor) -> Tensor:
+    """Random numbers in place of an array without any; zeros in place of integers."""
+    return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
+
+
+def abstractly() -> AbstractContextManager[Any]:
+    """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 def without_computing(make: Callable[[], Any]) -> Any:
-    """What `make()` gives, with fake tensors in place of real ones: they have no numbers and take no memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return make()
+    """What `make()` gives, `abstractly`."""
+    return make()
 
 
 def outline(fn: Callable[..., Any], *args: Any) -> Any:

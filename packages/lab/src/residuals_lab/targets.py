@@ -1,0 +1,126 @@
+"""The audit of a target that a command line names, at arguments that it spells out.
+
+An argument is `f32[1024,512]` for an array of that dtype and shape, a Python literal such as `0.1` or `"mean"`, or
+`file.py:function` for what that function gives, say a tree of parameters. With `name=` before it, it goes by name.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+from residuals_lab import frameworks
+from residuals_lab.audit import Marked, Report, audit
+from residuals_lab.errors import UsageError
+from residuals_lab.inputs import ROOTS, framework_of, load_target, read_numbers
+
+DTYPES = {
+    "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",
+    "i16": "int16", "i8": "int8", "u8": "uint8", "u32": "uint32", "bool": "bool", "key": "key",
+}  # fmt: skip
+
+
+class Argument(NamedTuple):
+    """An argument as somebody wrote it, and what it is: differentiated, a parameter, not differentiated, or a file."""
+
+    how: Literal["arg", "param", "frozen", "input"]
+    text: str
+
+
+def audit_target(
+    target: str, arguments: Sequence[Argument], framework: str | None = None, is_concrete: bool = False
+) -> Report:
+    """The report of `file.py:function` or `package.module:function` at these arguments.
+
+    Nothing is allocated while a PyTorch target is imported and its arguments are made, unless `is_concrete` says so.
+
+    Raises:
+        UsageError: in one line, for whatever goes wrong, with what to do.
+    """
+    framework = framework or _imported_by(target)
+    if framework is None:
+        framework = framework_of(load_target(target), target)
+    adapter = frameworks.load(framework)
+    with contextlib.nullcontext() if is_concrete else adapter.abstractly():
+        fn = load_target(target)
+        args, kwargs = [], {}
+        for argument in arguments:
+            name, value = _value(adapter, argument, is_concrete)
+            marked = Marked(value, argument.how == "param", argument.how == "frozen")
+            if name:
+                kwargs[name] = marked
+            else:
+                args.append(marked)
+        return _audited(target, fn, args, kwargs, framework, is_concrete)
+
+
+def _audited(
+    target: str, fn: Any, args: list[Any], kwargs: dict[str, Any], framework: str, is_concrete: bool
+) -> Report:
+    try:
+        return audit(fn, *args, framework=framework, is_concrete=is_concrete, name=target, **kwargs)
+    except UsageError as problem:
+        raise UsageError(f"{target}: {problem}") from problem
+    except Exception as problem:
+        what = (str(problem).strip().splitlines() or [""])[0]
+        if not is_concrete and _depends_on_numbers(problem):
+            what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete"
+        raise UsageError(f"{target}: {type(problem).__name__}: {what}") from problem
+
+
+def _depends_on_numbers(problem: BaseException) -> bool:
+    """Whether code asked an array without numbers for one."""
+    names = {c.__name__ for c in type(problem).__mro__}
+    return bool(names & {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"})
+
+
+def _imported_by(target: str) -> str | None:
+    """The one framework that a target's file imports, so that the file can be run where nothing is allocated."""
+    place = target.rpartition(":")[0]
+    if not place.endswith(".py"):
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(place)
+            place = (spec and spec.origin) or ""
+    if not place.endswith(".py") or not Path(place).is_file():
+        return None
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError):
+        nodes = [*ast.walk(ast.parse(Path(place).read_text(encoding="utf-8")))]
+        modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        roots = {module.partition(".")[0] for module in modules}
+        found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
+        return found[0] if len(found) == 1 else None
+    return None
+
+
+def _in_32_bits(a: Any) -> Any:
+    return a.astype("float32") if a.dtype == "float64" else a
+
+
+def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[str, Any]:
+    """An argument's name, if it has one, and its value."""
+    name, equals, text = argument.text.partition("=")
+    if not equals or not name.isidentifier():
+        name, text = "", argument.text
+    if argument.how == "input":
+        if not name:
+            raise UsageError(f"--input: expected NAME=FILE, got {argument.text!r}")
+        return name, adapter.array(_in_32_bits(read_numbers(name, Path(text))))
+    array = re.fullmatch(r"(\w+)\[([\d, ]*)\]", text)
+    if array:
+        if array[1] not in DTYPES:
+            raise UsageError(f"--{argument.how}: expected a dtype of {', '.join(DTYPES)}, got {argument.text!r}")
+        shape = tuple(int(n) for n in array[2].split(",") if n.strip())
+        made = adapter.shaped(shape, DTYPES[array[1]])
+        return name, adapter.random_like(made) if is_concrete else made
+    if ":" in text and not text.startswith(("{", "'", '"')):
+        return name, adapter.without_computing(load_target(text))
+    try:
+        return name, ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        expected = "f32[1024,512], a Python literal, or file.py:function that gives the value"
+        raise UsageError(f"--{argument.how}: expected {expected}, got {argument.text!r}") from None
