@@ -1,0 +1,147 @@
+"""The picture of what a backward pass keeps: its data by hand-computed numbers, and that it is drawn."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residuals_lab.errors import UsageError
+from residuals_lab.lanes import LIGHT, Column, draw, rows
+from residuals_lab.live import lanes, runs, staircase
+from residuals_lab.trace import Residual, Step, Trace, Value
+
+
+def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> tuple[Step, ...]:
+    phases = ["forward"] * forward + ["backward"] * backward
+    return tuple(Step(f"op{i}", (), (), phase, scope=(scopes or {}).get(i, "")) for i, phase in enumerate(phases))
+
+
+def residual(name: str, nbytes: int, saved: int, *reads: int, **others: Any) -> Residual:
+    fields: dict[str, Any] = {
+        "kind": "new", "storage": name, "size": nbytes, "is_new": True, "op": name, "line": "", "scope": "",
+        "is_needed": bool(reads),
+    }  # fmt: skip
+    return Residual(name, Value(0, (nbytes,), "uint8"), nbytes=nbytes, saved=saved, reads=reads, **(fields | others))
+
+
+# Of x only a view is read after step 4; what reads exp leads to no gradient.
+SMALL = Trace(
+    steps(4, 4),
+    (
+        residual("row of x", 16, 1, 6, kind="view", storage="x", size=4, is_new=False),
+        residual("x", 16, 2, 4, kind="input", is_new=False, op=""),
+        residual("sin", 8, 1, 4, 5),
+        residual("exp", 2, 3, 5, is_needed=False),
+    ),
+)
+
+
+def model(layers: int, *others: Residual) -> Trace:
+    """Three residuals a layer, of 10, 20 and 30 bytes, of which one is a parameter that nothing makes."""
+    crossing = list(others)
+    end = 2 * layers - 1
+    for i in range(layers):
+        scope = f"net/layers/{i}"
+        crossing += [
+            residual(f"w{i}", 10, i, end - i, kind="parameter", is_new=False, op=""),
+            residual(f"a{i}", 20, i + 1, end - i, scope=scope),
+            residual(f"b{i}", 30, i + 1, end - i, scope=scope),
+        ]
+    scopes = {i: f"net/layers/{min(i, end - i)}" for i in range(2 * layers)}
+    return Trace(steps(layers, layers, scopes), tuple(crossing))
+
+
+def test_the_staircase() -> None:
+    assert [(s.place, s.new, s.alive) for s in staircase(SMALL)] == [
+        (1, {"new": 8}, {"input": 16}),
+        (3, {"new": 10}, {"input": 16}),
+        (6, {"new": 2}, {"input": 16}),
+        (7, {"new": 2}, {}),
+        (8, {}, {}),
+    ]
+    assert max(s.nbytes for s in staircase(SMALL)) == SMALL.saved_bytes == 26
+    assert max(s.new_bytes for s in staircase(SMALL)) == SMALL.new_bytes == 10
+    assert staircase(Trace((), ())) == []
+
+
+def test_a_lane_for_each_storage() -> None:
+    found = [(a.name, a.kind, a.nbytes, a.begin, a.end, a.is_unused) for a in lanes(SMALL)]
+    assert found == [
+        ("x", "input", 16, 1, 7, False),
+        ("sin", "new", 8, 1, 6, False),
+        ("exp", "new", 2, 3, 8, True),
+    ]
+
+
+def test_what_no_operation_makes_is_where_it_is_read() -> None:
+    assert {a.scope for a in lanes(model(3)) if a.name in ("w2", "a2")} == {"net/layers/2"}
+
+
+def test_few_lanes_are_named() -> None:
+    assert [row.label for row in rows(SMALL)] == ["x 16 B", "sin 8 B", "exp 2 B, never needed"]
+    assert {"w1 10 B", "layers/1: a1 20 B"} <= {row.label for row in rows(model(2))}
+
+
+@pytest.mark.parametrize("layers", [14, 32, 80, 500])
+def test_many_lanes_are_grouped(layers: int) -> None:
+    logits, mask = residual("logits", 999, layers, layers), residual("mask", 7, layers, scope="net/layers/0")
+    trace = model(layers, logits, mask)
+    found = rows(trace)
+    assert len(found) <= 40
+    assert sum(row.nbytes for row in found) == trace.saved_bytes
+    assert sum(part.nbytes for row in found for part in row.parts if part.is_new) == trace.new_bytes
+    assert sum(part.nbytes for row in found for part in row.parts if part.is_unused) == 7
+    assert "logits 999 B" in {row.label for row in found}, "what is largest has a line of its own"
+
+
+def test_a_group_says_what_it_holds() -> None:
+    found = {row.label: row for row in rows(model(32))}
+    row = found["layers/3: 3 arrays, 60 B"]
+    assert [(p.kind, p.nbytes, p.begin, p.end) for p in row.parts] == [("new", 50, 4, 61), ("parameter", 10, 3, 61)]
+    assert "layers/3: 2 more, 30 B" in {row.label for row in rows(model(14))}, "others of it have their own line"
+    assert "layers/3 to 5: 9 arrays, 180 B" in {row.label for row in rows(model(80))}
+
+
+def test_what_is_below_the_axis() -> None:
+    forward, backward = runs(SMALL, 4)
+    assert [run.name for run in forward + backward] == [f"op{i}" for i in range(8)]
+    assert runs(SMALL, 3) == ([], []), "many operations in no module"
+    forward, backward = runs(model(3), 2)
+    assert forward == [("layers/0", 0, 1), ("layers/1", 1, 2), ("layers/2", 2, 3)]
+    assert [run.name for run in backward] == ["layers/2", "layers/1", "layers/0"]
+
+
+def test_forward_and_backward_are_half_a_column_each() -> None:
+    column = Column(Trace(steps(2, 4), ()), LIGHT, 100)
+    assert [column.across(place) for place in range(7)] == [0, 25, 50, 62.5, 75, 87.5, 100]
+
+
+def test_drawing(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    settings = dict(matplotlib.rcParams)
+    traces = {r"$\no maths$ & in a name": SMALL, "grouped": model(20), "nothing": Trace((), ())}
+    for name, is_dark in (("light", False), ("again", False), ("dark", True)):
+        draw(traces, tmp_path / f"{name}.svg", is_dark=is_dark)
+    light, again, dark = ((tmp_path / f"{name}.svg").read_bytes() for name in ("light", "again", "dark"))
+    assert light.startswith(b"<?xml")
+    assert light == again != dark
+    draw({"nothing": Trace((), ())}, tmp_path / "nothing.png")
+    assert (tmp_path / "nothing.png").read_bytes().startswith(b"\x89PNG")
+    assert dict(matplotlib.rcParams) == settings, "no setting of the whole process is changed"
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"expected a path that ends in \.svg or \.png, got .*lanes\.pdf"):
+        draw({"small": SMALL}, tmp_path / "lanes.pdf")
+    with pytest.raises(UsageError, match="at least one trace"):
+        draw({}, tmp_path / "lanes.svg")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match="drawing needs matplotlib; run: pip install matplotlib"):
+        draw({"small": SMALL}, tmp_path / "lanes.svg")
+
+
+def test_importing_loads_no_matplotlib() -> None:
+    code = "import sys, residuals_lab.lanes; assert not {'matplotlib', 'numpy'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
