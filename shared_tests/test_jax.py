@@ -281,3 +281,12 @@ def test_everything_stays_on_its_device(jax_case: Case) -> None:
         y, pull = jax.vjp(fn, *args)
         for a in jax.tree.leaves((y, pull, pull(g))):
             assert a.devices() == {device}
+
+
+@only(first=True, dtype="float32")
+def test_numpy_arrays_are_differentiated_too(jax_case: Case) -> None:
+    """Outside of a jit, JAX hands a rule its own kind of them, which are no `jax.Array`."""
+    given = [np.asarray(a) for a in jax_case.args]
+    sums = jax.grad(lambda *args: jnp.sum(jax_case.call.ours(jax_case.adapter)(*args)), range(len(given)))
+    for d, same in zip(sums(*given), sums(*map(jnp.asarray, given)), strict=True):
+        assert error(np.asarray(d), np.asarray(same)) <= 1e-5  # which program computes, decides about rounding

@@ -107,7 +107,7 @@ def test_labels_of_any_integer_dtype(op: str, framework: str, dtype: str) -> Non
         assert error(y, call.forward()) <= FLOAT64_LIMIT
         for d, truth in zip(gradients, call.vjp(np.ones(())).values(), strict=True):
             assert error(d, truth) <= FLOAT64_LIMIT
-    for label in (2**8 - 100, 2**16 - 100):  # -100, cut to so many bits
+    for label in (2**8 - 100, 2**16 - 100, 2**32 - 100, 2**64 - 100):  # -100, cut to so many bits
         if label <= np.iinfo(dtype).max:
             with pytest.raises(ValueError, match=f"^labels: .* got {label}$"):
                 value_and_gradients(call_of(op, np.array([1, label], dtype)), adapter)
@@ -145,6 +145,42 @@ def test_a_row_of_minus_infinity(framework: str, reduction: str) -> None:
         assert label == 3 or not d[1].any()
 
 
+@each_op
+@each_framework
+def test_what_is_ignored_may_be_anything(op: str, framework: str) -> None:
+    """The padding of a batch, say; but PyTorch's own cross entropy passes a NaN or ∞ on, and ours is like it."""
+    adapter = frameworks.load(framework)
+    call = call_of(op, np.array([1, -100, 2], np.int32))
+    y, right = value_and_gradients(call, adapter)
+    for garbage in (np.nan, np.inf, -np.inf):
+        first = next(iter(call.arrays))
+        rows = np.where(np.arange(3)[:, None] == 1, garbage, call.arrays[first])
+        changed = replace(call, arrays=call.arrays | {first: rows})
+        found, gradients = value_and_gradients(changed, adapter)
+        np.testing.assert_array_equal(found, y)
+        passes_on = (op, framework) == ("cross_entropy", "torch") and garbage != -np.inf
+        for d, same in zip(gradients, right, strict=True):
+            assert np.isnan(d[1]).all() if passes_on else np.array_equal(d, same)
+        for d, truth in zip(right, changed.vjp(np.ones(())).values(), strict=True):
+            assert error(d, truth) <= FLOAT64_LIMIT
+
+
+@each_framework
+def test_a_chunk_may_be_minus_infinity_throughout(framework: str) -> None:
+    """As where a vocabulary is padded with weights of −∞, or a product overflows: whatever the chunks are."""
+    adapter = frameworks.load(framework)
+    call = call_of("linear_cross_entropy", np.array([0], np.int32))
+    arrays = {"x": np.array([[1.0]]), "weight": np.array([[0.0], [-np.inf], [1.0]])}
+    overflowing = {"x": np.array([[1e200]]), "weight": np.array([[0.0], [-1e200], [-2e200]])}
+    for chunk in (1, 2, 3):
+        for given, loss in ((arrays, np.log1p(np.e)), (overflowing, 0.0)):
+            y, gradients = value_and_gradients(
+                replace(call, arrays=given, static=call.static | {"chunk": chunk}), adapter
+            )
+            assert error(y, np.asarray(loss)) <= FLOAT64_LIMIT
+            assert given is arrays or not any(d.any() for d in gradients)
+
+
 INT = "expected an int, got"
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "labels of floats": (
@@ -170,11 +206,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "ignore_index of 40 bits": (
         {"ignore_index": 2**40},
         ValueError,
-        f"ignore_index: expected an int from {-(2**31)} to {2**31 - 1}, got {2**40}",
+        f"ignore_index: expected an int from {-(2**31)} to {2**31 - 2}, got {2**40}",
     ),
 }
 BAD_LINEAR: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "chunk of none": ({"chunk": 0}, ValueError, f"chunk: expected an int from 1 to {2**31 - 1}, got 0"),
+    "chunk of none": ({"chunk": 0}, ValueError, f"chunk: expected an int from 1 to {2**31 - 2}, got 0"),
     "chunk of a float": ({"chunk": 2.0}, TypeError, f"chunk: {INT} float"),
     "weight turned": (
         {"weight": np.zeros((3, 5), np.float32)},

@@ -34,8 +34,8 @@ def whole(name: str, value: int, least: int) -> int:
     """`value`, the same in every trace, as an int; TypeError unless it is one, ValueError unless from `least` on."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if not least <= value < 2**31:
-        raise ValueError(f"{name}: expected an int from {least} to {2**31 - 1}, got {value}")
+    if not least <= value < 2**31 - 1:  # the last is kept for labels that are too large
+        raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)
 
 
@@ -44,13 +44,16 @@ def class_labels(name: str, labels: Any, shape: tuple[int, ...], classes: int, i
 
     The values are read on the host, where they are there: not in a trace, nor where other processes have a part.
     """
-    given = labels if hasattr(labels, "dtype") else jnp.asarray(labels)
+    try:
+        given = labels if hasattr(labels, "dtype") else jnp.asarray(labels)
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise TypeError(f"{name}: expected an integer array, got {labels!r:.60}") from problem
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(f"{name}: expected an integer array, got {given.dtype}{list(given.shape)}")
     if given.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, one label a row, got {list(given.shape)}")
     if not isinstance(given, jax.core.Tracer) and getattr(given, "is_fully_addressable", True):
-        values = jax.device_get(given).astype("int64")
+        values = jax.device_get(given)
         wrong = values[((values < 0) | (values >= classes)) & (values != ignore_index)]
         if wrong.size:
             expected = f"classes from 0 to {classes - 1}, or {ignore_index} to ignore"
@@ -105,7 +108,8 @@ def match(cotangent: Array, primal: Any) -> Array:
     one device's share, and the shares are summed. `custom_vjp` would take another dtype without a word. Under Explicit
     mesh axes the sharding is part of the type.
     """
-    kind = jax.typeof(primal) if isinstance(primal, Array) else primal
+    # A NumPy array that is differentiated comes as JAX's own kind of it, which is no `Array`.
+    kind = primal if isinstance(primal, jax.core.ShapedArray) else jax.typeof(primal)
     cotangent = sum_to(cotangent, primal.shape)
     shares = _varying(jax.typeof(cotangent)) - _varying(kind)
     if shares:
@@ -118,10 +122,12 @@ def match(cotangent: Array, primal: Any) -> Array:
 
 
 def logsumexp(a: Array) -> Array:
-    """(...): log Σ exp a over the last axis; −∞ where that is empty."""
+    """(...): log Σ exp a over the last axis; −∞ where that is empty, or −∞ throughout, as a part of a row may be."""
     # Any shift gives the same sum, so the maximum is a constant to the derivative.
     top = jax.lax.stop_gradient(jnp.max(a, axis=-1, initial=-jnp.inf))
-    return top + jnp.log(jnp.sum(jnp.exp(a - top[..., None]), axis=-1))
+    top = jnp.where(top != -jnp.inf, top, 0)  # in this order, as in `where_counted`
+    total = jnp.sum(jnp.exp(a - top[..., None]), axis=-1)
+    return jnp.where(total != 0, top + jnp.log(jnp.where(total != 0, total, 1)), -jnp.inf)
 
 
 def pack_bits(a: Array) -> Array:

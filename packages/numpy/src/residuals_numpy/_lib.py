@@ -90,7 +90,7 @@ def logsumexp(a: Array) -> Array:
 
 def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_]:
     """(..., classes): True at each row's label, nowhere where that is ignored; ValueError if there is no such class."""
-    labels = np.asarray(labels).astype(np.int64)
+    labels = np.asarray(labels)
     wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
     if wrong.size:
         raise ValueError(

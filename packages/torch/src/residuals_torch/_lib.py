@@ -53,8 +53,8 @@ def whole(name: str, value: int, least: int) -> int:
     """`value` as an int; TypeError unless it is one, ValueError unless from `least` on, in 32 bits."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if not least <= value < 2**31:
-        raise ValueError(f"{name}: expected an int from {least} to {2**31 - 1}, got {value}")
+    if not least <= value < 2**31 - 1:
+        raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)
 
 
@@ -64,10 +64,16 @@ def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ign
         raise TypeError(f"{name}: expected an integer tensor, got {_described(labels)}")
     if labels.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, one label a row, got {list(labels.shape)}")
-    found = labels.long()
-    if is_ordinary(labels) and (wrong := found[((found < 0) | (found >= classes)) & (found != ignored)]).numel():
+    found = signed(labels)
+    if is_ordinary(labels) and (wrong := labels[((found < 0) | (found >= classes)) & (found != ignored)]).numel():
         raise ValueError(f"{name}: expected classes from 0 to {classes - 1}, or {ignored} to ignore, got {wrong[0]}")
     return labels
+
+
+def signed(labels: Tensor) -> Tensor:
+    """Labels in int64; one that is too large for it stays too large."""
+    index = labels.long()
+    return torch.where(index < 0, 2**63 - 1, index) if labels.dtype == torch.uint64 else index
 
 
 def is_ordinary(a: Tensor) -> bool:

@@ -62,7 +62,8 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
     Args:
         logits: (..., c) floating, one number a class on the last axis.
         labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
-        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        ignore_index: rows of this label have loss 0 and gradient 0, whatever their logits are, and do not count in
+            the mean; a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
 
     Returns:

@@ -47,8 +47,15 @@ def _scan(step: Callable[[Any, Any, Array], tuple[Any, Any]], weight: Array, chu
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
 
 
-def _logits(x: Array, part: Array) -> Array:
-    return jnp.einsum("...d,vd->...v", wide(x), wide(part))
+def _counted_rows(x: Array, index: Array, ignore_index: int) -> Array:
+    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
+    if x.size == 0:  # of which `where` would forget how it is sharded
+        return wide(x)
+    return jnp.where((index != ignore_index)[..., None], wide(x), 0)
+
+
+def _logits(rows: Array, part: Array) -> Array:
+    return jnp.einsum("...d,vd->...v", rows, wide(part))
 
 
 def _at(a: Array, index: Array) -> Array:
@@ -65,9 +72,10 @@ def fwd(
     x: Array, weight: Array, labels: Array, ignore_index: int, reduction: str, chunk: int
 ) -> tuple[Array, Residuals]:
     index, classes = signed(labels), weight.shape[0]
+    rows = _counted_rows(x, index, ignore_index)
 
     def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array]]:
-        logits = _logits(x, part)
+        logits = _logits(rows, part)
         at = index - start  # of the label, if that is in this chunk
         picked = _at(logits, at) if len(part) else jnp.sum(logits, axis=-1)
         return None, (logsumexp(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
@@ -89,12 +97,13 @@ def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: 
     index, classes = signed(labels), weight.shape[0]
     per_row = where_counted(wide(g) if count is None else wide(g) / count, index, classes, ignore_index)[..., None]
     is_counted = (index != ignore_index)[..., None]
+    rows = _counted_rows(x, index, ignore_index)
 
     def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
-        softmax = jnp.exp(_logits(x, part) - total[..., None])
+        softmax = jnp.exp(_logits(rows, part) - total[..., None])
         at_label = jnp.arange(len(part), dtype=index.dtype) == (index - start)[..., None]
         dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
-        dpart = match(jnp.einsum("...v,...d->vd", dlogits, wide(x), out_sharding=_whole()), part)
+        dpart = match(jnp.einsum("...v,...d->vd", dlogits, rows, out_sharding=_whole()), part)
         dx = jnp.einsum("...v,vd->...d", dlogits, wide(part))
         if carry is None:
             carry = jnp.zeros_like(dx), jnp.zeros_like(weight)
@@ -125,13 +134,15 @@ def linear_cross_entropy(
 ) -> Array:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make it `chunk` classes at a time. A second derivative by autodiff holds all chunks.
+    Forward and backward make it `chunk` classes at a time, and hold two numbers a row and chunk. A second derivative
+    by autodiff holds all chunks, and so does the checkpoint policy `dots_saveable`.
 
     Args:
         x: (..., d) floating.
         weight: (v, d) floating, one row a class.
         labels: (...) of any integer dtype: classes from 0 to v - 1, or `ignore_index`.
-        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        ignore_index: rows of this label have loss 0 and gradient 0, whatever is in them, and do not count in the mean;
+            a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
         chunk: how many classes to have the logits of at a time, at least 1; a Python int.
 

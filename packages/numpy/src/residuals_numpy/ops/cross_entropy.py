@@ -32,7 +32,8 @@ def vjp(logits: Array, labels: Labels, g: Array, *, ignore_index: int = -100, re
     if reduction == "mean":
         g = g / _count(labels, ignore_index)
     g = np.where(labels == ignore_index, 0, g)[..., None]
-    return ((np.exp(logits - logsumexp(logits)[..., None]) - hot) * g,)
+    softmax = np.where(g == 0, 0, np.exp(logits - logsumexp(logits)[..., None]))
+    return ((softmax - hot) * g,)
 
 
 def residuals(

@@ -13,11 +13,16 @@ def _count(labels: Labels, ignore_index: int) -> Array:
     return np.asarray(max((labels != ignore_index).sum(), 1), np.float64)
 
 
+def _counted_rows(x: Array, labels: Labels, ignore_index: int) -> Array:
+    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
+    return np.where((labels == ignore_index)[..., None], 0, x)
+
+
 def forward(
     x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
 ) -> Array:
     """The loss of `x` (…, d) and `weight` (v, d) at the classes `labels` (…); NaN for the mean of none."""
-    logits = x @ weight.T
+    logits = _counted_rows(x, labels, ignore_index) @ weight.T
     hot = one_hot(labels, len(weight), ignore_index)
     losses = np.where(labels == ignore_index, 0, logsumexp(logits) - np.where(hot, logits, 0).sum(-1))
     if reduction == "none":
@@ -39,6 +44,7 @@ def vjp(
     chunk: int = 2048,
 ) -> tuple[Array, Array]:
     """`dx, dweight` for the cotangent `g` of the loss, from the inputs alone; rows that are ignored give 0."""
+    x = _counted_rows(x, labels, ignore_index)
     logits = x @ weight.T
     if reduction == "mean":
         g = g / _count(labels, ignore_index)
@@ -54,7 +60,8 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     count = _count(labels, ignore_index) if reduction == "mean" else None
-    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(x @ weight.T), "counted": count}
+    logits = _counted_rows(x, labels, ignore_index) @ weight.T
+    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(logits), "counted": count}
 
 
 def samples(rng: np.random.Generator) -> Samples:

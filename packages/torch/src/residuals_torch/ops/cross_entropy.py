@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import class_labels, floating, match, whole, wide
+from residuals_torch._lib import class_labels, floating, match, signed, whole, wide
 
 
 class Residuals(NamedTuple):
@@ -27,7 +27,7 @@ def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Ten
 
 
 def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
-    scores, index, classes = wide(logits), labels.long(), logits.shape[-1]
+    scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
     logsumexp = torch.logsumexp(scores, dim=-1)
     at = index.clamp(0, classes - 1).unsqueeze(-1)
     picked = torch.gather(scores, -1, at).squeeze(-1) if classes else logsumexp
@@ -46,7 +46,7 @@ def bwd(
 ) -> tuple[Tensor]:
     """The gradient; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
     logits, labels, logsumexp, count = residuals
-    index, classes = labels.long(), logits.shape[-1]
+    index, classes = signed(labels), logits.shape[-1]
     per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
     per_row = _where_counted(per_row, index, classes, ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
@@ -95,7 +95,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
     Args:
         logits: (..., c) floating, one number a class on the last axis.
         labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
-        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int. A
+            gradient is NaN at logits of such a row that are NaN or ∞, as in `torch.nn.functional.cross_entropy`.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
 
     Returns:

@@ -14,6 +14,7 @@ from residuals_torch._lib import (
     is_ordinary,
     likes,
     match,
+    signed,
     wanted,
     whole,
     wide,
@@ -39,6 +40,11 @@ def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Ten
     """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
     is_class = (labels >= 0) & (labels < classes)
     return torch.where(labels == ignored, 0, torch.where(is_class, a, torch.nan))
+
+
+def _counted_rows(x: Tensor, index: Tensor, ignored: int) -> Tensor:
+    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
+    return torch.where((index == ignored).unsqueeze(-1), 0, wide(x))
 
 
 def _chunks(weight: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
@@ -73,7 +79,8 @@ def _wide_fwd(
     x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
 ) -> tuple[Tensor, Residuals]:
     """The loss in float32 or wider."""
-    rows, index, each = _as_rows(wide(x)), _as_rows(labels.long().unsqueeze(-1)), []
+    counted = _counted_rows(x, signed(labels), ignore_index)
+    rows, index, each = _as_rows(counted), _as_rows(signed(labels).unsqueeze(-1)), []
     picked = torch.zeros_like(index, dtype=rows.dtype)
     for start, part in _chunks(weight, chunk):
         logits = rows @ wide(part).mT
@@ -82,11 +89,11 @@ def _wide_fwd(
             picked = picked + _picked(logits, index, start, part)
     logsumexp = each[0] if len(each) == 1 else torch.logsumexp(torch.stack(each), dim=0)
     logsumexp, picked = (a if a.shape == labels.shape else a.reshape(labels.shape) for a in (logsumexp, picked))
-    loss, count = _where_counted(logsumexp - picked, labels.long(), len(weight), ignore_index), None
+    loss, count = _where_counted(logsumexp - picked, signed(labels), len(weight), ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
-        number = torch.sum(labels.long() != ignore_index)
+        number = torch.sum(signed(labels) != ignore_index)
         count = number.clamp(min=1).to(rows.dtype)
         loss = torch.where(number > 0, loss / count, torch.nan)
     return loss, Residuals(x, weight, labels, logsumexp, count)
@@ -112,12 +119,14 @@ def bwd(
     x, weight, labels, logsumexp, count = residuals
     like_x, like_weight, *_ = like or likes(x, weight)
     per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
-    per_row = _where_counted(per_row, labels.long(), len(weight), ignore_index)
+    index = signed(labels)
+    per_row = _where_counted(per_row, index, len(weight), ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
     # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
-    shift = torch.where(labels.long() == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    rows = _counted_rows(x, index, ignore_index)
     rows, index, per_row, scale, shift = (
-        _as_rows(a) for a in (wide(x), *(a.unsqueeze(-1) for a in (labels.long(), per_row, scale, shift)))
+        _as_rows(a) for a in (rows, *(a.unsqueeze(-1) for a in (index, per_row, scale, shift)))
     )
     # Where only a first derivative is asked, chunks are overwritten, and those of dweight written to their place.
     in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, logsumexp, scale)))
@@ -197,13 +206,16 @@ def linear_cross_entropy(
 ) -> Tensor:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make it `chunk` classes at a time. A second derivative by autodiff holds all chunks.
+    Forward and backward make it `chunk` classes at a time, and hold a number a row and chunk. A second derivative by
+    autodiff holds all chunks, and so does a first one by `torch.func.grad`, which always prepares for a second;
+    `torch.func.vjp`, called outside of it, does not.
 
     Args:
         x: (..., d) floating.
         weight: (v, d) floating, one row a class, as `torch.nn.Linear` has it.
         labels: (...) of any integer dtype: classes from 0 to v - 1, or `ignore_index`.
-        ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int.
+        ignore_index: rows of this label have loss 0 and gradient 0, whatever is in them, and do not count in the mean;
+            a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
         chunk: how many classes to have the logits of at a time, at least 1; a Python int.
 
@@ -223,7 +235,8 @@ def linear_cross_entropy(
             them again. Only for "mean".
 
     Raises:
-        TypeError: x or weight is not floating, labels is not of integers, or ignore_index or chunk is not an int.
+        TypeError: x or weight is not floating, or one of them alone is in float64, labels is not of integers, or
+            ignore_index or chunk is not an int.
         ValueError: x has no axis, weight is not (v, d), labels has another shape than the rows, ignore_index has more
             than 32 bits, chunk is not positive, or reduction is none of the three. Also, where they are there, labels
             has a value that is neither a class nor ignore_index; to see that, the values are read on the host, which
@@ -239,6 +252,8 @@ def linear_cross_entropy(
         raise ValueError(
             f"weight: expected shape [v, {x.shape[-1]}], with the last axis of x, got {list(weight.shape)}"
         )
+    if torch.float64 in (x.dtype, weight.dtype) and x.dtype != weight.dtype:
+        raise TypeError(f"weight: expected {x.dtype}, the dtype of x, got {weight.dtype}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     ignore_index, chunk = whole("ignore_index", ignore_index, least=-(2**31)), whole("chunk", chunk, least=1)
