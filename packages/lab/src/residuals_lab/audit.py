@@ -18,6 +18,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from residuals_lab import frameworks, live
+from residuals_lab.advice import Advice, advice
+from residuals_lab.compiled import Compiled
 from residuals_lab.findings import Finding, Recomputation, findings, recomputations
 from residuals_lab.inputs import framework_of
 from residuals_lab.trace import Residual, Trace
@@ -48,6 +50,8 @@ class Report:
     target: str
     framework: str  # its name and version
     trace: Trace
+    adapter: ModuleType
+    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # the function and its arguments
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -79,8 +83,16 @@ class Report:
         return recomputations(self.trace)
 
     @cached_property
-    def advice(self) -> list[Any]:
-        return []
+    def advice(self) -> list[Advice]:
+        """What an op of ours would keep in place of what is here, measured on shapes, the most bytes first."""
+        return advice(self.trace, self.adapter)
+
+    @cached_property
+    def after_compilation(self) -> Compiled:
+        """What is kept once XLA or `torch.compile` has had its say."""
+        fn, args, kwargs = self.call
+        compiled: Compiled = self.adapter.after_compilation(fn, args, kwargs)
+        return compiled
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data, for JSON."""
@@ -134,7 +146,9 @@ def audit(
         frozen=[i for i, leaf in enumerate(leaves) if leaf.of.is_frozen],
         is_abstract=not is_concrete,
     )
-    return Report(name, adapter.TITLE, trace)
+    values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
+    named = dict(zip(kwargs, values[len(args) :], strict=True))
+    return Report(name, adapter.TITLE, trace, adapter, (fn, tuple(values[: len(args)]), named))
 
 
 class _Leaf(NamedTuple):

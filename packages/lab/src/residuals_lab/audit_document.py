@@ -119,7 +119,12 @@ def document(report: Any) -> dict[str, Any]:
         "recomputed": [asdict(recomputation) for recomputation in report.recomputed],
         "advice": [asdict(advice) for advice in report.advice],
         "modules": _branch(tree(trace)),
+        **({"after_compilation": _compiled(report.after_compilation)} if "after_compilation" in vars(report) else {}),
     }
+
+
+def _compiled(compiled: Any) -> dict[str, Any]:
+    return compiled._asdict() | {"arrays": [a._asdict() for a in compiled.arrays]}
 
 
 def _residual(trace: Trace, r: Residual) -> dict[str, Any]:

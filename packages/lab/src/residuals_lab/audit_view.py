@@ -1,7 +1,11 @@
 """An audit for people: tables on a terminal, text, a page of HTML."""
 
+import importlib.util
 import io
+import tempfile
 from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from residuals_lab.audit_document import Branch, By, Row, by, rows, tree
+from residuals_lab.audit_document import SCHEMA_VERSION, Branch, By, Row, by, rows, tree
+from residuals_lab.beside import document as beside_document
+from residuals_lab.beside import explained, matched
 from residuals_lab.show import size
 from residuals_lab.trace import Residual, Trace
 
@@ -31,6 +37,7 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
         "Wasted": _findings(report),
         "Computed again": _recomputed(report, top),
         "Advice": _advice(report),
+        "After compilation": _after(report),
     }
     for title, lines in parts.items():
         if lines:
@@ -43,6 +50,17 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
         console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
 
 
+def _after(report: Any) -> list[str]:
+    """What the compiler keeps, if it was asked."""
+    if "after_compilation" not in vars(report):
+        return []
+    what, new_bytes, arrays = report.after_compilation
+    lines = [f"{size(new_bytes)} by {what}, where the program as it is written keeps {size(report.new_bytes)}"]
+    new = sorted((a for a in arrays if a.is_new), key=lambda a: -a.nbytes)
+    lines += [f"{size(a.nbytes):>10}  {a.name}  {a.dtype}[{', '.join(map(str, a.shape))}]" for a in new[:12]]
+    return [*lines, *([f"{'':>10}  and {len(new) - 12} more"] if len(new) > 12 else [])]
+
+
 def text(report: Any) -> str:
     """The report as plain text."""
     out = io.StringIO()
@@ -50,14 +68,93 @@ def text(report: Any) -> str:
     return out.getvalue().rstrip()
 
 
+def show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
+    """Print one report, or two and what tells them apart."""
+    for report in reports:
+        show(report, console, top, group)
+        console.print()
+    if len(reports) == 2:
+        _show_beside(reports[0], reports[1], console, top)
+    else:
+        console.print("Next: --plot lanes.svg draws it, --beside TARGET compares, --by module sums up")
+
+
+def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
+    titles = list(titled([left, right]))
+    console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
+    table = _table("difference", titles[0], titles[1], "made by", "dtype", "why", right=(0, 1, 2))
+    found = matched(left.trace, right.trace)
+    for m in found[:top]:
+        sign = "+" if m.difference > 0 else "−" if m.difference else ""
+        sides = [f"{size(side.nbytes)} {side.count:>4} ×" if side.count else "–" for side in (m.left, m.right)]
+        table.add_row(f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, explained(m))
+    console.print(table)
+    difference = right.new_bytes - left.new_bytes
+    what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
+    console.print(
+        f"{titles[1]} keeps {what} new memory{f'; {len(found) - top} more rows' if len(found) > top else ''}."
+    )
+
+
+def titled(reports: Sequence[Any]) -> dict[str, Trace]:
+    """The reports' traces by titles, all different."""
+    named = {f"{r.target} ({r.framework})": r.trace for r in reports}
+    return named if len(named) == len(reports) else {f"{i}: {r.target}": r.trace for i, r in enumerate(reports, 1)}
+
+
+def documents(reports: Sequence[Any]) -> dict[str, Any]:
+    """One report as it is; two with what tells them apart."""
+    if len(reports) == 1:
+        document: dict[str, Any] = reports[0].document()
+        return document
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "reports": [report.document() for report in reports],
+        "matched": beside_document(reports[0], reports[1]),
+    }
+
+
 def html(reports: Sequence[Any], top: int = 30) -> str:
     """The reports as HTML, to be put into a page."""
     console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
-    for report in reports:
-        show(report, console, top)
-        console.print()
+    show_all(reports, console, top, None)
     style = "font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto"
     return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+
+
+def page(reports: Sequence[Any], top: int = 30) -> str:
+    """A page of its own, with the lanes where matplotlib is installed; light or dark, as its reader has it."""
+    pictures = []
+    if importlib.util.find_spec("matplotlib"):
+        from residuals_lab import lanes
+
+        with tempfile.TemporaryDirectory() as folder:
+            for look in ("light", "dark"):
+                path = Path(folder, f"{look}.svg")
+                lanes.draw(titled(reports), path, is_dark=look == "dark")
+                picture = path.read_text(encoding="utf-8")
+                pictures.append(f'<div class="{look}">{picture[picture.index("<svg") :]}</div>')
+    title = escape(" and ".join(titled(reports)))
+    return PAGE.format(title=title, pictures="\n".join(pictures), report=html(reports, top))
+
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Residuals of {title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ margin: 2rem auto; max-width: 80rem; padding: 0 1rem }}
+svg {{ max-width: 100%; height: auto }}
+.dark {{ display: none }}
+@media (prefers-color-scheme: dark) {{ .dark {{ display: block }} .light {{ display: none }} }}
+</style>
+{pictures}
+{report}
+</html>
+"""
 
 
 def _totals(report: Any) -> str:
@@ -167,4 +264,9 @@ def _recomputed(report: Any, top: int) -> list[str]:
 
 
 def _advice(report: Any) -> list[str]:
-    return [f"{size(a.freed):>10} less  {a.text}" for a in report.advice]
+    package = f"residuals_{report.adapter.NAME}"
+    return [
+        f"{size(a.freed):>10} less  {a.what} at {a.line or report.target} keeps {a.arrays} "
+        f"array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}; {package}.{a.op} keeps {size(a.instead)} at most"
+        for a in report.advice
+    ]

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     compare.set_defaults(run=_compare)
 
+    _audit_parser(commands)
+
     learn = commands.add_parser(
         "learn",
         help="exercises: a stub to fill in, graded on what it saves",
@@ -97,6 +99,123 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--json", action="store_true", help="with --check: one JSON document")
     learn.set_defaults(run=_learn)
     return parser
+
+
+AUDIT = """\
+Report what a function keeps for its backward: which arrays, how many bytes, made where, read by what; what is wasted,
+and what is computed again. Nothing is computed and nothing is allocated: a model of any size is traced on shapes.
+
+TARGET is path/to/file.py:function or package.module:function; it may also be a torch.nn.Module or a callable tree of
+arrays. Its arguments follow it, in order:
+
+  --arg f32[1024,512]       an array of this dtype and shape, differentiated if it is of floating numbers
+  --param f32[512,512]      the same, but a parameter: somebody else keeps it alive
+  --frozen f32[1024,512]    the same, but not differentiated
+  --input x=data.npy        an array from a .npy, .npz or .csv file, by name
+  --arg file.py:function    what that function gives when called without arguments: a tree of arrays, say
+  --arg 0.1                 a Python literal
+  --arg eps=1e-5            any of them by name
+
+dtypes: f64 f32 bf16 f16 i64 i32 i16 i8 u8 u32 bool key
+"""
+
+AUDIT_EXAMPLES = """\
+examples:
+  residuals audit residuals_jax:gelu --arg f32[4096,1024]
+  residuals audit model.py:loss --param model.py:init --frozen i32[8,1024] --top 30 --plot lanes.svg
+  residuals audit port.py:block --arg f32[512,256] --beside original.py:block --arg f32[512,256]
+
+"""
+
+
+class _Target(argparse.Action):
+    """A target, to which the arguments after it belong."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
+
+
+class _Argument(argparse.Action):
+    """An argument of the last target; those before the first target belong to it too."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        if not namespace.targets:
+            namespace.early = [*namespace.early, (self.dest, value)]
+        else:
+            namespace.targets[-1][1].append((self.dest, value))
+
+
+def _audit_parser(commands: Any) -> None:
+    audit = commands.add_parser(
+        "audit",
+        help="what any function keeps for its backward: bytes, where from, what is wasted",
+        description=AUDIT,
+        epilog=AUDIT_EXAMPLES + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="residuals audit TARGET [--arg SPEC ...] [--beside TARGET [--arg SPEC ...]] [options]",
+    )
+    audit.set_defaults(run=_audit, targets=[], early=[])
+    audit.add_argument("targets", action=_Target, metavar="TARGET", help="the function, module or callable tree")
+    for name, help in (
+        ("arg", "an argument"),
+        ("param", "an argument that is a parameter, or a tree of them"),
+        ("frozen", "an argument that is not differentiated"),
+        ("input", "NAME=FILE: an argument from a file, by name"),
+    ):
+        audit.add_argument(f"--{name}", action=_Argument, metavar="SPEC", help=help, default=argparse.SUPPRESS)
+    audit.add_argument(
+        "--beside",
+        action=_Target,
+        dest="targets",
+        metavar="TARGET",
+        help="a second target, side by side; arguments after it are its own (default: those of the first)",
+    )
+    audit.add_argument("--framework", choices=FRAMEWORKS, help="where it cannot be told from the target")
+    audit.add_argument(
+        "--concrete", action="store_true", help="compute the forward, for code whose path depends on numbers"
+    )
+    audit.add_argument("--top", type=_size, default=12, metavar="N", help="rows of a table (default: 12)")
+    audit.add_argument("--by", choices=("source", "module", "kind"), help="sum up instead of listing arrays")
+    audit.add_argument("--compiled", action="store_true", help="also what is kept once a compiler has had its say")
+    audit.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    audit.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page")
+    audit.add_argument("--plot", type=Path, metavar="FILE", help="also draw the lanes, as .svg or .png")
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from residuals_lab import show
+
+    (first, given), *others = arguments.targets
+    given = [*arguments.early, *given]
+    if len(others) > 1:
+        raise UsageError("--beside: expected it once")
+    with show.progress("importing"):
+        from residuals_lab import audit_view
+        from residuals_lab.targets import Argument, audit_target
+
+    reports = []
+    for target, own in [(first, given), *((target, own or given) for target, own in others)]:
+        with show.progress(f"tracing {target}"):
+            specs = [Argument(how, text) for how, text in own]
+            reports.append(audit_target(target, specs, arguments.framework, arguments.concrete))
+    if arguments.compiled:
+        with show.progress("compiling"):
+            for report in reports:
+                _ = report.after_compilation
+    for path in (arguments.plot, arguments.html):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: no folder {path.parent}")
+    if arguments.plot:
+        from residuals_lab import lanes
+
+        lanes.draw(audit_view.titled(reports), arguments.plot)
+    if arguments.html:
+        arguments.html.write_text(audit_view.page(reports, arguments.top), encoding="utf-8")
+    if arguments.json:
+        print(json.dumps(_finite(audit_view.documents(reports)), indent=2, allow_nan=False))
+    else:
+        audit_view.show_all(reports, show.console(), arguments.top, arguments.by)
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -93,7 +93,7 @@ def _pinned(saved: list[Residual]) -> _Found:
 
 
 def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
-    """New arrays that one cheap step makes of others that are there anyway."""
+    """New arrays that one cheap step makes of others that are there anyway: saved, inputs, constants."""
     makers: dict[int, Step] = {}
     for step in trace.steps[: trace.turn]:
         for number in step.outs:
@@ -106,7 +106,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         maker = makers.get(trace.part(r.value.number))
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
-        if maker.ins and there.issuperset(maker.ins) and not {*maker.ins} & {*maker.outs}:
+        if all(n in there or n not in makers for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
             yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes
 
 

@@ -1,5 +1,6 @@
 """Arrays from files, and functions from the places that a command line can name."""
 
+import dataclasses
 import functools
 import importlib
 import importlib.machinery
@@ -152,5 +153,6 @@ def _types_in(args: Any) -> list[type]:
     found: list[type] = []
     for a in args:
         within = a.values() if isinstance(a, dict) else a if isinstance(a, (list, tuple)) else ()
+        within = vars(a).values() if dataclasses.is_dataclass(a) and not isinstance(a, type) else within
         found += [*type(a).__mro__, *_types_in(within)]
     return found

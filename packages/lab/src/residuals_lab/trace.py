@@ -49,11 +49,15 @@ class Value:
     dtype: str
 
     @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its elements, by the bits that a dtype has in its name."""
         bits = re.search(r"\d+", self.dtype)
         width = int(bits[0]) // 8 if bits else {"bool": 1}.get(self.dtype, 8)  # a key is two words
-        return math.prod(self.shape) * width
+        return self.elements * width
 
 
 @dataclass(frozen=True)

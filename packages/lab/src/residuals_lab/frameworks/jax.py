@@ -1,6 +1,6 @@
 """The JAX adapter. Its public functions are what every adapter provides."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
@@ -12,6 +12,7 @@ import numpy as np
 
 import residuals_jax
 from residuals_jax import _lib
+from residuals_lab.compiled import Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_trace import address
 from residuals_lab.frameworks.jax_trace import trace as trace
@@ -138,6 +139,11 @@ def arrays_in(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]
     return {jax.tree_util.keystr(leaves[i][0]): leaves[i][1] for i in places}, rebuild
 
 
+def frozen(tree: Any) -> Any:
+    """The tree as it is: nothing in JAX says by itself that it is not to be differentiated."""
+    return tree
+
+
 def shaped(shape: tuple[int, ...], dtype: str) -> Any:
     """An array that is not there: its shape and dtype. The dtype `key` is a key of a random generator."""
     if dtype == "key":
@@ -157,6 +163,28 @@ def random_like(a: Any) -> Any:
 def abstractly() -> AbstractContextManager[Any]:
     """A context in which a target and its arguments are made: nothing special in JAX."""
     return nullcontext()
+
+
+def after_compilation(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Compiled:
+    """What XLA keeps of `fn(*args, **kwargs)`: the scratch memory of one program of forward and backward, in which
+    nothing has to cross. Arguments of floating numbers are differentiated.
+    """
+    found, rebuild = arrays_in((tuple(args), dict(kwargs)))
+    differentiated = [i for i, a in enumerate(found.values()) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+    def both(given: list[Any]) -> Any:
+        def forward(*some: Any) -> Any:
+            chosen = dict(zip(differentiated, some, strict=True))
+            args, kwargs = rebuild([chosen.get(i, a) for i, a in enumerate(given)])
+            leaves = jax.tree.leaves(fn(*args, **kwargs))
+            return [y for y in leaves if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
+
+        out, pull = jax.vjp(forward, *(given[i] for i in differentiated))
+        return out, pull(jax.tree.map(jnp.ones_like, out))
+
+    analysis = jax.jit(both).lower([*found.values()]).compile().memory_analysis()
+    scratch = analysis.temp_size_in_bytes if analysis is not None else 0
+    return Compiled(f"XLA's scratch memory of one {jax.default_backend()} program", int(scratch))
 
 
 def without_computing(make: Callable[[], Any]) -> Any:

@@ -5,9 +5,11 @@ over is one number, and an array that it stacks up, turn by turn, gives that num
 A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the same index, what the branch gave.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,7 @@ _BODIES = {
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 _IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
 _COPIES = {"copy", "copy_p"}  # the same values in another array
+_NN = os.path.join("jax", "_src", "nn") + os.sep
 _TRANSFORMS = {"checkpoint", "jvp", "rematted_computation", "transpose", "vmap"}  # on a stack of names
 
 
@@ -103,6 +106,7 @@ def trace(
         made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
         made_arrays = walk.run(made, inputs)
     else:
+        args = [jnp.asarray(a) for a in args]  # on the device before they are known by their buffers
         out, rest, pull = forward(*args)
         made_arrays = walk.buffers(args, inputs, jax.tree.leaves((out, rest, pull)))
     if not out:
@@ -152,6 +156,7 @@ class _Walk:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._made_so_far = 0
+        self._named = ""  # the name scopes around
         self._depth = 0  # how many loops are around
         self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
         self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
@@ -183,11 +188,17 @@ class _Walk:
             # The same value wherever it is written, and an array of its own each time that it is held.
             return self.array(("literal", str(atom)), atom.aval)._replace(storage=("literal", id(atom)))
 
-        around = self.recorder.line, self.recorder.scope
+        around = self.recorder.line, self.recorder.scope, self._named
         for eqn in jaxpr.eqns:
-            self.recorder.line, self.recorder.scope = _line(eqn) or around[0], _scope(eqn, around[1])
+            traceback = eqn.source_info.traceback
+            line, functions = _place(traceback) if traceback else ("", "")
+            self._named = _scope(eqn, around[2])
+            self.recorder.line = line or around[0]
+            is_inside = {*self._named.split("/")} <= {*functions.split("/")}  # a jit names the function around
+            self.recorder.scope = functions if is_inside or not self._named else self._named
+            self.recorder.scope = self.recorder.scope or around[1]
             env.update(zip(eqn.outvars, self._equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
-        self.recorder.line, self.recorder.scope = around
+        self.recorder.line, self.recorder.scope, self._named = around
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: Any, reads: list[_Array]) -> list[_Array]:
@@ -315,9 +326,19 @@ class _Walk:
         return a._replace(number=numbers[i])
 
 
-def _line(eqn: Any) -> str:
-    traceback = eqn.source_info.traceback
-    return innermost((f.file_name, f.line_num) for f in traceback.frames) if traceback else ""
+@cache
+def _place(traceback: Any) -> tuple[str, str]:
+    """The user's line, and the functions around it, the innermost last, with one of `jax.nn` that it calls."""
+    frames = []
+    for frame in traceback.frames:
+        if frame.file_name == __file__:
+            break
+        frames.append(frame)
+    users = [f.function_name for f in reversed(frames) if innermost([(f.file_name, f.line_num)])]
+    library = [f.function_name for f in reversed(frames) if _NN in f.file_name]
+    names = [name.rpartition(".")[2] for name in (*users, *library[:1])]
+    functions = "/".join(name for name in names if name.isidentifier())
+    return innermost((f.file_name, f.line_num) for f in frames), functions
 
 
 def _scope(eqn: Any, around: str) -> str:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
+from residuals_lab.compiled import Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_trace import dtype_name
 from residuals_lab.frameworks.torch_trace import trace as trace
@@ -188,6 +189,12 @@ def _is_dataclass(a: Any) -> bool:
     return dataclasses.is_dataclass(a) and not isinstance(a, type)
 
 
+def frozen(tree: Any) -> Any:
+    """The tree with tensors that require no gradient."""
+    found, rebuild = arrays_in(tree)
+    return rebuild([t.detach() for t in found.values()])
+
+
 def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
     """A tensor of zeros, without numbers if made `abstractly`. It requires a gradient if it can."""
     if dtype == "key":
@@ -204,6 +211,12 @@ def random_like(a: Tensor) -> Tensor:
 def abstractly() -> AbstractContextManager[Any]:
     """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def after_compilation(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Compiled:
+    from residuals_lab.frameworks import torch_compiled  # which imports Dynamo
+
+    return torch_compiled.after_compilation(fn, args, kwargs)
 
 
 def without_computing(make: Callable[[], Any]) -> Any:

@@ -116,7 +116,9 @@ def _trace(
             known.append(recording.known_as(t, "parameter"))
             labels.setdefault(known[-1].number, name)
         known += [recording.known_as(y, "output") for y in _tensors(out)]
+        forward = len(recorder.steps)
         cotangents = [torch.ones_like(y) for y in outs]
+        recorder.forget(forward)  # which is no step of the function
         recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
         leaves = [*args]
         for node in _nodes(outs):
@@ -135,6 +137,13 @@ def _trace(
                 found = fields(*args)._asdict()
             labels |= {recording.number(t): name for name, t in found.items() if t is not None}
     return recorder.trace(held, known, map(recording.storage, gradients), labels)
+
+
+def backward_of(out: Any) -> None:
+    """Run the backward of all that a function gives, and leave no gradient behind."""
+    outs = [y for y in _tensors(out) if y.requires_grad]
+    leaves = [node.variable for node in _nodes(outs) if type(node).__name__ == "AccumulateGrad"]
+    _backward(outs, [torch.ones_like(y) for y in outs], leaves)
 
 
 def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,357 @@
+"""The audit: exact to the byte, sharp about faults, calm about clean code; in both frameworks, and as a command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases import Case, only
+from command import assert_usage
+from residuals_lab import cli, frameworks
+from residuals_lab.audit import Report, audit, frozen, parameter
+
+INSTALLED = frameworks.installed()
+BOTH = pytest.mark.parametrize("framework", INSTALLED)
+
+# Rules with a fault each, and what the audit has to say of it. `Rule` and `n` are given in both frameworks.
+FAULTS = {
+    "an unused array": ("n.cos(x), n.exp(x)", "g * r[0]", {("unused", "exp")}),
+    "saved twice": ("n.cos(x), copy(n.cos(x))", "g * (r[0] + r[1]) / 2", {("duplicate", "cos")}),
+    "derivable": ("x, x > 0", "g * r[1] * n.cos(r[0])", {("derivable", "gt")}),
+    "closed over": ("x,", "g * n.cos(r[0]) * SHARED", {("hidden", "closed over")}),
+    "clean": ("n.cos(x),", "g * r[0]", set()),
+}
+SOURCE = {
+    "jax": """
+import jax
+import jax.numpy as jnp
+n, copy, SHARED = jnp, jnp.copy, jnp.ones((4, 8)) * 3
+
+@jax.custom_vjp
+def fn(x):
+    return n.sin(x)
+
+def fwd(x):
+    return n.sin(x), ({saved})
+
+def bwd(r, g):
+    return ({gradient},)
+
+fn.defvjp(fwd, bwd)
+
+def frozen_weight(x, w):
+    @jax.custom_vjp
+    def linear(h, w):
+        return h @ w
+
+    linear.defvjp(lambda h, w: (h @ w, (h, w)), lambda r, g: (g @ r[1].T, r[0].T @ g))
+    return linear(n.sin(x), w)
+
+def again(x):
+    return jax.checkpoint(lambda x: n.exp(n.sin(x)))(x).sum()
+
+def attend(q, k, v):
+    return jax.nn.softmax(q @ k.T) @ v
+
+def gate(x):
+    return jax.nn.gelu(x * 2).sum()
+
+def depends(x):
+    return n.sin(x) if x.sum() > 0 else n.cos(x)
+
+def integers(x):
+    return x.astype("int32")
+
+def broken(x):
+    return x @ x
+""",
+    "torch": """
+import torch
+from torch.utils.checkpoint import checkpoint
+n, copy, SHARED = torch, torch.clone, torch.ones((4, 8)) * 3
+
+class Fn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(*({saved}))
+        return n.sin(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        r = ctx.saved_tensors
+        return {gradient}
+
+def fn(x):
+    return Fn.apply(x)
+
+class Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h, w):
+        ctx.save_for_backward(h, w)
+        return h @ w
+
+    @staticmethod
+    def backward(ctx, g):
+        h, w = ctx.saved_tensors
+        return g @ w.T, h.T @ g
+
+def frozen_weight(x, w):
+    return Linear.apply(n.sin(x), w)
+
+class OnCtx(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.kept = n.cos(x)
+        return n.sin(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.kept
+
+def on_ctx(x):
+    return OnCtx.apply(x)
+
+def pinned(x):
+    return n.exp(n.sin(x)[:1]).sum() + n.sin(x).sum()
+
+def again(x):
+    return checkpoint(lambda x: n.exp(n.sin(x)), x, use_reentrant=False).sum()
+
+def attend(q, k, v):
+    return n.softmax(q @ k.T, -1) @ v
+
+class GELU(torch.nn.Module):
+    def forward(self, x):
+        return 0.5 * x * (1 + n.tanh(0.79788456 * (x + 0.044715 * x**3)))
+
+act = GELU()
+
+def gate(x):
+    return act(x * 2).sum()
+
+def depends(x):
+    return n.sin(x) if x.sum() > 0 else n.cos(x)
+
+def integers(x):
+    return x.int()
+
+def broken(x):
+    return x @ x
+""",
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["audit", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def array(framework: str, *shape: int) -> Any:
+    adapter = frameworks.load(framework)
+    return adapter.random_like(adapter.shaped(shape, "float32"))
+
+
+def source(framework: str, folder: Path, saved: str = "x,", gradient: str = "g") -> Path:
+    path = folder / f"mine_{framework}.py"
+    path.write_text(SOURCE[framework].format(saved=saved, gradient=gradient))
+    return path
+
+
+def module(framework: str, folder: Path, saved: str = "x,", gradient: str = "g") -> dict[str, Any]:
+    """What the source above defines."""
+    found: dict[str, Any] = {"__name__": "mine"}
+    path = source(framework, folder, saved, gradient)
+    exec(compile(path.read_text(), str(path), "exec"), found)
+    return found
+
+
+def said(report: Report) -> set[tuple[str, str]]:
+    """What the report finds, for each array that it names; but for single inputs, which cost nothing."""
+    return {(f.what, name) for f in report.findings for name in f.names if name != "x"}
+
+
+@only(first=True, dtype="float32")
+def test_our_ops_are_calm_and_exact(case: Case) -> None:
+    """Nothing to say, and new bytes that are what the framework really holds beyond inputs and the output."""
+    call, adapter = case.call, case.adapter
+    given = [*case.args, *call.constants_in(adapter)]
+    report = audit(call.ours(adapter), *given, framework=adapter.NAME)
+    assert said(report) == set()
+    assert report.saved_bytes == call.held_bytes(adapter, call.ours(adapter), case.args)
+    assert {r.op for r in report.recomputed} == set(call.trace(adapter, call.ours(adapter), case.args).recomputed())
+    concrete = audit(call.ours(adapter), *given, framework=adapter.NAME, is_concrete=True)
+    assert (concrete.new_bytes, concrete.saved_bytes) == (report.new_bytes, report.saved_bytes)
+
+
+@BOTH
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) -> None:
+    saved, gradient, expected = FAULTS[fault]
+    report = audit(module(framework, tmp_path, saved, gradient)["fn"], array(framework, 4, 8))
+    assert said(report) == expected
+    for finding in report.findings:
+        assert finding.nbytes in (0, 32, 128)
+        assert finding.line == "" or f"mine_{framework}.py:" in finding.line
+
+
+@BOTH
+def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
+    fn = module(framework, tmp_path)["frozen_weight"]
+    x, w = array(framework, 4, 8), array(framework, 8, 8)
+    assert said(audit(fn, x, w)) == set()
+    (finding,) = audit(fn, x, frozen(w)).findings
+    assert (finding.what, finding.names, finding.nbytes) == ("unused", ("sin",), 128)
+    assert "nobody asked for" in finding.why
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="only PyTorch has a ctx, and views")
+def test_what_hangs_on_ctx_and_what_a_view_pins(tmp_path: Path) -> None:
+    found = module("torch", tmp_path)
+    assert said(audit(found["on_ctx"], array("torch", 4, 8))) == {("hidden", "cos")}
+    (finding,) = audit(lambda x: x.sin()[:1].exp().sin().sum(), array("torch", 64, 8)).findings or [None]
+    assert finding is None, "the exp is new and small; the sine is not held"
+    report = audit(lambda x: (x.sin()[:1] * x.cos()[:1]).sum(), array("torch", 64, 8))
+    assert {(f.what, f.nbytes) for f in report.findings} == {("pinned", 2 * (2048 - 32))}
+
+
+@BOTH
+def test_recomputation_and_what_it_would_cost_to_save(framework: str, tmp_path: Path) -> None:
+    report = audit(module(framework, tmp_path)["again"], array(framework, 4, 8))
+    assert {(r.op, r.cost, r.nbytes) for r in report.recomputed} >= {("sin", "transcendental", 128)}
+    assert report.new_bytes == 0
+    assert all(f"mine_{framework}.py:" in r.line for r in report.recomputed)
+
+
+@BOTH
+def test_advice_is_measured(framework: str, tmp_path: Path) -> None:
+    """Scores where a log-sum-exp would do; a gelu that keeps each of its steps."""
+    found = module(framework, tmp_path)
+    q = array(framework, 64, 8)
+    (advice, *_) = audit(found["attend"], q, q, q).advice
+    assert advice.op == "flash_attention"
+    assert advice.nbytes >= 64 * 64 * 4
+    assert advice.instead == 64 * 8 * 4 + 64 * 4, "the output and a number a row"
+    (advice,) = audit(found["gate"], q).advice
+    assert (advice.op, advice.instead) == ("gelu", 64 * 8 * 4)
+    assert advice.arrays >= 3
+    assert audit(frameworks.load(framework).public("gelu"), q).advice == []
+
+
+@BOTH
+def test_kinds_and_places(framework: str, tmp_path: Path) -> None:
+    def fn(params: dict[str, Any], x: Any, *, scale: float, others: list[Any]) -> Any:
+        h = x @ params["w"]
+        return (h * h * scale).sum() + (others[0] * x).sum()
+
+    x, w, v = (array(framework, *shape) for shape in ((4, 8), (8, 8), (4, 8)))
+    report = audit(fn, parameter({"w": w}), x, scale=2.0, others=[frozen(v).tree])
+    kinds = {r.name: r.kind for r in report.residuals if r.value.shape}
+    assert kinds["x"] == "input"
+    assert kinds["params['w']"] == "parameter"
+    assert kinds["others[0]"] == "input"
+    made = [r for r in report.residuals if r.is_new and r.value.shape]
+    assert made
+    assert all("test_audit.py:" in r.line for r in made)
+    assert report.peak_bytes == report.saved_bytes
+    assert report.new_bytes == sum(r.nbytes for r in made) + 4 * sum(r.is_new and not r.value.shape for r in made)
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="modules and checkpoints are PyTorch's")
+def test_modules_of_pytorch() -> None:
+    """Parameters by name, shared ones once, no gradient left behind; both kinds of checkpoint; a dataclass."""
+    import dataclasses
+
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 8, bias=False)
+            self.second.weight = self.first.weight
+            self.reentrant: bool | None = None
+
+        def inner(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.sin(self.first(x)))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x = x.exp()
+            y = self.inner(x) if self.reentrant is None else checkpoint(self.inner, x, use_reentrant=self.reentrant)
+            return {"y": y, "x": x}
+
+    net, x = Net(), torch.rand(4, 8, requires_grad=True)
+    report = audit(net, x)
+    assert {(r.name, r.kind) for r in report.residuals} == {
+        ("first.weight", "parameter"), ("matmul", "new"), ("sin", "new"), ("exp", "output"),
+    }  # fmt: skip
+    assert {r.scope for r in report.residuals if r.op == "matmul"} == {"Net/first"}
+    assert net.first.weight.grad is None
+    assert report.new_bytes == 2 * 128
+    for net.reentrant in (False, True):
+        report = audit(net, x)
+        assert report.new_bytes == 0, "what the checkpoint holds is an output"
+        assert [r.op for r in report.recomputed] == ["matmul", "sin"] * 1 or {r.op for r in report.recomputed} >= {
+            "sin"
+        }
+        assert said(report) == set()
+
+    @dataclasses.dataclass
+    class Batch:
+        x: torch.Tensor
+        name: str = "batch"
+
+    report = audit(lambda batch: Batch(batch.x.sin()), Batch(x))
+    assert [r.name for r in report.residuals] == ["batch.x"]
+
+
+@BOTH
+def test_the_same_command_in_both_frameworks(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(framework, tmp_path)
+    code, out, _ = run(capsys, f"{path}:attend", *(["--arg", "f32[64,8]"] * 3), "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema_version"] == 1
+    assert {r["name"] for r in document["residuals"]} >= {"q", "v"}
+    assert document["new_bytes"] == sum(
+        {i: r["storage_bytes"] for i, r in enumerate(document["residuals"]) if r["is_new"]}.values()
+    )
+    for by in ("source", "module", "kind"):
+        code, out, _ = run(capsys, f"{path}:attend", *(["--arg", "f32[64,8]"] * 3), "--by", by)
+        assert code == 0
+        assert "16 KiB" in out
+    page = tmp_path / "report.html"
+    code, out, _ = run(capsys, f"{path}:gate", "--arg", "f32[64,8]", "--html", page, "--compiled")
+    assert (code, "Advice" in out, "After compilation" in out) == (0, True, True)
+    assert "<!doctype html>" in page.read_text()
+
+
+@pytest.mark.skipif(len(INSTALLED) < 2, reason="needs both frameworks")
+def test_a_port_beside_its_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [f"{source(name, tmp_path)}:gate" for name in ("jax", "torch")]
+    code, out, _ = run(capsys, paths[0], "--arg", "f32[64,8]", "--beside", paths[1])
+    assert (code, "Side by side" in out) == (0, True)
+    code, out, _ = run(capsys, paths[0], "--arg", "f32[64,8]", "--beside", paths[1], "--json")
+    document = json.loads(out)
+    left, right = (report["new_bytes"] for report in document["reports"])
+    assert sum(match["difference"] for match in document["matched"]) == right - left
+
+
+@BOTH
+def test_what_cannot_be_audited_gets_one_line(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(framework, tmp_path)
+    assert_usage(run(capsys, f"{path}:depends", "--arg", "f32[4]"), "run it with --concrete")
+    code, out, _ = run(capsys, f"{path}:depends", "--arg", "f32[4]", "--concrete")
+    assert (code, "16 B of new memory" in out or "0 B of new memory" in out) == (0, True)
+    assert_usage(run(capsys, f"{path}:integers", "--arg", "f32[4]"), "expected a result")
+    assert_usage(run(capsys, f"{path}:broken", "--arg", "f32[4,8]"), "broken: ")
+    assert_usage(run(capsys, f"{path}:nothing"), "has no function 'nothing'")
+    assert_usage(run(capsys, f"{path}:gate", "--arg", "f33[4]"), "expected a dtype of")
+    assert_usage(run(capsys, f"{path}:gate", "--arg", "sideways"), "expected f32[1024,512], a Python literal")
+    assert_usage(run(capsys, f"{path}:gate", "--input", "data.npy"), "expected NAME=FILE")
+    assert_usage(run(capsys, f"{path}:gate", "--arg", "f32[4]", "--plot", tmp_path / "a" / "b.svg"), "no folder")
