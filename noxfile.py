@@ -84,8 +84,15 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly, against the frameworks' own."""
-    install(session, "jax", "torch", extra=["mypy"])
+    install(session, "jax", "torch", extra=["mypy", "matplotlib"])
     session.run("mypy", *(session.posargs or [f"packages/{name}/src" for name in ("numpy", "jax", "torch", "lab")]))
+
+
+@nox.session(default=False)
+def models(session: nox.Session) -> None:
+    """Audit models that are not ours, of transformers, Flax and Equinox: exact to the byte, up to 8 billion parameters."""
+    install(session, "jax", "torch", extra=["pytest", "transformers", "flax", "equinox"])
+    session.run("python", "-m", "pytest", "model_tests", "-W", "ignore", *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,0 +1,144 @@
+"""The audit on models that are not ours, in JAX: a transformer in Flax and one in Equinox, exact to the byte."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from residuals_lab.audit import Report, audit, parameter
+
+IDS = jnp.arange(32).reshape(2, 16)
+
+
+class FlaxBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(x))
+        return x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
+
+
+class FlaxModel(nn.Module):
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        x = nn.Embed(256, 64)(ids)
+        for _ in range(2):
+            x = FlaxBlock()(x)
+        return nn.Dense(256)(nn.LayerNorm()(x))
+
+
+class EquinoxBlock(eqx.Module):
+    attention: eqx.nn.MultiheadAttention
+    first: eqx.nn.LayerNorm
+    second: eqx.nn.LayerNorm
+    mlp: eqx.nn.MLP
+
+    def __init__(self, key: jax.Array) -> None:
+        one, two = jax.random.split(key)
+        self.attention = eqx.nn.MultiheadAttention(4, 64, key=one)
+        self.first, self.second = eqx.nn.LayerNorm(64), eqx.nn.LayerNorm(64)
+        self.mlp = eqx.nn.MLP(64, 64, 128, 1, activation=jax.nn.gelu, key=two)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = jax.vmap(self.first)(x)
+        x = x + self.attention(h, h, h)
+        return x + jax.vmap(self.mlp)(jax.vmap(self.second)(x))
+
+
+class EquinoxModel(eqx.Module):
+    embedding: eqx.nn.Embedding
+    blocks: list[EquinoxBlock]
+    out: eqx.nn.Linear
+
+    def __init__(self, key: jax.Array) -> None:
+        a, b, c, d = jax.random.split(key, 4)
+        self.embedding, self.out = eqx.nn.Embedding(256, 64, key=a), eqx.nn.Linear(64, 256, key=d)
+        self.blocks = [EquinoxBlock(b), EquinoxBlock(c)]
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        x = jax.vmap(self.embedding)(ids)
+        for block in self.blocks:
+            x = block(x)
+        return jax.vmap(self.out)(x)
+
+
+def scattered(tree: Any) -> Any:
+    """The same parameters with noise, so that no two of them are equal."""
+    rng = np.random.default_rng(0)
+
+    def with_noise(a: Any) -> Any:
+        return a + 0.1 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a
+
+    return jax.tree.map(with_noise, tree)
+
+
+def held(fn: Any, params: Any, ids: jax.Array) -> int:
+    """Bytes of the distinct arrays among the leaves of the `jax.vjp` result, beyond parameters, inputs and outputs.
+
+    Arrays are told apart by what is in them, since run without a jit, `jnp.asarray` in a library copies a parameter;
+    those that are one number throughout, as an activation's mask may be, by where they are. Single numbers, which a jit
+    has as constants, are left out.
+    """
+    out, pull = jax.vjp(fn, params)
+
+    def identity(a: jax.Array) -> Hashable:
+        numbers = np.asarray(a)
+        is_constant = numbers.min() == numbers.max()
+        return (a.shape, numbers.tobytes()) if not is_constant else a.unsafe_buffer_pointer()
+
+    alive = {identity(a) for a in jax.tree.leaves((params, ids, out)) if a.shape}
+    kept = {identity(a): a.nbytes for a in jax.tree.leaves(pull) if a.shape}
+    return sum(nbytes for key, nbytes in kept.items() if key not in alive)
+
+
+def new_bytes(report: Report) -> int:
+    return sum({r.storage: r.nbytes for r in report.residuals if r.is_new and r.value.shape}.values())
+
+
+def test_flax() -> None:
+    model = FlaxModel()
+    variables = scattered(model.init(jax.random.key(0), IDS))
+    report = audit(model.apply, parameter(variables), IDS)
+    assert new_bytes(report) == held(lambda v: model.apply(v, IDS), variables, IDS)
+    assert any(r.scope.startswith("FlaxModel/FlaxBlock_1") for r in report.residuals)
+
+
+def test_equinox() -> None:
+    model = scattered(EquinoxModel(jax.random.key(0)))
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    report = audit(model, IDS[0])
+    assert new_bytes(report) == held(lambda p: eqx.combine(p, rest)(IDS[0]), params, IDS[0])
+    assert {r.kind for r in report.residuals} >= {"parameter", "new"}
+
+
+def test_eight_billion_parameters_unrolled_and_as_a_scan() -> None:
+    """The scan's stacked residuals are the same bytes; it has as many operations however many layers there are."""
+    width, hidden, tokens = 4096, 14336, 8192
+
+    def layer(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
+        return x + (jax.nn.silu(x @ p["gate"]) * (x @ p["up"])) @ p["down"]
+
+    def unrolled(layers: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+        for p in layers:
+            x = layer(x, p)
+        return x
+
+    def scanned(layers: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda x, p: (layer(x, p), None), x, layers)[0]
+
+    def shapes(*lead: int) -> dict[str, Any]:
+        sizes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
+        return {name: jax.ShapeDtypeStruct((*lead, *shape), "bfloat16") for name, shape in sizes.items()}
+
+    x = jax.ShapeDtypeStruct((tokens, width), "bfloat16")
+    steps = set()
+    for n in (4, 32):
+        flat = audit(unrolled, parameter([shapes() for _ in range(n)]), x)
+        stacked = audit(scanned, parameter(shapes(n)), x)
+        # The scan keeps each layer's input, of which the first is x itself where they are unrolled.
+        assert stacked.new_bytes == flat.new_bytes + tokens * width * 2
+        steps.add(len(stacked.trace.steps))
+    assert len(steps) == 1
