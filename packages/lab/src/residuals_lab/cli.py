@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
 
     _audit_parser(commands)
+    _lock_parser(commands)
 
     learn = commands.add_parser(
         "learn",
@@ -128,11 +129,21 @@ examples:
 """
 
 
+LOCK = """\
+Write down what targets keep for their backward, in residuals.lock, for review in a diff; and fail where it grows.
+
+  residuals lock write TARGET --arg SPEC ...   add a target, or update it; arguments are those of residuals audit
+  residuals lock write                         look at all targets of the file again, and accept what they keep
+  residuals lock check                         fail if bytes grew or an array appeared: say which, and from where
+"""
+
+
 class _Target(argparse.Action):
     """A target, to which the arguments after it belong."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
+        if value:  # and not the default of one that may be absent
+            setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
 
 
 class _Argument(argparse.Action):
@@ -143,6 +154,17 @@ class _Argument(argparse.Action):
             namespace.early = [*namespace.early, (self.dest, value)]
         else:
             namespace.targets[-1][1].append((self.dest, value))
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that are arguments of a target."""
+    for name, help in (
+        ("arg", "an argument"),
+        ("param", "an argument that is a parameter, or a tree of them"),
+        ("frozen", "an argument that is not differentiated"),
+        ("input", "NAME=FILE: an argument from a file, by name"),
+    ):
+        parser.add_argument(f"--{name}", action=_Argument, metavar="SPEC", help=help, default=argparse.SUPPRESS)
 
 
 def _audit_parser(commands: Any) -> None:
@@ -156,13 +178,7 @@ def _audit_parser(commands: Any) -> None:
     )
     audit.set_defaults(run=_audit, targets=[], early=[])
     audit.add_argument("targets", action=_Target, metavar="TARGET", help="the function, module or callable tree")
-    for name, help in (
-        ("arg", "an argument"),
-        ("param", "an argument that is a parameter, or a tree of them"),
-        ("frozen", "an argument that is not differentiated"),
-        ("input", "NAME=FILE: an argument from a file, by name"),
-    ):
-        audit.add_argument(f"--{name}", action=_Argument, metavar="SPEC", help=help, default=argparse.SUPPRESS)
+    _arguments(audit)
     audit.add_argument(
         "--beside",
         action=_Target,
@@ -180,6 +196,41 @@ def _audit_parser(commands: Any) -> None:
     audit.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     audit.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page")
     audit.add_argument("--plot", type=Path, metavar="FILE", help="also draw the lanes, as .svg or .png")
+
+
+def _lock_parser(commands: Any) -> None:
+    lock = commands.add_parser(
+        "lock",
+        help="fail where a target keeps more for its backward than a file says",
+        description=LOCK,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    does = lock.add_subparsers(title="commands", required=True, metavar="write|check")
+    write = does.add_parser("write", help="write the file", usage="residuals lock write [TARGET --arg SPEC ...]")
+    check = does.add_parser("check", help="check it", usage="residuals lock check [TARGET]")
+    for parser in (write, check):
+        parser.set_defaults(run=_lock, targets=[], early=[], json=False)
+        parser.add_argument("targets", action=_Target, nargs="?", metavar="TARGET", help="only this one")
+        parser.add_argument("--file", type=Path, default=Path("residuals.lock"), help="default: residuals.lock")
+        parser.add_argument("--framework", choices=FRAMEWORKS, help="only targets of this one")
+    _arguments(write)
+    check.add_argument("--json", action="store_true", help="one JSON document")
+    write.set_defaults(is_write=True)
+    check.set_defaults(is_write=False)
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    from residuals_lab import lock, show
+
+    with show.progress("tracing"):
+        if not arguments.is_write:
+            targets = [target for target, _ in arguments.targets]
+            return lock.run_check(arguments.file, targets, arguments.framework, arguments.json)
+        specs = [
+            (target, [f"--{how} {text}" for how, text in (*arguments.early, *own)]) for target, own in arguments.targets
+        ]
+        return lock.run_write(arguments.file, specs, arguments.framework)
 
 
 def _audit(arguments: argparse.Namespace) -> int:

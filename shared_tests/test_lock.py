@@ -1,0 +1,165 @@
+"""The gate: what is locked is checked, what grows is named, and a test may ask for bytes and names."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residuals_lab import cli, frameworks, lock
+from residuals_lab.errors import UsageError
+from residuals_lab.lock import Amount, Entry, Key
+from residuals_lab.ops import OPS
+from residuals_lab.testing import assert_residuals
+
+ROOT = Path(__file__).parents[1]
+INSTALLED = frameworks.installed()
+BOTH = pytest.mark.parametrize("framework", INSTALLED)
+SINES = {
+    "jax": "import jax.numpy as n\ndef fn(x):\n    return {fn}\n",
+    "torch": "import torch as n\ndef fn(x):\n    return {fn}\n",
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["lock", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@BOTH
+def test_our_ops_keep_what_is_locked(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / lock.FILE
+    code, out, _ = run(capsys, "check", "--file", path, "--framework", framework)
+    assert (code, out) == (0, f"{len(OPS)} targets as locked.\n")
+    names = {e.target for e in lock.read(path) if e.framework == framework}
+    assert names == {f"residuals_{framework}:{op.name}" for op in OPS}
+
+
+@BOTH
+def test_what_grows_is_named(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "mine.py"
+
+    def define(fn: str) -> str:
+        source.write_text(SINES[framework].format(fn=fn))
+        return "mine.py:fn"
+
+    target = define("n.sin(n.sin(x)).sum()")
+    assert run(capsys, "write", target, "--arg", "f32[4,8]")[0] == 0
+    before = Path(lock.FILE).read_text()
+    assert run(capsys, "write")[0] == 0
+    assert Path(lock.FILE).read_text() == before, "nothing has changed"
+    code, out, _ = run(capsys, "check")
+    assert (code, out) == (0, "1 target as locked.\n")
+
+    define("(n.sin(n.sin(x)) * n.tanh(x)).sum()")
+    code, out, _ = run(capsys, "check")
+    assert code == 1
+    assert "grew" in out
+    assert "tanh" in out
+    assert "mine.py:3" in out
+    assert "residuals lock write" in out
+    code, out, _ = run(capsys, "check", "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert {c["what"] for c in document["changes"] if c["is_worse"]} >= {"new bytes", "held bytes"}
+
+    define("n.sin(x).sum()")
+    code, out, _ = run(capsys, "check")
+    assert code == 0
+    assert "keeps it so" in out
+    assert run(capsys, "write", target, "--arg", "f32[4,8]")[0] == 0
+    assert run(capsys, "write", target, "--arg", "f32[2,8]")[0] == 0
+    code, out, _ = run(capsys, "check", target)
+    assert (code, out) == (0, "2 targets as locked.\n")
+
+
+def entry(**residuals: Amount) -> Entry:
+    found = {Key(name, "new", "float32[4]"): amount for name, amount in residuals.items()}
+    total = sum(amount.nbytes for amount in found.values())
+    return Entry("a.py:f", "jax", ("--arg f32[4]",), total, total, found)
+
+
+def test_changes() -> None:
+    one = Amount(1, 16)
+    assert lock.changes(entry(a=one, b=one), entry(b=one, a=one)) == []
+    (appears,) = (c for c in lock.changes(entry(), entry(a=Amount(1, 0))) if c.is_worse)
+    assert appears.what.startswith("appears: a")
+    (more, *_) = lock.changes(entry(a=one), entry(a=Amount(2, 32)))
+    assert (more.before, more.after, more.is_worse) == (16, 32, True)
+    swapped = lock.changes(entry(a=one), entry(b=one))
+    assert [c.is_worse for c in swapped] == [True, False]
+
+
+def test_the_file_can_be_read_back() -> None:
+    odd = 'a "b" \\ c\n\tü\x7f'
+    written = [
+        Entry(odd, "jax", (f"--arg {odd}",), 3, 4, {Key(odd, "new", "u8[3]"): Amount(2, 3)}),
+        entry(a=Amount(1, 1)),
+    ]
+    found = tomllib.loads(lock.text(written))
+    assert {e["target"] for e in found["target"]} == {odd, "a.py:f"}
+    assert sorted((lock._read_entry(e) for e in found["target"]), key=str) == sorted(written, key=str)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no file"),
+        ("version = ", "is no TOML"),
+        ("version = 2", "expected version 1"),
+        ("version = 1\n[[target]]\ntarget = 3", "is not what `residuals lock write` writes"),
+    ],
+)
+def test_a_file_that_is_none(
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "some.lock"
+    if content is not None:
+        path.write_text(content)
+    code, out, err = run(capsys, "check", "--file", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert path.exists() == (content is not None)
+
+
+def test_targets_that_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.lock"
+    lock.write(path, [entry()])
+    assert run(capsys, "check", "b.py:g", "--file", path)[0] == 2
+    absent = {"jax", "torch"} - {*INSTALLED}
+    if absent:
+        (name,) = absent
+        lock.write(path, [Entry(f"residuals_{name}:relu", name, (), 0, 0)])
+        assert run(capsys, "check", "--file", path)[0] == 3
+    lock.write(path, [Entry(f"{tmp_path}/gone.py:f", INSTALLED[0], (), 0, 0)])
+    code, _, err = run(capsys, "check", "--file", path)
+    assert (code, "gone.py" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == [path], "nothing is left behind"
+
+
+@BOTH
+def test_asserting(framework: str) -> None:
+    adapter = frameworks.load(framework)
+    x: Any = adapter.random_like(adapter.shaped((4, 8), "float32"))
+    fn = adapter.public("rms_norm")
+    assert_residuals(fn, x, new_bytes="<= 16 B", saved_bytes="< 1 KiB")
+    assert_residuals(fn, x, new_bytes=16, saved_bytes="== 144")
+    for wrong in ({"new_bytes": 15}, {"new_bytes": "< 16 B"}, {"saved_bytes": "<= 0.1 KiB"}, {"names": []}):
+        with pytest.raises(AssertionError, match=f"{next(iter(wrong))}: .*\n\nrms_norm"):
+            assert_residuals(fn, x, **wrong)
+    for unclear in ({}, {"new_bytes": "few"}, {"new_bytes": "<= 3 apples"}, {"new_bytes": "> 3"}):
+        with pytest.raises(UsageError, match="expected"):
+            assert_residuals(fn, x, **unclear)
+
+
+def test_the_fixture_is_a_plugin() -> None:
+    from residuals_lab import pytest_plugin
+
+    assert pytest_plugin._assert_residuals.__wrapped__() is assert_residuals
+    text = (ROOT / "packages/lab/pyproject.toml").read_text()
+    assert tomllib.loads(text)["project"]["entry-points"]["pytest11"] == {"residuals": pytest_plugin.__name__}
