@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -49,21 +49,22 @@ def _of_names(trace: Trace, adapter: ModuleType) -> Iterator[Advice]:
     """Ops for functions and modules that are called after them."""
     found: dict[tuple[str, str], dict[Hashable, Residual]] = defaultdict(dict)
     for r in trace.crossing:
-        if r.is_new and r.value.shape and (op := _named(r)):
+        if r.is_new and r.value.shape and (op := _named(trace, r)):
             found[op, r.line][r.storage] = r
     for (op, line), these in found.items():
         largest = max(these.values(), key=lambda r: r.size)
         # Each call makes an array of this shape by each of these operations, at least one.
         of_shape = Counter(r.op for r in these.values() if r.value.shape == largest.value.shape)
-        array = adapter.shaped(largest.value.shape, largest.value.dtype)
-        ours: Trace = adapter.trace(adapter.public(op), [array], ["x"])
+        ours = _traced(adapter, op, [largest.value.shape], largest.value.dtype)
         instead = ours.saved_bytes * min(of_shape.values())
         yield Advice(op, line, op, len(these), sum(r.nbytes for r in these.values()), instead)
 
 
-def _named(r: Residual) -> str | None:
+def _named(trace: Trace, r: Residual) -> str | None:
     """The op that the innermost module or function around a residual's maker is called after."""
-    for name in reversed(r.scope.split("/")):
+    names = r.scope.split("/")
+    scopes = ["/".join(names[: i + 1]) for i in range(len(names))]
+    for name in [a for scope in reversed(scopes) for a in (scope.rpartition("/")[2], trace.classes.get(scope, ""))]:
         if op := _OP.get(re.sub(r"[\d_]", "", name.removeprefix("eqx.nn.")).lower()):
             return op
     return None
@@ -119,6 +120,14 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
     *lead, queries, keys = scores.shape
     heads = math.prod(lead)
     features = max(out.elements // (heads * queries), 1)
-    q, k = (adapter.shaped((heads, tokens, features), out.dtype) for tokens in (queries, keys))
-    trace: Trace = adapter.trace(adapter.public("flash_attention"), [q, k, k], ["q", "k", "v"])
+    shapes = [(heads, tokens, features) for tokens in (queries, keys, keys)]
+    trace = _traced(adapter, "flash_attention", shapes, out.dtype)
     return trace.saved_bytes - sum(r.nbytes for r in trace.crossing if r.kind == "input")
+
+
+def _traced(adapter: ModuleType, op: str, shapes: Sequence[tuple[int, ...]], dtype: str) -> Trace:
+    """Our op on arrays of these shapes, of which none is there."""
+    with adapter.abstractly():
+        arrays = [adapter.shaped(shape, dtype) for shape in shapes]
+        trace: Trace = adapter.trace(adapter.public(op), arrays, list(map(str, range(len(arrays)))), is_abstract=True)
+    return trace

@@ -10,13 +10,13 @@ _FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "numpy")
 _OURS = ("residuals_jax", "residuals_torch", "residuals_numpy", "residuals_lab")
 
 
-def innermost(frames: Iterable[tuple[str, int]]) -> str:
-    """The first of these (file, line) that is in a user's code, as "file.py:41"; "" if none is."""
-    return next((f"{shown}:{line}" for file, line in frames if (shown := _shown(file))), "")
+def innermost(frames: Iterable[tuple[str, int, str]]) -> tuple[str, str]:
+    """The first of these files, lines and functions that is a user's, as "file.py:41" and "attend"; "" if none is."""
+    return next(((f"{shown}:{line}", name) for file, line, name in frames if (shown := shown_as(file))), ("", ""))
 
 
 @cache
-def _shown(file: str) -> str:
+def shown_as(file: str) -> str:
     """A user's file by its path from the working directory, or by its name; "" if it is not a user's."""
     if file.startswith("<frozen ") or file.startswith(_roots()):
         return ""

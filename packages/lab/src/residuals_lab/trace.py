@@ -107,6 +107,7 @@ class Trace:
     alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
     parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
+    classes: Mapping[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
 
     @property
     def saved_bytes(self) -> int:
@@ -174,6 +175,7 @@ class Recorder:
     line: str = ""  # where the steps to come are, in the user's code
     scope: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
+    classes: dict[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
     views_share: bool = False  # a view is no array of its own: it is called after what it is a view of
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
@@ -258,7 +260,7 @@ class Recorder:
                 is_needed=not needed.isdisjoint(readers),
             )
             crossing.setdefault((number, storage), residual)
-        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values, self.parts)
+        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values, self.parts, self.classes)
 
     @staticmethod
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:

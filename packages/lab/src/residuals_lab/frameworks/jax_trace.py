@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
-from residuals_lab.places import innermost
+from residuals_lab.places import innermost, shown_as
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
@@ -334,11 +334,11 @@ def _place(traceback: Any) -> tuple[str, str]:
         if frame.file_name == __file__:
             break
         frames.append(frame)
-    users = [f.function_name for f in reversed(frames) if innermost([(f.file_name, f.line_num)])]
+    users = [f.function_name for f in reversed(frames) if shown_as(f.file_name)]
     library = [f.function_name for f in reversed(frames) if _NN in f.file_name]
     names = [name.rpartition(".")[2] for name in (*users, *library[:1])]
     functions = "/".join(name for name in names if name.isidentifier())
-    return innermost((f.file_name, f.line_num) for f in frames), functions
+    return innermost((f.file_name, f.line_num, "") for f in frames)[0], functions
 
 
 def _scope(eqn: Any, around: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from types import FrameType
 from typing import Any
 
@@ -52,6 +53,7 @@ _OPS = {
     "t": "transpose",
     "threefry_uniform": "random",
 }
+_OF_MODULES = {"forward", "backward", "__call__"}  # functions that are named by their module
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
 _COPIES = {"clone"}  # the same values in another storage
 
@@ -265,7 +267,9 @@ class _Recording(TorchDispatchMode):
             self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
             for name, t in (*module.named_parameters(), *module.named_buffers()):
                 self.parameters.setdefault(name, t)
-        self._scopes.append(self._names.get(module, type(module).__name__))
+        scope = self._names.get(module, type(module).__name__)
+        self._scopes.append(scope)
+        self.recorder.classes[scope] = type(module).__name__
 
     def _leave_module(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
         self._scopes.pop()
@@ -278,9 +282,12 @@ class _Recording(TorchDispatchMode):
         frame: FrameType | None = sys._getframe(2)
         frames = []
         while frame is not None:
-            frames.append((frame.f_code.co_filename, frame.f_lineno))
+            frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             frame = frame.f_back
-        place = innermost(frames), self._scopes[-1] if self._scopes else ""
+        line, _ = innermost(frames)
+        _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
+        named = function if function.isidentifier() and function not in _OF_MODULES else ""
+        place = line, "/".join(filter(None, (self._scopes[-1] if self._scopes else "", named)))
         if self.recorder.phase == "forward":
             self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
