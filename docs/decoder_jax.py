@@ -1,4 +1,4 @@
-"""A decoder of eight layers in JAX, as it is often written, and with four of its parts replaced."""
+"""A decoder of four layers in JAX, as it is often written, and with up to four of its parts replaced."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from jax import Array
 
 import residuals_jax
 
-LAYERS, WIDTH, HEADS, HIDDEN, CLASSES = 8, 1024, 16, 4096, 32000
+LAYERS, WIDTH, HEADS, HIDDEN, CLASSES = 4, 1024, 16, 4096, 32000
 
 
 def params() -> dict[str, Any]:
@@ -59,17 +59,23 @@ def heads(a: Array) -> Array:
     return jnp.swapaxes(a.reshape(*a.shape[:-1], HEADS, -1), -2, -3)
 
 
-def decoder(params: dict[str, Any], tokens: Array, labels: Array, norm: Any, loss: Any, *parts: Any) -> Array:
-    x = params["embedding"][tokens]
-    for p in params["layers"]:
-        x = layer(p, x, norm, *parts)
-    return loss(norm(x, params["norm"]), params["head"], labels)
+PARTS = ("attention", "loss", "norm", "gate")
 
 
-def usual(params: dict[str, Any], tokens: Array, labels: Array) -> Array:
-    return decoder(params, tokens, labels, rms_norm, cross_entropy, attend, gate)
+def decoder(*lean: str) -> Callable[..., Array]:
+    """The loss as a function of parameters, tokens and labels, with these parts replaced."""
+    norm = residuals_jax.rms_norm if "norm" in lean else rms_norm
+    loss = residuals_jax.linear_cross_entropy if "loss" in lean else cross_entropy
+    attention = lean_attend if "attention" in lean else attend
+    gated = residuals_jax.swiglu if "gate" in lean else gate
+
+    def decode(params: dict[str, Any], tokens: Array, labels: Array) -> Array:
+        x = params["embedding"][tokens]
+        for p in params["layers"]:
+            x = layer(p, x, norm, attention, gated)
+        return loss(norm(x, params["norm"]), params["head"], labels)
+
+    return decode
 
 
-def lean(params: dict[str, Any], tokens: Array, labels: Array) -> Array:
-    ops = residuals_jax
-    return decoder(params, tokens, labels, ops.rms_norm, ops.linear_cross_entropy, lean_attend, ops.swiglu)
+usual, lean = decoder(), decoder(*PARTS)

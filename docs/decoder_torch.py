@@ -1,4 +1,6 @@
-"""A decoder of eight layers in PyTorch, as it is often written, and with four of its parts replaced."""
+"""A decoder of four layers in PyTorch, as it is often written, and with up to four of its parts replaced."""
+
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import Tensor, nn
 
 import residuals_torch
 
-LAYERS, WIDTH, HEADS, HIDDEN, CLASSES = 8, 1024, 16, 4096, 32000
+LAYERS, WIDTH, HEADS, HIDDEN, CLASSES = 4, 1024, 16, 4096, 32000
 
 
 class RMSNorm(nn.Module):
@@ -39,13 +41,17 @@ def gate(a: Tensor, b: Tensor) -> Tensor:
     return F.silu(a) * b
 
 
+def cross_entropy(x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy((x @ head.T).float().flatten(0, 1), labels.flatten())
+
+
 class Layer(nn.Module):
-    def __init__(self, is_lean: bool) -> None:
+    def __init__(self, lean: Collection[str]) -> None:
         super().__init__()
-        norm = LeanRMSNorm if is_lean else RMSNorm
+        norm = LeanRMSNorm if "norm" in lean else RMSNorm
         self.norm1, self.norm2 = norm(), norm()
-        self.attend = lean_attend if is_lean else attend
-        self.gate = residuals_torch.swiglu if is_lean else gate
+        self.attend = lean_attend if "attention" in lean else attend
+        self.gate = residuals_torch.swiglu if "gate" in lean else gate
         self.qkv, self.out = linear(WIDTH, 3 * WIDTH), linear(WIDTH, WIDTH)
         self.up, self.down = linear(WIDTH, 2 * HIDDEN), linear(HIDDEN, WIDTH)
 
@@ -56,21 +62,18 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, is_lean: bool = False) -> None:
+    def __init__(self, *lean: str) -> None:
         super().__init__()
-        self.is_lean = is_lean
+        self.loss = residuals_torch.linear_cross_entropy if "loss" in lean else cross_entropy
         self.embedding = nn.Embedding(CLASSES, WIDTH, dtype=torch.bfloat16)
-        self.layers = nn.ModuleList(Layer(is_lean) for _ in range(LAYERS))
-        self.norm, self.head = (LeanRMSNorm if is_lean else RMSNorm)(), linear(WIDTH, CLASSES)
+        self.layers = nn.ModuleList(Layer(lean) for _ in range(LAYERS))
+        self.norm, self.head = LeanRMSNorm() if "norm" in lean else RMSNorm(), linear(WIDTH, CLASSES)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)
-        x = self.norm(x)
-        if self.is_lean:
-            return residuals_torch.linear_cross_entropy(x, self.head.weight, labels)
-        return F.cross_entropy(self.head(x).float().flatten(0, 1), labels.flatten())
+        return self.loss(self.norm(x), self.head.weight, labels)
 
 
 def linear(before: int, after: int) -> nn.Linear:
@@ -81,4 +84,5 @@ def heads(a: Tensor) -> Tensor:
     return a.unflatten(-1, (HEADS, -1)).transpose(-2, -3)
 
 
-usual, lean = Decoder(), Decoder(is_lean=True)
+PARTS = ("attention", "loss", "norm", "gate")
+usual, lean = Decoder(), Decoder(*PARTS)
