@@ -48,6 +48,31 @@ def assert_same(adapter: ModuleType, one: Callable[..., Any], other: Callable[..
             assert error(adapter.to_numpy(a), adapter.to_numpy(b)) <= LIMIT
 
 
+@pytest.mark.parametrize(
+    ("queries", "bias_shape"), [(1, (5,)), (1, ()), (7, ()), (257, ()), (257, (2, 1, 5)), (257, (2, 257, 1))]
+)
+def test_edges_of_blocks_and_biases(adapter: ModuleType, queries: int, bias_shape: tuple[int, ...]) -> None:
+    """One query, which attends one of the keys; a last block of one; a bias of one number, or row; second order.
+
+    The same number for all keys of a row has no gradient, so the difference is an absolute one.
+    """
+    shapes = (2, queries, 3), (2, 5, 3), (2, 5, 3), bias_shape
+    with adapter.precision("float64"):
+        args = [adapter.array(a) for a in draw(*shapes)]
+        g, *us = (adapter.array(a) for a in draw((2, queries, 3), *shapes))
+        found = []
+        for name in ("flash_attention", "attention"):
+            op = adapter.public(name)
+
+            def called(q: Any, k: Any, v: Any, bias: Any, op: Any = op) -> Any:
+                return op(q, k, v, bias=bias, is_causal=True)
+
+            y, gradients = adapter.value_and_vjp(called, args, g)
+            found.append((y, *gradients, *adapter.second_vjp(called, args, g, us)))
+        for a, b in zip(*found, strict=True):
+            np.testing.assert_allclose(adapter.to_numpy(a), adapter.to_numpy(b), rtol=LIMIT, atol=10 * LIMIT)
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize(
     ("queries", "keys", "heads"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import residuals_jax
 from cases import Case, is_input, only
 from residuals_lab.call import Call
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
@@ -290,3 +291,15 @@ def test_numpy_arrays_are_differentiated_too(jax_case: Case) -> None:
     sums = jax.grad(lambda *args: jnp.sum(jax_case.call.ours(jax_case.adapter)(*args)), range(len(given)))
     for d, same in zip(sums(*given), sums(*map(jnp.asarray, given)), strict=True):
         assert error(np.asarray(d), np.asarray(same)) <= 1e-5  # which program computes, decides about rounding
+
+
+@pytest.mark.parametrize("number", [2.0, np.float32(2)])
+def test_python_numbers_are_differentiated_too(number: Any) -> None:
+    q = jnp.ones((1, 2, 3))
+    for fn in (
+        lambda s: residuals_jax.scaled(q, s).sum(),
+        lambda s: (residuals_jax.qk_norm_attention(q, q, q * s, scale=s) ** 2).sum(),
+        lambda b: (residuals_jax.flash_attention(q, q, q * b, bias=b) ** 2).sum(),
+        lambda b: (residuals_jax.attention(q, q, q * b, bias=b) ** 2).sum(),
+    ):
+        assert error(np.asarray(jax.grad(fn)(number)), np.asarray(jax.grad(fn)(jnp.float32(2)))) <= 1e-5

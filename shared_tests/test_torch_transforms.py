@@ -97,6 +97,30 @@ def test_vjp_of_vmap(torch_case: Case) -> None:
             assert_near(d, torch.stack(each).sum(0) if axis is None else torch.stack(each, axis))
 
 
+@only(first=True, dtype="float64")
+def test_second_vjp_of_vmap(torch_case: Case) -> None:
+    """Where an output that is a residual does not depend on what is mapped, all copies share its cotangent."""
+    op, g = Closed(torch_case), cotangent(torch_case)
+    gs = torch.stack([g, other(g), 2 * g])
+    for axes, args, _ in batched(torch_case, op):
+        if 1 in axes:
+            continue
+
+        def apart(*args: Tensor, axes: tuple[int | None, ...] = axes) -> Tensor:
+            rows = [[a if axis is None else a[j] for a, axis in zip(args, axes, strict=True)] for j in range(3)]
+            return torch.stack([op(*row) for row in rows])
+
+        us = [other(a) for a in args]
+        seconds = [
+            torch_case.adapter.second_vjp(
+                fn, [a.clone().requires_grad_() for a in args], gs.clone().requires_grad_(), us
+            )
+            for fn in (torch.func.vmap(op, axes), apart)
+        ]
+        for together, expected in zip(*seconds, strict=True):
+            assert_near(together, expected)
+
+
 @where(small)
 def test_jacobian_and_hessian(torch_case: Case) -> None:
     g, ours = cotangent(torch_case), Closed(torch_case)

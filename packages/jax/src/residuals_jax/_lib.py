@@ -17,7 +17,8 @@ def floating(name: str, a: ArrayLike) -> Array:
     a = a if isinstance(a, Array) else jnp.asarray(a)  # which would copy a tracer, and the copy would be saved
     if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating array, got {a.dtype}{list(a.shape)}")
-    return a
+    # A Python number that is differentiated reaches a rule as it is, without a shape.
+    return jax.lax.convert_element_type(a, a.dtype) if jax.typeof(a).weak_type and a.ndim == 0 else a
 
 
 def nonnegative(name: str, value: float, most: float = math.inf) -> float:

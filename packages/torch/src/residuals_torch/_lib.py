@@ -84,6 +84,23 @@ def is_ordinary(a: Tensor) -> bool:
     return not (wrapped.is_functorch_wrapped_tensor(a) or wrapped.is_legacy_batchedtensor(a))
 
 
+def is_batched(a: Tensor) -> bool:
+    """Whether `a` has an axis of vmap, outside of a compiler, that is."""
+    return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(a))
+
+
+def alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
+    """The outputs of a rule, those that are residuals with the axis of vmap where y has it.
+
+    One without it would be shared by all copies. PyTorch gives its cotangent, which a second derivative has, to each of
+    them, and sums what they make of it: so many times too much.
+    """
+    if not is_batched(y):
+        return y, *saved
+    zero = torch.sum(y.detach().reshape(-1)[:0])
+    return y, *(None if a is None else a + zero.to(a.dtype) for a in saved)
+
+
 def wide(a: Tensor) -> Tensor:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
     return a.to(torch.promote_types(a.dtype, torch.float32))
@@ -213,7 +230,10 @@ def check_attention(
         raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
     if v.shape[:-1] != k.shape[:-1]:
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
-    if mask is not None and mask.dtype != torch.bool:
+    for name, a in (("k", k), ("v", v), ("bias", bias)):
+        if a is not None and a.dtype != q.dtype and torch.float64 in (a.dtype, q.dtype):
+            raise TypeError(f"{name}: expected {q.dtype}, the dtype of q, got {a.dtype}")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
         raise TypeError(f"mask: expected booleans, got {_described(mask)}")
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:

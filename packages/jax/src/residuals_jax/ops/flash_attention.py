@@ -140,7 +140,7 @@ def flash_attention(
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
-    Forward and backward go over blocks of queries, each with all keys. The layout is PyTorch's, heads before the
+    Forward and backward go over blocks of queries. The layout is PyTorch's, heads before the
     sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer heads of keys than of
     queries, each serves as many query heads, which stand together. The checkpoint policy `dots_saveable` keeps the
     scores of every block, and makes it quadratic again.

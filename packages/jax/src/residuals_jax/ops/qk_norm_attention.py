@@ -131,6 +131,7 @@ def qk_norm_attention(
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
+            So has one whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: floating, broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default, since 1/√d

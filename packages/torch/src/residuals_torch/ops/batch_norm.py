@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
@@ -131,7 +131,7 @@ class BatchNorm(torch.autograd.Function):
         # What is an input is no output: autograd would make another tensor of it.
         new_mean = None if new_mean is running_mean else new_mean
         new_var = None if new_var is running_var else new_var
-        return y, new_mean, new_var, residuals.mean if training else None, residuals.rstd
+        return alike(y, new_mean, new_var, residuals.mean if training else None, residuals.rstd)
 
     @staticmethod
     def setup_context(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import class_labels, floating, match, signed, whole, wide
+from residuals_torch._lib import alike, class_labels, floating, match, signed, whole, wide
 
 
 class Residuals(NamedTuple):
@@ -67,7 +67,7 @@ class CrossEntropy(torch.autograd.Function):
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         loss, residuals = fwd(logits, labels, ignore_index, reduction)
-        return loss, residuals.logsumexp, residuals.counted
+        return alike(loss, residuals.logsumexp, residuals.counted)
 
     @staticmethod
     def setup_context(

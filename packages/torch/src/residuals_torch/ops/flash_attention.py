@@ -8,12 +8,14 @@ from torch import Tensor
 
 from residuals_torch._lib import (
     Wanted,
+    alike,
     attended,
     autocasted,
     check_attention,
     floating,
     fold,
     hide,
+    is_batched,
     likes,
     match,
     scaling,
@@ -99,7 +101,8 @@ def bwd(
     q, k, v, bias, mask, out, logsumexp = residuals
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
     need_scores = v is not None and not (like_q is None and like_k is None and like_bias is None)
-    heads, in_place = k.shape[-3], not torch.is_grad_enabled()
+    heads, in_place = k.shape[-3], not (torch.is_grad_enabled() or is_batched(logsumexp))
+    bias = bias.reshape(1) if bias is not None and bias.ndim == 0 else bias
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
     is_none = logsumexp == -torch.inf  # no key attended
     shift = torch.where(is_none, 0, logsumexp).unsqueeze(-1)
@@ -133,18 +136,18 @@ def bwd(
             dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
         if like_k is not None:
             dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2)
-        if like_bias is not None and parts[0] is not None:
+        if like_bias is not None and bias is not None and parts[0] is not None:
             part = dscores.sum_to_size(parts[0].shape)
             if _has_rows(bias):
-                dbiases.append(_padded(part, like_bias.shape[-1], -1))
-            else:
-                dbias = _add(dbias, part, -1)
+                dbiases.append(_padded(part, bias.shape[-1], -1))
+            else:  # the sum over nothing is what it is of, to which others may not be added
+                dbias = _add(dbias, part.clone() if part is dscores else part, -1)
     dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
     dk = None if like_k is None or dk is None else match(_padded(dk, like_k.shape[-2], -2), like_k)
     dv = None if like_v is None or dv is None else match(_padded(dv, like_v.shape[-2], -2), like_v)
-    if like_bias is not None and need_scores:
+    if like_bias is not None and bias is not None and need_scores:
         dbias = torch.cat(dbiases[::-1], dim=-2) if dbiases else dbias
-        dbias = None if dbias is None else match(_padded(dbias, like_bias.shape[-1], -1), like_bias)
+        dbias = None if dbias is None else match(_padded(dbias, bias.shape[-1], -1), like_bias)
     return dq, dk, dv, dbias
 
 
@@ -158,7 +161,7 @@ def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
 
 def _padded(a: Tensor, keys: int, axis: int) -> Tensor:
     """With zeros for the keys that no query attends."""
-    missing = 0 if a.shape[axis] == 1 else keys - a.shape[axis]
+    missing = keys - a.shape[axis]
     return torch.nn.functional.pad(a, (0, missing) if axis == -1 else (0, 0, 0, missing)) if missing else a
 
 
@@ -170,7 +173,7 @@ class FlashAttention(torch.autograd.Function):
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
     ) -> Results:
         with torch.autocast(q.device.type, enabled=False):
-            return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+            return alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
 
     @staticmethod
     def setup_context(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
@@ -66,7 +66,7 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         y, residuals = fwd(x, weight, bias, eps)
-        return y, residuals.mean, residuals.rstd
+        return alike(y, residuals.mean, residuals.rstd)
 
     @staticmethod
     def setup_context(

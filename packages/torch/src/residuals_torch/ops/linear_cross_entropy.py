@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residuals_torch._lib import (
     Wanted,
+    alike,
     class_labels,
     floating,
     is_ordinary,
@@ -163,7 +164,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-        return loss, residuals.logsumexp, residuals.counted
+        return alike(loss, residuals.logsumexp, residuals.counted)
 
     @staticmethod
     def setup_context(

@@ -8,6 +8,7 @@ from torch import Tensor
 from residuals_torch._lib import (
     Wanted,
     add,
+    alike,
     attended,
     autocasted,
     check_attention,
@@ -115,7 +116,7 @@ class QKNormAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         with torch.autocast(q.device.type, enabled=False):
             y, residuals = fwd(q, k, v, scale, bias, mask, is_causal)
-        return y, residuals.q_norm, residuals.k_norm, residuals.weights
+        return alike(y, residuals.q_norm, residuals.k_norm, residuals.weights)
 
     @staticmethod
     def setup_context(
@@ -175,6 +176,7 @@ def qk_norm_attention(
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
+            So has one whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: a number, or floating and broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, add, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
 
 
 class Residuals(NamedTuple):
@@ -50,7 +50,7 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
         y, residuals = fwd(x, weight, eps)
-        return y, residuals.rstd
+        return alike(y, residuals.rstd)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
