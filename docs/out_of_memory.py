@@ -1,4 +1,4 @@
-"""Draws the figure of `out-of-memory.md`: what the decoder keeps as it is often written, and with four parts replaced."""
+"""Draws the figure of `out-of-memory.md`: what a decoder keeps as it is often written, and with four parts replaced."""
 
 from pathlib import Path
 

@@ -94,6 +94,18 @@ def test_figure_is_drawn_from_its_numbers(drawing: ModuleType, tmp_path: Path) -
     assert again == committed
 
 
+@pytest.mark.skipif("torch" not in frameworks.installed(), reason="the figure is of the decoder in PyTorch")
+def test_lanes_are_drawn_from_an_audit(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    lanes = script("out_of_memory")
+    lanes.draw(tmp_path)
+    for path in lanes.FIGURES.values():
+        committed, again = path.read_text(encoding="utf-8"), (tmp_path / path.name).read_text(encoding="utf-8")
+        if f"Matplotlib v{matplotlib.__version__}," not in committed:
+            pytest.skip("the figure was drawn by another Matplotlib, whose glyphs and digits may differ")
+        assert again == committed
+
+
 @pytest.mark.parametrize("name", frameworks.installed())
 def test_four_sets_have_the_right_gradient(four: ModuleType, name: str) -> None:
     adapter = frameworks.load(name)
