@@ -177,9 +177,10 @@ class _Walk:
     def constants(self, closed: core.ClosedJaxpr) -> list[_Array]:
         return [self.array(("constant", id(c)), c) for c in closed.consts]
 
-    def run(self, body: core.ClosedJaxpr | core.Jaxpr, ins: Sequence[_Array]) -> list[_Array]:
-        """Number what a jaxpr computes of `ins`, and return its outputs."""
-        jaxpr, consts = (body, []) if isinstance(body, core.Jaxpr) else (body.jaxpr, self.constants(body))
+    def run(self, body: Any, ins: Sequence[_Array]) -> list[_Array]:
+        """Number what a jaxpr, closed or not, computes of `ins`, and return its outputs."""
+        jaxpr = getattr(body, "jaxpr", body)
+        consts = self.constants(body) if getattr(body, "consts", None) else []  # from 0.12 on any of them may have some
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *ins), strict=True))
 
         def read(atom: Any) -> _Array:
@@ -229,11 +230,11 @@ class _Walk:
         return _Array(number, ("made", self._made_so_far), _nbytes(aval))
 
     def _scan(self, params: Any, reads: list[_Array], avals: list[Any]) -> list[_Array]:
-        body, split = params["jaxpr"], params["num_consts"] + params["num_carry"]
-        consts, carry, xs = reads[: params["num_consts"]], reads[params["num_consts"] : split], reads[split:]
+        body, (first, split) = params["jaxpr"], _scan_parts(params)
+        consts, carry, xs = reads[:first], reads[first:split], reads[split:]
         turns = ("scan", params["length"], params["reverse"])
         outside, self.recorder.times = self.recorder.times, self.recorder.times * params["length"]
-        parts = [self._part(x, aval) for x, aval in zip(xs, body.in_avals[split:], strict=True)]
+        parts = [self._part(x, aval) for x, aval in zip(xs, _avals(body)[split:], strict=True)]
         carried, outs = self._any_turn(turns, body, consts, carry, parts)
         self.recorder.times = outside
         last = self._last(turns, carried, outs, avals)
@@ -260,7 +261,7 @@ class _Walk:
         Two loops carry the same values if they start from the same and a turn makes the same of them. So that is
         supposed of any two that start from the same, and taken back if a turn proves it wrong.
         """
-        avals = body.in_avals[len(consts) : len(consts) + len(carry)]
+        avals = _avals(body)[len(consts) : len(consts) + len(carry)]
         refuted, self._depth = [0] * len(carry), self._depth + 1
         while True:
             seen: Counter[int] = Counter()
@@ -339,6 +340,18 @@ def _place(traceback: Any) -> tuple[str, str]:
     names = [name.rpartition(".")[2] for name in (*users, *library[:1])]
     functions = "/".join(name for name in names if name.isidentifier())
     return innermost((f.file_name, f.line_num, "") for f in frames)[0], functions
+
+
+def _scan_parts(params: Any) -> tuple[int, int]:
+    """Where in a scan's operands the carry begins, and what it goes over."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, _ = (len([*part]) for part in params["ft_in"].unpack())  # from 0.12 on
+    return consts, consts + carry
+
+
+def _avals(body: Any) -> list[Any]:
+    return [v.aval for v in getattr(body, "jaxpr", body).invars]
 
 
 def _scope(eqn: Any, around: str) -> str:
