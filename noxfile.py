@@ -84,7 +84,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly, against the frameworks' own."""
-    install(session, "jax", "torch", extra=["mypy", "matplotlib"])
+    install(session, "jax", "torch", extra=["mypy", "matplotlib", "pytest"])
     session.run("mypy", *(session.posargs or [f"packages/{name}/src" for name in ("numpy", "jax", "torch", "lab")]))
 
 

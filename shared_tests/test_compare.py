@@ -95,6 +95,14 @@ def test_the_table_has_the_frameworks_own_op(framework: str, capsys: pytest.Capt
     assert "added to linear→op→linear this rule 16.25 KiB 4.06 B an element" in table
 
 
+def test_the_lanes_of_an_op(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "lanes.svg"
+    assert run(capsys, "x_sin_x", "--dtype", "f32", "--plot", picture)[0] == 0
+    assert picture.read_text().rstrip().endswith("</svg>")
+    assert_usage(run(capsys, "relu", "tanh", "--plot", picture), "--plot: expected one op, got 2")
+
+
 def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each op and framework, in 120 columns; what this rule holds, what of it is new, what it adds."""
     expected = {

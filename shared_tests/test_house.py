@@ -35,7 +35,7 @@ ARROWS = {
         "show",
     },
     "__main__": {"cli"},
-    "compare": {"call", "measure", "ops", "verdict"},
+    "compare": {"call", "measure", "ops", "trace", "verdict"},
     "measure": {"call", "footprint", "tolerance"},
     "footprint": {"call", "ops", "trace"},
     "verdict": {"call", "measure", "tolerance"},

@@ -55,7 +55,7 @@ def rows(trace: Trace) -> list[Row]:
     """All storages, alike ones together, the largest first; new memory before what is alive anyway."""
     found: dict[Any, Row] = {}
     for r in stored(trace):
-        row = found.setdefault((_alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
+        row = found.setdefault((alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
         row.count += 1
         row.nbytes += r.nbytes
         row.new_bytes += r.nbytes * r.is_new
@@ -66,7 +66,7 @@ def by(trace: Trace, what: By) -> list[Group]:
     """What each source line, module or kind has, the largest first."""
     label: Callable[[Residual], str] = {
         "source": lambda r: r.line or "(not the user's code)",
-        "module": lambda r: _alike(r.scope) or "(no module)",
+        "module": lambda r: alike(r.scope) or "(no module)",
         "kind": lambda r: r.kind,
     }[what]
     found: dict[str, Group] = {}
@@ -92,12 +92,12 @@ def tree(trace: Trace) -> Branch:
 
 
 def _reach(root: Branch, names: list[str]) -> Branch:
-    for name in map(_alike, names):
+    for name in map(alike, names):
         root = root.branches.setdefault(name, Branch(name))
     return root
 
 
-def _alike(name: str) -> str:
+def alike(name: str) -> str:
     """The same for every layer of a stack: `layers/3/mlp` is `layers/*/mlp`."""
     return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+\b", "*", name)
 

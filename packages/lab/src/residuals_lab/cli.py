@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE", help="an array from a .npy, .npz or .csv file"
     )
+    compare.add_argument("--plot", type=Path, metavar="FILE", help="also draw the lanes of one op, as .svg or .png")
     compare.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     compare.set_defaults(run=_compare)
 
@@ -271,7 +272,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from residuals_lab import frameworks, inputs, show
-    from residuals_lab.compare import Target, compare
+    from residuals_lab.compare import Target, compare, traces
     from residuals_lab.measure import Options
     from residuals_lab.ops import BY_NAME, OPS
 
@@ -306,6 +307,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     for adapter in adapters:
         if options.device not in adapter.devices():
             raise UsageError(f"device: {adapter.TITLE} finds no {options.device} here")
+    if arguments.plot:
+        from residuals_lab import lanes
+
+        if len(ops) != 1:
+            raise UsageError(f"--plot: expected one op, got {len(ops)}")
+        lanes.draw(traces(ops[0], adapters, options, target), arguments.plot)
     with show.progress(f"comparing {', '.join(op.name for op in ops)}"):
         document = compare(ops, adapters, options, target)
     if arguments.json:

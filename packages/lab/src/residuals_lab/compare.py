@@ -16,6 +16,7 @@ from residuals_lab.call import Call
 from residuals_lab.errors import UsageError
 from residuals_lab.measure import Options, Record
 from residuals_lab.ops import Axes, Op
+from residuals_lab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,20 @@ def make_call(op: Op, options: Options) -> Call:
     except ValueError as problem:  # such as one number a channel
         raise UsageError(f"{op.name}: {problem}") from problem
     return replace(call, device=options.device)
+
+
+def traces(op: Op, adapters: Sequence[ModuleType], options: Options, target: Target | None = None) -> dict[str, Trace]:
+    """What to draw of an op: in each framework our rule beside plain autodiff, or beside somebody's function."""
+    call, dtype = make_call(op, options), options.dtypes[-1]
+    found = {}
+    for adapter in adapters:
+        beside = (target.name, target.make) if target else ("plain autodiff", Call.plain)
+        for name, make in ((f"residuals_{adapter.NAME}.{op.name}", Call.ours), beside):
+            with adapter.precision(dtype):
+                rounded = call.rounded(adapter, dtype)
+                args, _, _ = measure.arrays(call, adapter, dtype, options)
+                found[f"{name} ({adapter.TITLE})"] = rounded.trace(adapter, make(rounded, adapter), args)
+    return found
 
 
 def _check_finite(call: Call, adapter: ModuleType, options: Options) -> None:

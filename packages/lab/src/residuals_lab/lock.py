@@ -6,6 +6,7 @@ moves. Targets are found from the directory that the command runs in.
 
 import json
 import os
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit import Report
-from residuals_lab.audit_document import rows
+from residuals_lab.audit_document import alike, rows
 from residuals_lab.errors import MissingFramework, UsageError
 from residuals_lab.show import size
 from residuals_lab.targets import Argument, audit_target
@@ -91,7 +92,7 @@ def _entry(target: str, arguments: tuple[str, ...], report: Report) -> Entry:
     lines: dict[Key, str] = {}
     for row in rows(report.trace):
         r = row.residual
-        key = Key(r.name, r.kind, f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]")
+        key = Key(alike(r.name), r.kind, f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]")
         before = found.get(key, Amount())
         found[key] = Amount(before.arrays + row.count, before.nbytes + row.nbytes)
         lines.setdefault(key, r.line)
@@ -115,17 +116,22 @@ def changes(before: Entry, after: Entry) -> list[Change]:
     return sorted((c for c in found if c.before != c.after), key=lambda c: c.before - c.after)
 
 
-def check(entries: Iterable[Entry], framework: str | None = None) -> tuple[list[Change], list[str]]:
-    """All changes, and the frameworks that are missing to see more."""
+def check(
+    entries: Iterable[Entry], framework: str | None = None
+) -> tuple[list[Change], list[MissingFramework], list[UsageError]]:
+    """All changes, and why there may be more: frameworks that are missing, targets that cannot be audited."""
     found: list[Change] = []
-    missing: list[str] = []
+    missing: list[MissingFramework] = []
+    unclear: list[UsageError] = []
     for entry in entries:
         if framework in (None, entry.framework):
             try:
                 found += changes(entry, now(entry.target, entry.arguments, entry.framework))
             except MissingFramework as problem:
-                missing.append(str(problem))
-    return found, list(dict.fromkeys(missing))
+                missing += [problem] * (str(problem) not in map(str, missing))
+            except UsageError as problem:
+                unclear.append(problem)
+    return found, missing, unclear
 
 
 def updated(entries: Iterable[Entry], entry: Entry) -> list[Entry]:
@@ -214,28 +220,31 @@ def run_write(path: Path, targets: Sequence[tuple[str, Sequence[str]]], framewor
 
 
 def run_check(path: Path, targets: Sequence[str], framework: str | None, as_json: bool) -> int:
-    """Compare the file with what is kept now: 1 if anything grew, 3 if a framework was missing for some of it."""
+    """Compare the file with what is kept now: 1 if anything grew; else 2 if a target cannot be audited; else 3 if a
+    framework is missing for some of it.
+    """
     entries = read(path)
     unknown = [target for target in targets if target not in {e.target for e in entries}]
     if unknown:
         raise UsageError(f"lock: {unknown[0]} is not in {path}; residuals lock write {unknown[0]} adds it")
     entries = [e for e in entries if not targets or e.target in targets]
-    found, missing = check(entries, framework)
+    found, missing, unclear = check(entries, framework)
     worse = [c for c in found if c.is_worse]
     if as_json:
         listed = [
             {"target": c.entry.target, "what": c.what, "before": c.before, "after": c.after, "is_worse": c.is_worse}
             for c in found
         ]
-        print(json.dumps({"schema_version": 1, "changes": listed, "missing": missing}, indent=2))
+        problems = [str(problem) for problem in (*unclear, *missing)]
+        print(json.dumps({"schema_version": 1, "changes": listed, "problems": problems}, indent=2))
     else:
-        _show(found, worse, missing, len([e for e in entries if framework in (None, e.framework)]))
-    if missing:
-        raise MissingFramework(missing[0])
-    return 1 if worse else 0
+        _show(found, worse, [*unclear, *missing], len([e for e in entries if framework in (None, e.framework)]))
+    for problem in (*unclear, *missing):
+        print(f"residuals: {problem}", file=sys.stderr)
+    return 1 if worse else UsageError.exit_code if unclear else MissingFramework.exit_code if missing else 0
 
 
-def _show(found: Sequence[Change], worse: Sequence[Change], missing: Sequence[str], checked: int) -> None:
+def _show(found: Sequence[Change], worse: Sequence[Change], problems: Sequence[Exception], checked: int) -> None:
     last = None
     for c in found:
         if c.entry.place != last:
@@ -248,5 +257,5 @@ def _show(found: Sequence[Change], worse: Sequence[Change], missing: Sequence[st
         print(f"FAILED: {kinds[True]} grew. To accept what is kept now: residuals lock write")
     elif found:
         print("Nothing grew, and something is less: residuals lock write keeps it so.")
-    elif not missing:
+    elif not problems:
         print(f"{checked} target{'' if checked == 1 else 's'} as locked.")

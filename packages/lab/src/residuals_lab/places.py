@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import cache
+from itertools import dropwhile, takewhile
 
 # Libraries of layers count as frameworks: what a user wants to see is the line that calls one.
 _FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "numpy")
@@ -12,7 +13,13 @@ _OURS = ("residuals_jax", "residuals_torch", "residuals_numpy", "residuals_lab")
 
 def innermost(frames: Iterable[tuple[str, int, str]]) -> tuple[str, str]:
     """The first of these files, lines and functions that is a user's, as "file.py:41" and "attend"; "" if none is."""
-    return next(((f"{shown}:{line}", name) for file, line, name in frames if (shown := shown_as(file))), ("", ""))
+    inside = takewhile(lambda f: not _is_labs(f[0]), dropwhile(lambda f: _is_labs(f[0]), frames))  # not who audits
+    return next(((f"{shown}:{line}", name) for file, line, name in inside if (shown := shown_as(file))), ("", ""))
+
+
+@cache
+def _is_labs(file: str) -> bool:
+    return file.startswith(os.path.dirname(__file__) + os.sep)
 
 
 @cache
