@@ -121,6 +121,19 @@ def test_second_vjp_of_vmap(torch_case: Case) -> None:
             assert_near(together, expected)
 
 
+@only(first=True, dtype="float64")
+def test_vmap_of_vjp_without_gradients(torch_case: Case) -> None:
+    """Nothing that has vmap's axis may be written into what has none."""
+    op, g = Closed(torch_case), cotangent(torch_case)
+    for axes, args, alone in batched(torch_case, op):
+        if 1 not in axes:
+            with torch.no_grad():
+                found = torch.func.vmap(lambda *args: torch.func.vjp(op, *args)[1](g), axes)(*args)
+                rows = [torch.func.vjp(op, *row)[1](g) for row in alone]
+            for together, each in zip(found, zip(*rows, strict=True), strict=True):
+                assert_near(together, torch.stack(each))
+
+
 @where(small)
 def test_jacobian_and_hessian(torch_case: Case) -> None:
     g, ours = cotangent(torch_case), Closed(torch_case)

@@ -84,6 +84,14 @@ def is_ordinary(a: Tensor) -> bool:
     return not (wrapped.is_functorch_wrapped_tensor(a) or wrapped.is_legacy_batchedtensor(a))
 
 
+def may_write(*given: Tensor | None) -> bool:
+    """Whether what is made of these may be written over: nothing differentiates it, nor has it an axis of vmap."""
+    if torch.is_grad_enabled():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return torch.compiler.is_compiling() or not any(a is not None and wrapped(a) for a in given)
+
+
 def is_batched(a: Tensor) -> bool:
     """Whether `a` has an axis of vmap, outside of a compiler, that is."""
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(a))
@@ -302,7 +310,7 @@ def scores_gradient(weights: Tensor, dweights: Tensor) -> Tensor:
     Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding: so it
     is (dP·Σ P − Σ P·dP) for those.
     """
-    rows, in_place = wide(weights), not torch.is_grad_enabled()
+    rows, in_place = wide(weights), may_write(weights, dweights)
     dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
     if weights.dtype != rows.dtype:
         total = torch.sum(rows, dim=-1, keepdim=True)

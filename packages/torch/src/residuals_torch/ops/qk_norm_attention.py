@@ -1,5 +1,6 @@
 """Attention by directions: y = P·v, P = softmax(scale·q̂·k̂ᵀ + bias) row by row, q̂ = q/‖q‖, k̂ = k/‖k‖."""
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -208,9 +209,13 @@ def qk_norm_attention(
         Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
-    if isinstance(scale, float | int):
-        scale = torch.full((), scale, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    if isinstance(scale, bool) or not isinstance(scale, Real | Tensor):
+        raise TypeError(f"scale: expected a number or a floating tensor, got {type(scale).__name__}")
+    if not isinstance(scale, Tensor):
+        scale = torch.full((), float(scale), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     scale = floating("scale", scale)
+    if scale.ndim and scale.dtype != q.dtype and torch.float64 in (scale.dtype, q.dtype):
+        raise TypeError(f"scale: expected {q.dtype}, the dtype of q, got {scale.dtype}")
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal)
     check_broadcasts("scale", scale, (*q.shape[:-1], 1))
