@@ -210,7 +210,7 @@ def qk_norm_attention(
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     if isinstance(scale, bool) or not isinstance(scale, Real | Tensor):
-        raise TypeError(f"scale: expected a number or a floating tensor, got {type(scale).__name__}")
+        raise TypeError(f"scale: expected a floating tensor or a number, got {type(scale).__name__}")
     if not isinstance(scale, Tensor):
         scale = torch.full((), float(scale), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     scale = floating("scale", scale)
