@@ -27,7 +27,8 @@ def install(session: nox.Session, *frameworks: str, extra: list[str] | None = No
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    session.run("python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *arguments, *session.posargs)
+    command = ("python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *arguments, *session.posargs)
+    session.run(*command, env={"OMP_NUM_THREADS": "1"})  # there is a process for each core
 
 
 def newer_python() -> str | None:
@@ -44,9 +45,9 @@ NEWER = newer_python()
 JAX_ON_NEWER = [nox.param("jax", NEWER, id="jax on a newer Python")] if NEWER else []
 
 
-@nox.session
+@nox.session(default=False)
 def compare(session: nox.Session) -> None:
-    """Print the comparison of every op in NumPy, JAX and PyTorch."""
+    """Print the comparison of every op in NumPy, JAX and PyTorch; `parity` ends with it too."""
     install(session, "jax", "torch")
     session.run("residuals", "compare", *session.posargs)
 
@@ -67,11 +68,12 @@ def tests(session: nox.Session, framework: str) -> None:
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """Run the tests that need both frameworks: JAX against PyTorch, the comparison, the documentation."""
+    """Run what needs both frameworks: JAX against PyTorch, the documentation, and the comparison of every op."""
     install(session, "jax", "torch", extra=TESTING)
     files = ("parity", "parity_pages", "compare", "house")
     pytest(session, *(f"shared_tests/test_{name}.py" for name in files))
     pytest(session, "shared_tests/test_docs.py", "-k", "jax-torch")  # what needs one of them has run without the other
+    session.run("residuals", "compare")
 
 
 @nox.session

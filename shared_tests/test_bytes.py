@@ -70,7 +70,7 @@ def test_what_the_neighbours_hold_is_not_counted(framework: str) -> None:
 
 @BOTH
 @EVERY
-def test_the_frameworks_own_does_the_same(op: str, framework: str) -> None:
+def test_the_frameworks_own_does_the_same_and_is_counted_right(op: str, framework: str) -> None:
     """Otherwise the comparison would be with something else; what is drawn at random has only its shape."""
     adapter = frameworks.load(framework)
     call = footprint.call_of(BY_NAME[op], adapter)
@@ -79,3 +79,5 @@ def test_the_frameworks_own_does_the_same(op: str, framework: str) -> None:
         ours, own = (adapter.to_numpy(fn(*args)) for fn in (call.ours(adapter), call.own(adapter)))
         assert ours.shape == own.shape
         assert op.startswith("dropout") or abs(ours - own).max() < 1e-4
+        traced = call.trace(adapter, call.own(adapter), args).saved_bytes
+        assert traced == call.held_bytes(adapter, call.own(adapter), args) > 0

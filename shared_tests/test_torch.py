@@ -148,7 +148,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@where(lambda case: case.dtype in ("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
+@only(dtype=("float64", "bfloat16"), novel=True)  # one that ops take as it is, and one that they widen
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides_of_inputs(torch_case: Case, layout: str) -> None:
     fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
@@ -156,13 +156,14 @@ def test_strides_of_inputs(torch_case: Case, layout: str) -> None:
     assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
 
 
-@where(lambda case: case.dtype in ("float64", "bfloat16"))  # one that ops take as it is, and one that they widen
+@only(dtype=("float64", "bfloat16"), novel=True)  # one that ops take as it is, and one that they widen
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides_of_cotangent(torch_case: Case, layout: str) -> None:
     fn, args, g = torch_case.call.ours(torch_case.adapter), torch_case.args, LAYOUTS[layout](cotangent(torch_case))
     assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
 
 
+@only(novel=True)
 def test_nothing_is_overwritten(torch_case: Case) -> None:
     """Neither inputs nor cotangent nor residuals, seen in their values and in their version."""
     args, g = torch_case.args, cotangent(torch_case)
@@ -186,6 +187,7 @@ def test_nothing_is_overwritten(torch_case: Case) -> None:
         assert now._version == version
 
 
+@only(novel=True)
 def test_backward_again_with_another_cotangent(torch_case: Case) -> None:
     args, g = torch_case.args, cotangent(torch_case)
     wanted = [a for a in args if a.requires_grad]
@@ -195,6 +197,7 @@ def test_backward_again_with_another_cotangent(torch_case: Case) -> None:
         assert_right(torch_case, args, g_now, y, gradients)
 
 
+@only(novel=True)
 def test_two_forwards_then_two_backwards(torch_case: Case) -> None:
     fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
     calls = [torch_case.args, [other(a) if a.requires_grad else a for a in torch_case.args]]
@@ -204,6 +207,7 @@ def test_two_forwards_then_two_backwards(torch_case: Case) -> None:
         assert_right(torch_case, args, g, y, gradients)
 
 
+@only(novel=True)
 def test_backward_is_deterministic(torch_case: Case) -> None:
     args, g = torch_case.args, cotangent(torch_case)
     wanted = [a for a in args if a.requires_grad]

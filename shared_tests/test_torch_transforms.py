@@ -40,6 +40,7 @@ def test_func_grad(torch_case: Case) -> None:
     assert_right(torch_case, op.all, g, op(*op.args), gradients)
 
 
+@only(novel=True)
 def test_func_vjp(torch_case: Case) -> None:
     op, g = Closed(torch_case), cotangent(torch_case)
     y, vjp = torch.func.vjp(op, *op.args)
@@ -164,6 +165,7 @@ def test_forward_mode_raises(torch_case: Case) -> None:
         torch.func.vmap(lambda args: torch.func.jvp(op, args, tangents))(tuple(torch.stack([a, a]) for a in op.args))
 
 
+@only(novel=True)
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpoint(torch_case: Case, use_reentrant: bool) -> None:
     args, g = torch_case.args, cotangent(torch_case)

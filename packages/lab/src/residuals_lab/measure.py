@@ -98,9 +98,7 @@ def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
 
 
 def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Record:
-    """What a function keeps: by name from a trace, in total from what the framework really holds; how much of
-    it is new, and how much the function adds to linear → op → linear.
-    """
+    """What a function keeps, by name and in total; how much is new, and how much it adds to linear → op → linear."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = arrays(call, adapter, dtype, options)
@@ -118,7 +116,7 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
                 }
                 for r in trace.crossing
             ],
-            "saved_bytes": call.held_bytes(adapter, fn, args),
+            "saved_bytes": trace.saved_bytes,
             "new_bytes": trace.new_bytes,
             "chain_bytes": footprint.chain_trace(call, adapter, fn, dtype).new_bytes,
             "computed": trace.computed(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -101,10 +102,14 @@ def dtype_of(a: jax.Array) -> str:
     return str(a.dtype)
 
 
+# One program, which compiles far faster than every operation by itself, and runs but once: faster still unoptimized.
+quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
     """`fn(*args)`, and its gradients for the cotangent `g`."""
 
-    @jax.jit  # one program compiles far faster than every operation by itself
+    @quickly
     def run(args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
         y, pull = jax.vjp(fn, *args)
         return y, pull(g)
@@ -115,7 +120,7 @@ def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
     """The VJP of the VJP: the gradients of `Σ u·vjp(fn)(args, g)` with respect to `args` and `g`."""
 
-    @jax.jit
+    @quickly
     def run(args: tuple[Any, ...], g: Any, us: tuple[Any, ...]) -> tuple[Any, ...]:
         _, pull = jax.vjp(lambda args, g: jax.vjp(fn, *args)[1](g), args, g)
         d_args, d_g = pull(us)
