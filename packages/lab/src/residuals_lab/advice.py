@@ -17,6 +17,7 @@ NAMES = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
     "softmax": "softmax",
+    "dropout": "dropout",
     "layer_norm": "layernorm standardize",
     "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm mistralrmsnorm gemmarmsnorm",
 }
@@ -41,78 +42,172 @@ class Advice:
 
 def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
     """All that would free something, the most first."""
-    found = [*_of_names(trace, adapter), *_of_attention(trace, adapter)]
-    return sorted((a for a in found if a.freed > 0.05 * a.nbytes), key=lambda a: -a.freed)
+    forward = _Forward(trace)
+    patterns = (_of_attention, _of_logits, _of_gates)
+    found = [*_of_names(trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
+    chosen, freed = list[Advice](), set[Hashable]()
+    for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
+        rest = sum(r.nbytes for storage, r in held.items() if storage not in freed)
+        if one.freed > 0.05 * one.nbytes and rest > one.nbytes / 2:  # and not done by other advice
+            chosen.append(one)
+            freed.update(held)
+    return chosen
 
 
-def _of_names(trace: Trace, adapter: ModuleType) -> Iterator[Advice]:
-    """Ops for functions and modules that are called after them."""
-    found: dict[tuple[str, str], dict[Hashable, Residual]] = defaultdict(dict)
+_Held = dict[Hashable, Residual]  # new arrays, each by its storage
+_Found = Iterator[tuple[_Held, Advice]]
+
+
+def _advice(what: str, line: str, op: str, held: _Held, instead: int) -> tuple[_Held, Advice]:
+    return held, Advice(what, line, op, len(held), sum(r.nbytes for r in held.values()), instead)
+
+
+def _of_names(trace: Trace, adapter: ModuleType) -> _Found:
+    """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
+    inside: dict[tuple[str, str], _Held] = defaultdict(dict)
+    given_on = set[str]()  # scopes of which the backward of something else reads what they give
     for r in trace.crossing:
-        if r.is_new and r.value.shape and (op := _named(trace, r)):
-            found[op, r.line][r.storage] = r
-    for (op, line), these in found.items():
-        largest = max(these.values(), key=lambda r: r.size)
+        readers = {_named(trace, trace.steps[i].scope) for i in r.reads}
+        if r.is_new and r.value.shape and len(readers) == 1 and (reader := next(iter(readers))):
+            inside[reader][r.storage] = r
+        elif r.is_new and (maker := _named(trace, r.scope)):
+            given_on.add(maker[1])
+    found: dict[tuple[str, str, str, bool], _Held] = defaultdict(dict)
+    steps = _by_scope(trace)
+    for (op, scope), these in inside.items():
+        if scope in steps:
+            line, dtype = _line_and_dtype(trace, steps[scope])
+            found[op, line, dtype, scope in given_on] |= these
+    for (op, line, dtype, output_is_alive), these in found.items():
+        largest = max(these.values(), key=lambda r: r.value.elements)
         # Each call makes an array of this shape by each of these operations, at least one.
-        of_shape = Counter(r.op for r in these.values() if r.value.shape == largest.value.shape)
-        ours = _traced(adapter, op, [largest.value.shape], largest.value.dtype)
-        instead = ours.saved_bytes * min(of_shape.values())
-        yield Advice(op, line, op, len(these), sum(r.nbytes for r in these.values()), instead)
+        of_shape = Counter((r.op, r.value.dtype) for r in these.values() if r.value.shape == largest.value.shape)
+        ours = _traced(adapter, op, [largest.value.shape], dtype).crossing
+        instead = sum(r.nbytes for r in ours if not (output_is_alive and r.kind == "output"))
+        yield _advice(op, line, op, these, instead * min(of_shape.values()))
 
 
-def _named(trace: Trace, r: Residual) -> str | None:
-    """The op that the innermost module or function around a residual's maker is called after."""
-    names = r.scope.split("/")
-    scopes = ["/".join(names[: i + 1]) for i in range(len(names))]
-    for name in [a for scope in reversed(scopes) for a in (scope.rpartition("/")[2], trace.classes.get(scope, ""))]:
-        if op := _OP.get(re.sub(r"[\d_]", "", name.removeprefix("eqx.nn.")).lower()):
-            return op
+def _named(trace: Trace, scope: str) -> tuple[str, str] | None:
+    """The op that the innermost module or function of a scope is called after, and the scope up to there."""
+    names = scope.split("/")
+    for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
+        for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
+            if op := _OP.get(re.sub(r"[\d_]", "", name.removeprefix("eqx.nn.")).lower()):
+                return op, outer
     return None
 
 
-def _of_attention(trace: Trace, adapter: ModuleType) -> Iterator[Advice]:
+def _by_scope(trace: Trace) -> dict[str, list[Step]]:
+    """The steps of the forward in each scope, and in those within."""
+    found: dict[str, list[Step]] = defaultdict(list)
+    for step in trace.steps[: trace.turn]:
+        names = step.scope.split("/")
+        for i in range(len(names)):
+            found["/".join(names[: i + 1])].append(step)
+    return found
+
+
+def _line_and_dtype(trace: Trace, steps: Sequence[Step]) -> tuple[str, str]:
+    """The line of most of these steps, and the dtype of the largest array that they are given."""
+    made = {n for step in steps for n in step.outs}
+    given = [trace.values[n] for step in steps for n in step.ins if n not in made]
+    largest = max(given or [trace.values[n] for n in made], key=lambda value: value.elements)
+    lines = Counter(step.line for step in steps if step.line)
+    return max(lines, key=lambda line: lines[line], default=""), largest.dtype
+
+
+class _Forward:
+    """The forward of a trace, to walk in both directions."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.values, self.alive = trace.values, trace.alive
+        self.steps = [step for step in trace.steps[: trace.turn] if step.op != "carry"]
+        self.makers = {n: step for step in self.steps for n in step.outs}
+        self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
+        self.readers: dict[int, list[Step]] = defaultdict(list)
+        for step in self.steps:
+            self.made_in[step.scope, step.line].update(step.outs)
+            for n in step.ins:
+                self.readers[n].append(step)
+        self.saved: dict[int, list[Residual]] = defaultdict(list)
+        for r in trace.crossing:
+            if r.is_new:
+                self.saved[trace.part(r.value.number)].append(r)
+
+    def back_to_product(self, operand: int) -> tuple[set[int], Step | None]:
+        """The values of one size from a product up to this one, and the product.
+
+        That size is more than either factor's: numbers for each query and key, or for each token and word, rather than
+        for each of them.
+        """
+        size, seen, product, todo = self.values[operand].elements, set[int](), None, [operand]
+        while todo:
+            n = todo.pop()
+            maker = self.makers.get(n)
+            if n in seen or maker is None or self.values[n].elements != size:
+                continue
+            seen.add(n)
+            if maker.op != "matmul":
+                todo += maker.ins
+            elif all(self.values[factor].elements < size for factor in maker.ins):
+                product = maker
+        return seen, product
+
+    def made_of(self, values: set[int]) -> set[int]:
+        """These values and what is made of them that has their size."""
+        size, found, todo = self.values[next(iter(values))].elements, set(values), [*values]
+        while todo:
+            outs = {n for step in self.readers[todo.pop()] for n in step.outs if self.values[n].elements == size}
+            todo += outs - found
+            found |= outs
+        return found
+
+    def activation(self, step: Step, y: int) -> tuple[str, int, set[int]]:
+        """Of what activation a step's operand is the output, as the op that has a gate of it; the activation's input,
+        and what else it makes.
+        """
+        maker = self.makers.get(y)
+        if maker and maker.op in ("silu", "gelu"):
+            return {"silu": "swiglu", "gelu": "geglu"}[maker.op], maker.ins[0], set()
+        if maker and maker.op == "mul" and len(maker.ins) == 2:
+            for x, s in (maker.ins, maker.ins[::-1]):
+                if s in self.makers and (self.makers[s].op, self.makers[s].ins) == ("sigmoid", (x,)):
+                    within = self.made_in[maker.scope, maker.line] if maker.scope != step.scope else {s}
+                    return "swiglu", x, within
+        return "", y, set()
+
+    def has_softmax(self, values: set[int]) -> bool:
+        """Whether there is a softmax or a log-sum-exp among these values, in one operation or by an exp and its sum."""
+        ops = {self.makers[n].op for n in values}
+        summed = {step.op for n in values if self.makers[n].op == "exp" for step in self.readers[n]}
+        reads = {step.op for n in values for step in self.readers[n]}
+        return not ops.isdisjoint({"softmax", "log_softmax"}) or "sum" in summed or "logsumexp" in reads
+
+    def held(self, values: set[int]) -> _Held:
+        return {r.storage: r for n in values for r in self.saved[n]}
+
+
+def _of_attention(forward: _Forward, adapter: ModuleType) -> _Found:
     """Flash attention where scores, and what is made of them, are held between a product and the next."""
-    forward = trace.steps[: trace.turn]
-    makers = {n: step for step in forward if step.op != "carry" for n in step.outs}
-    summed = {n for step in forward if step.op in ("sum", "logsumexp") for n in step.ins}
-    saved: dict[int, list[Residual]] = defaultdict(list)
-    for r in trace.crossing:
-        if r.is_new:
-            saved[trace.part(r.value.number)].append(r)
-    found: dict[str, dict[Hashable, Residual]] = defaultdict(dict)
+    values = forward.values
+    found: dict[str, _Held] = defaultdict(dict)
     instead: Counter[str] = Counter()
-    for step in forward:
+    for step in forward.steps:
         for operand in step.ins if step.op == "matmul" else ():
-            scores = _scores(trace, makers, summed, operand)
-            held = {r.storage: r for n in scores for r in saved[n]}
-            if held:
+            scores, product = forward.back_to_product(operand)
+            held = forward.held(scores)
+            if product and held and forward.has_softmax(scores):
                 found[step.line] |= held
-                turns = max(math.prod(r.value.shape) for r in held.values()) // trace.values[operand].elements
-                instead[step.line] += turns * _flash(adapter, trace.values[operand], trace.values[step.outs[0]])
+                instead[step.line] += _turns(held, values[operand]) * _flash(
+                    adapter, values[operand], values[step.outs[0]]
+                )
     for line, these in found.items():
-        nbytes = sum(r.nbytes for r in these.values())
-        yield Advice("attention", line, "flash_attention", len(these), nbytes, instead[line])
+        yield _advice("attention", line, "flash_attention", these, instead[line])
 
 
-def _scores(trace: Trace, makers: dict[int, Step], summed: set[int], operand: int) -> set[int]:
-    """The values from a product to this operand of another, by way of a softmax, all of one size; or none.
-
-    That size is more than either factor's: numbers for each query and key, rather than for each of them.
-    """
-    size, seen, ops, todo = trace.values[operand].elements, set[int](), set[str](), [operand]
-    while todo:
-        n = todo.pop()
-        maker = makers.get(n)
-        if n in seen or maker is None or trace.values[n].elements != size:
-            continue
-        seen.add(n)
-        if maker.op != "matmul":
-            ops.add(maker.op)
-            todo += maker.ins
-        elif all(trace.values[factor].elements < size for factor in maker.ins):
-            ops.add("product")
-    is_softmax = "softmax" in ops or ("exp" in ops and seen & summed)
-    return seen if is_softmax and "product" in ops else set()
+def _turns(held: _Held, value: Value) -> int:
+    """How many of a loop's turns are stacked up in arrays that each turn gives one of."""
+    return max(math.prod(r.value.shape) for r in held.values()) // value.elements
 
 
 def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
@@ -121,13 +216,66 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
     heads = math.prod(lead)
     features = max(out.elements // (heads * queries), 1)
     shapes = [(heads, tokens, features) for tokens in (queries, keys, keys)]
-    trace = _traced(adapter, "flash_attention", shapes, out.dtype)
+    return _beside_inputs(_traced(adapter, "flash_attention", shapes, out.dtype))
+
+
+def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
+    """A loss that holds no logits, where those of a product are held to take from each row what its label says."""
+    for step in forward.steps:
+        if step.op not in ("nll_loss", "gather") or not step.ins:
+            continue
+        values, product = forward.back_to_product(step.ins[0])
+        if product is None:
+            continue
+        values = forward.made_of(values)
+        held, logits = forward.held(values), forward.values[step.ins[0]]
+        if held and forward.has_softmax(values):
+            classes = logits.shape[-1]
+            left, right = (forward.values[n] for n in product.ins[-2:])
+            features = math.isqrt(left.elements * right.elements // logits.elements)
+            shapes = [(logits.elements // classes, features), (classes, features)]
+            ours = _traced(adapter, "linear_cross_entropy", shapes, left.dtype, labels=shapes[0][:1])
+            instead = _turns(held, logits) * _beside_inputs(ours)
+            yield _advice("cross entropy", step.line, "linear_cross_entropy", held, instead)
+
+
+def _of_gates(forward: _Forward, adapter: ModuleType) -> _Found:
+    """One rule for an activation and the product with it, which also keeps what the activation gives."""
+    found: dict[tuple[str, str], _Held] = defaultdict(dict)
+    instead: Counter[tuple[str, str]] = Counter()
+    for step in forward.steps:
+        if step.op != "mul" or len(step.ins) != 2:
+            continue
+        for y, up in (step.ins, step.ins[::-1]):
+            op, gate, within = forward.activation(step, y)
+            if op and forward.saved[y] and forward.values[up].shape == forward.values[gate].shape:
+                given = [r for n in {gate, up} for r in forward.saved[n][:1]]
+                held = forward.held({y} | within) | {r.storage: r for r in given}
+                found[op, step.line] |= held
+                value = forward.values[gate]
+                ours = _traced(adapter, op, [value.shape, value.shape], value.dtype)
+                saved = sum(r.nbytes for r, n in zip(ours.crossing, (gate, up), strict=True) if n not in forward.alive)
+                instead[op, step.line] += _turns(held, value) * saved
+    for (op, line), these in found.items():
+        yield _advice("gate", line, op, these, instead[op, line])
+
+
+def _beside_inputs(trace: Trace) -> int:
     return trace.saved_bytes - sum(r.nbytes for r in trace.crossing if r.kind == "input")
 
 
-def _traced(adapter: ModuleType, op: str, shapes: Sequence[tuple[int, ...]], dtype: str) -> Trace:
+def _traced(
+    adapter: ModuleType, op: str, shapes: Sequence[tuple[int, ...]], dtype: str, labels: tuple[int, ...] | None = None
+) -> Trace:
     """Our op on arrays of these shapes, of which none is there."""
+    fn = adapter.public(op)
     with adapter.abstractly():
         arrays = [adapter.shaped(shape, dtype) for shape in shapes]
-        trace: Trace = adapter.trace(adapter.public(op), arrays, list(map(str, range(len(arrays)))), is_abstract=True)
+        if labels is not None:
+            arrays.append(adapter.shaped(labels, "int32"))
+        if op == "dropout":
+            arrays.append(adapter.shaped((2,), "uint32"))
+            fn = lambda x, key: adapter.public("dropout")(x, 0.5, key)  # noqa: E731
+        names = [str(i) for i in range(len(arrays))]
+        trace: Trace = adapter.trace(fn, arrays, names, is_abstract=True)
     return trace

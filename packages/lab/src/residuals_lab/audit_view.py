@@ -264,9 +264,11 @@ def _recomputed(report: Any, top: int) -> list[str]:
 
 
 def _advice(report: Any) -> list[str]:
-    package = f"residuals_{report.adapter.NAME}"
-    return [
-        f"{size(a.freed):>10} less  {a.what} at {a.line or report.target} keeps {a.arrays} "
-        f"array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}; {package}.{a.op} keeps {size(a.instead)} at most"
-        for a in report.advice
-    ]
+    return [f"{size(a.freed):>10} less  {_instead(a, report)}" for a in report.advice]
+
+
+def _instead(a: Any, report: Any) -> str:
+    arrays = f"{a.arrays} array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}"
+    keeps = f"{size(a.instead)} at most" if a.instead else "what is alive anyway"
+    op = f"residuals_{report.adapter.NAME}.{a.op}"
+    return f"{a.what} at {a.line or report.target} keeps {arrays}; {op} keeps {keeps}"

@@ -288,7 +288,7 @@ class _Recording(TorchDispatchMode):
         _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
         named = function if function.isidentifier() and function not in _OF_MODULES else ""
         place = line, "/".join(filter(None, (self._scopes[-1] if self._scopes else "", named)))
-        if self.recorder.phase == "forward":
+        if self.recorder.phase == "forward" and line:  # not for what a hook does to what is saved
             self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
 
