@@ -180,6 +180,9 @@ def test_our_ops_are_calm_and_exact(case: Case) -> None:
     report = audit(call.ours(adapter), *given, framework=adapter.NAME)
     assert said(report) == set()
     assert report.saved_bytes == call.held_bytes(adapter, call.ours(adapter), case.args)
+    fields = {*adapter.op(call.op.name).Residuals._fields}
+    assert {r.name for r in report.residuals if r.op} <= fields, "what is made has the name of its field"
+    assert {a.op for a in report.advice} == ({"flash_attention"} if "weights" in fields else set())
     assert {r.op for r in report.recomputed} == set(call.trace(adapter, call.ours(adapter), case.args).recomputed())
     concrete = audit(call.ours(adapter), *given, framework=adapter.NAME, is_concrete=True)
     assert (concrete.new_bytes, concrete.saved_bytes) == (report.new_bytes, report.saved_bytes)
@@ -209,7 +212,7 @@ def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
 @pytest.mark.skipif("torch" not in INSTALLED, reason="only PyTorch has a ctx, and views")
 def test_what_hangs_on_ctx_and_what_a_view_pins(tmp_path: Path) -> None:
     found = module("torch", tmp_path)
-    assert said(audit(found["on_ctx"], array("torch", 4, 8))) == {("hidden", "cos")}
+    assert said(audit(found["on_ctx"], array("torch", 4, 8))) == {("hidden", "kept")}
     (finding,) = audit(lambda x: x.sin()[:1].exp().sin().sum(), array("torch", 64, 8)).findings or [None]
     assert finding is None, "the exp is new and small; the sine is not held"
     report = audit(lambda x: (x.sin()[:1] * x.cos()[:1]).sum(), array("torch", 64, 8))
@@ -237,6 +240,32 @@ def test_advice_is_measured(framework: str, tmp_path: Path) -> None:
     assert (advice.op, advice.instead) == ("gelu", 64 * 8 * 4)
     assert advice.arrays >= 3
     assert audit(frameworks.load(framework).public("gelu"), q).advice == []
+
+
+@BOTH
+def test_what_rules_make_has_their_names(framework: str) -> None:
+    """Also in a loop, and where a rule is within another; what they are given keeps its own name."""
+    adapter = frameworks.load(framework)
+    layer_norm, rms_norm, relu_bits = map(adapter.public, ("layer_norm", "rms_norm", "relu_bits"))
+    report = audit(lambda x, w: relu_bits(rms_norm(layer_norm(x), w)), array(framework, 4, 8), array(framework, 8))
+    assert {r.name for r in report.residuals if r.is_new} == {"mean", "rstd", "mask", "mul"}
+    assert {r.name for r in report.residuals if not r.is_new} == {"x", "w"}
+
+
+@pytest.mark.skipif("jax" not in INSTALLED, reason="only JAX has loops in a trace, and names for values")
+def test_names_in_a_loop_and_by_checkpoint_name() -> None:
+    import jax
+    from jax.ad_checkpoint import checkpoint_name
+
+    layer_norm = frameworks.load("jax").public("layer_norm")
+
+    def fn(x: Any) -> Any:
+        named = checkpoint_name(jax.numpy.exp(x), "grown")
+        return jax.lax.scan(lambda c, _: (layer_norm(c), None), named, length=3)[0]
+
+    report = audit(fn, array("jax", 4, 8))
+    assert {r.name for r in report.residuals} == {"grown", "carry", "mean", "rstd"}
+    assert report.findings == [], "no step makes all that a loop carries"
 
 
 @BOTH

@@ -69,10 +69,11 @@ ARROWS = {
     "beside": {"audit_document", "trace"},
     "frameworks.__init__": set(),
     "frameworks.jax": {"compiled", "frameworks"},
-    "frameworks.jax_trace": {"places", "trace"},
+    "frameworks.jax_places": {"places"},
+    "frameworks.jax_trace": {"frameworks", "trace"},
     "frameworks.torch": {"compiled", "frameworks"},
     "frameworks.torch_compiled": {"compiled", "frameworks"},
-    "frameworks.torch_trace": {"places", "trace"},
+    "frameworks.torch_trace": {"frameworks", "places", "trace"},
 }
 
 

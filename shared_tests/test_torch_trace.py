@@ -91,7 +91,8 @@ HIDING = {
 
 @pytest.mark.parametrize("place", HIDING)
 def test_a_hidden_tensor_is_found(place: str) -> None:
-    assert held(hiding(*HIDING[place])) == [("cos", "hidden", 32)]
+    name = {"attribute": "t", "list": "ts"}.get(place, "cos")  # on ctx it has one
+    assert held(hiding(*HIDING[place])) == [(name, "hidden", 32)]
 
 
 def test_what_is_closed_over_is_somebody_elses() -> None:

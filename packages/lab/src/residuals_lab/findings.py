@@ -106,6 +106,8 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         maker = makers.get(trace.part(r.value.number))
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
+        if maker.op == "carry":  # from turn to turn: to have it again takes the loop
+            continue
         if all(n in there or n not in makers for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
             yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes
 

@@ -5,11 +5,8 @@ over is one number, and an array that it stacks up, turn by turn, gives that num
 A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the same index, what the branch gave.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
-from residuals_lab.places import innermost, shown_as
+from residuals_lab.frameworks.jax_places import place, scope
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 # Where this framework has another word than the traces' for an operation.
@@ -57,8 +54,6 @@ _BODIES = {
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 _IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
 _COPIES = {"copy", "copy_p"}  # the same values in another array
-_NN = os.path.join("jax", "_src", "nn") + os.sep
-_TRANSFORMS = {"checkpoint", "jvp", "rematted_computation", "transpose", "vmap"}  # on a stack of names
 
 
 def trace(
@@ -118,8 +113,12 @@ def trace(
     cotangents = [walk.array(("cotangent", i), o) for i, o in enumerate(out)]
     gradients = walk.run(read, [*saved, *cotangents])
 
-    recorder.phase = "naming"
+    recorder.phase, begin = "naming", len(recorder.steps)
     labels = dict(zip((a.number for a in inputs), names, strict=True))
+    if is_abstract:
+        walk.run(jax.make_jaxpr(fn)(*args), inputs)  # in which rules are still rules
+        recorder.forget(begin)
+    labels = walk.fields | labels
     if fields is not None:
         named, shape = jax.make_jaxpr(fields, return_shape=True)(*args)
         found = iter(walk.run(named, inputs))
@@ -160,6 +159,7 @@ class _Walk:
         self._depth = 0  # how many loops are around
         self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
         self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
+        self.fields: dict[int, str] = {}  # what rules call the values that they make and save
         self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
 
     def array(self, key: tuple[Any, ...], like: Any) -> _Array:
@@ -192,8 +192,8 @@ class _Walk:
         around = self.recorder.line, self.recorder.scope, self._named
         for eqn in jaxpr.eqns:
             traceback = eqn.source_info.traceback
-            line, functions = _place(traceback) if traceback else ("", "")
-            self._named = _scope(eqn, around[2])
+            line, functions = place(traceback) if traceback else ("", "")
+            self._named = scope(eqn, around[2])
             self.recorder.line = line or around[0]
             is_inside = {*self._named.split("/")} <= {*functions.split("/")}  # a jit names the function around
             self.recorder.scope = functions if is_inside or not self._named else self._named
@@ -204,11 +204,15 @@ class _Walk:
 
     def _equation(self, eqn: Any, reads: list[_Array]) -> list[_Array]:
         name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
+        if name == "name":  # of `checkpoint_name`
+            self.fields.setdefault(reads[0].number, eqn.params["name"])
         if name in _IDENTITIES or _keeps_precision(eqn):
             return reads
         if name in _COPIES:
             self.recorder.again(name, [reads[0].number], [reads[0].number])
             return [self._new(reads[0].number, avals[0])]
+        if name == "custom_vjp_call" and self.recorder.phase == "naming":
+            self._name_fields(eqn.params, reads)
         if name in _BODIES:
             return self.run(eqn.params[_BODIES[name]], reads)
         if name == "scan":
@@ -218,6 +222,22 @@ class _Walk:
         if name == "cond":
             return self._cond(eqn.params["branches"], *reads, avals=avals)
         return self._make(_OPS.get(name, name), str(eqn.params), reads, avals)
+
+    def _name_fields(self, params: Any, reads: list[_Array]) -> None:
+        """Call what a rule makes and saves after the fields of its named tuple, dataclass or dict."""
+        try:
+            forward, consts = params["fwd_jaxpr_thunk"].call_wrapped(*[False] * len(reads))
+            _, tree, given = params["out_trees"]()
+        except Exception:  # of any kind: JAX promises nothing of this, and inside of a mesh the axes are not there
+            return
+        made = iter(self.run(core.ClosedJaxpr(forward, consts), reads))
+        is_given = jax.tree.unflatten(tree, [i is not None for i in given])
+        for path, leaf_is_given in jax.tree_util.tree_leaves_with_path(is_given):
+            if not leaf_is_given:
+                number = next(made).number
+                name = getattr(path[-1], "name", getattr(path[-1], "key", None)) if path else None
+                if isinstance(name, str):
+                    self.fields.setdefault(number, name)
 
     def _make(self, op: str, attrs: Hashable, reads: Sequence[_Array], avals: Sequence[Any]) -> list[_Array]:
         """New arrays, of one operation."""
@@ -327,21 +347,6 @@ class _Walk:
         return a._replace(number=numbers[i])
 
 
-@cache
-def _place(traceback: Any) -> tuple[str, str]:
-    """The user's line, and the functions around it, the innermost last, with one of `jax.nn` that it calls."""
-    frames = []
-    for frame in traceback.frames:
-        if frame.file_name == __file__:
-            break
-        frames.append(frame)
-    users = [f.function_name for f in reversed(frames) if shown_as(f.file_name)]
-    library = [f.function_name for f in reversed(frames) if _NN in f.file_name]
-    names = [name.rpartition(".")[2] for name in (*users, *library[:1])]
-    functions = "/".join(name for name in names if name.isidentifier())
-    return innermost((f.file_name, f.line_num, "") for f in frames)[0], functions
-
-
 def _scan_parts(params: Any) -> tuple[int, int]:
     """Where in a scan's operands the carry begins, and what it goes over."""
     if "num_consts" in params:
@@ -352,12 +357,6 @@ def _scan_parts(params: Any) -> tuple[int, int]:
 
 def _avals(body: Any) -> list[Any]:
     return [v.aval for v in getattr(body, "jaxpr", body).invars]
-
-
-def _scope(eqn: Any, around: str) -> str:
-    """The names on the stack, without the transformations that they went through: `transpose(jvp(mlp))` is `mlp`."""
-    names = [name for name in re.split(r"[/()]+", str(eqn.source_info.name_stack)) if name and name not in _TRANSFORMS]
-    return "/".join([around, *names] if around else names)
 
 
 def address(a: Any) -> Hashable:

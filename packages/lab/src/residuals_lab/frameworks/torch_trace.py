@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.torch_names import told_names
 from residuals_lab.places import innermost
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
@@ -108,8 +109,11 @@ def _trace(
         hold(t, is_hidden=False, saved=len(recorder.steps))
         return t.detach()  # an output that its own node holds would be a cycle
 
+    def tell(t: Tensor, name: str) -> None:
+        labels.setdefault(recording.number(t), name)
+
     with recording:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), told_names(tell):
             out = fn(*args)
         outs = [y for y in _tensors(out) if y.requires_grad]
         if not outs:
@@ -126,7 +130,9 @@ def _trace(
         for node in _nodes(outs):
             if type(node).__name__ == "AccumulateGrad":
                 leaves.append(node.variable)
-            for t in _hung_on(node):
+            for name, t in _hung_on(node):
+                if recording.storage(t) not in seen:
+                    tell(t, name)
                 hold(t, is_hidden=recording.storage(t) not in seen)
         leaves += [t for t in recording.parameters.values() if t.requires_grad]
         gradients = _backward(outs, cotangents, leaves)
@@ -348,8 +354,9 @@ def _nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
             yield node
 
 
-def _hung_on(node: Any) -> list[Tensor]:
-    """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`."""
+def _hung_on(node: Any) -> list[tuple[str, Tensor]]:
+    """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`, and its name."""
     if type(node).__name__ == "CheckpointFunctionBackward":  # the state of a generator
         return []
-    return [t for t in tree_leaves(getattr(node, "__dict__", {})) if isinstance(t, Tensor)]
+    attributes = getattr(node, "__dict__", {}).items()
+    return [(name, t) for name, a in attributes for t in tree_leaves(a) if isinstance(t, Tensor)]

@@ -74,8 +74,8 @@ class CrossEntropy(torch.autograd.Function):
         ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: tuple[Tensor, Tensor, Tensor | None]
     ) -> None:
         logits, labels, ctx.ignore_index, ctx.reduction = inputs
-        _, logsumexp, count = output
-        ctx.save_for_backward(*Residuals(logits, labels, logsumexp, count))
+        _, logsumexp, counted = output
+        ctx.save_for_backward(*Residuals(logits, labels, logsumexp, counted))
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -173,8 +173,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         output: tuple[Tensor, Tensor, Tensor | None],
     ) -> None:
         x, weight, labels, ctx.ignore_index, ctx.reduction, ctx.chunk = inputs
-        _, logsumexp, count = output
-        ctx.save_for_backward(*Residuals(x, weight, labels, logsumexp, count))
+        _, logsumexp, counted = output
+        ctx.save_for_backward(*Residuals(x, weight, labels, logsumexp, counted))
         ctx.like = likes(x, weight)
         ctx.set_materialize_grads(False)
 

@@ -33,8 +33,8 @@ class Sigmoid(torch.autograd.Function):
         return fwd(x)[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*Residuals(output))
+    def setup_context(ctx: Any, inputs: tuple[Tensor], y: Tensor) -> None:
+        ctx.save_for_backward(*Residuals(y))
         ctx.set_materialize_grads(False)
 
     @staticmethod

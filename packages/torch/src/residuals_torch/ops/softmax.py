@@ -44,9 +44,9 @@ class Softmax(torch.autograd.Function):
         return fwd(x, axis)[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], y: Tensor) -> None:
         _, ctx.axis = inputs
-        ctx.save_for_backward(*Residuals(output))
+        ctx.save_for_backward(*Residuals(y))
         ctx.set_materialize_grads(False)
 
     @staticmethod
