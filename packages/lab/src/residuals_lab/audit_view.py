@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from residuals_lab.audit_document import SCHEMA_VERSION, Branch, By, Row, by, rows, tree
+from residuals_lab.audit_document import SCHEMA_VERSION, Branch, By, by, rows, tree
 from residuals_lab.beside import document as beside_document
 from residuals_lab.beside import explained, matched
 from residuals_lab.show import size
@@ -76,7 +76,9 @@ def show_all(reports: Sequence[Any], console: Console, top: int, group: By | Non
     if len(reports) == 2:
         _show_beside(reports[0], reports[1], console, top)
     else:
-        console.print("Next: --plot lanes.svg draws it, --beside TARGET compares, --by module sums up")
+        every = len(rows(reports[0].trace))
+        more = f"--top {every} shows every array, " if not group and every > top else ""
+        console.print(f"Next: {more}--plot lanes.svg draws it, --beside TARGET compares, --by module sums up")
 
 
 def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
@@ -118,7 +120,9 @@ def html(reports: Sequence[Any], top: int = 30) -> str:
     """The reports as HTML, to be put into a page."""
     console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
     show_all(reports, console, top, None)
-    style = "font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto"
+    style = (
+        "font-size: 13px; font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto"
+    )
     return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
 
@@ -190,12 +194,9 @@ def _largest(trace: Trace, top: int) -> Table:
             "nothing" if r.is_unused else _readers(trace, r),
         )
     if rest := found[top:]:
-        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", _rest(rest, top))
+        more = f"more, {size(sum(row.new_bytes for row in rest))} new"
+        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", more)
     return table
-
-
-def _rest(rest: Sequence[Row], top: int) -> str:
-    return f"more, {size(sum(row.new_bytes for row in rest))} new; --top {top + len(rest)} shows them"
 
 
 def _readers(trace: Trace, r: Residual) -> str:
