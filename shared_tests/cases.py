@@ -113,6 +113,16 @@ def only(**attributes: Any) -> Callable[[Any], Any]:
     return mark
 
 
+def where(choice: Callable[[Case], bool]) -> Callable[[Any], Any]:
+    """Decorate a test to run only on the cases that `choice` accepts."""
+
+    def mark(test: Any) -> Any:
+        test.only = choice
+        return test
+
+    return mark
+
+
 def cases(names: Iterable[str], device: str) -> list[Case]:
     """Every case of these frameworks on this device."""
     return [case for name in names for case in _cases(name, device)]

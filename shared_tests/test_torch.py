@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import Case, conditioning, only
+from cases import Case, conditioning, only, where
 from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
 
 Fn = Callable[..., Tensor]
@@ -78,16 +78,6 @@ def small(case: Case) -> bool:
     arrays = case.source.arrays.values()
     is_small = case.dtype == "float64" and all(0 < a.size <= 30 and abs(a).max() < 100 for a in arrays)
     return is_small and bool(np.isfinite(case.source.forward()).all())
-
-
-def where(choice: Callable[[Case], bool]) -> Callable[[Any], Any]:
-    """Decorate a test to run only on the cases that `choice` accepts."""
-
-    def mark(test: Any) -> Any:
-        test.only = choice
-        return test
-
-    return mark
 
 
 @where(small)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cases import Case, only
-from test_torch import assert_right, cotangent, value_and_vjp, where
+from cases import Case, only, where
+from test_torch import assert_right, cotangent, value_and_vjp
 
 pytestmark = [
     # Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.

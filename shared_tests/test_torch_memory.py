@@ -15,8 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cases import Case, only
-from test_torch import assert_same, cotangent, subsets, value_and_vjp, where
+from cases import Case, only, where
+from test_torch import assert_same, cotangent, subsets, value_and_vjp
 
 
 def nodes(y: Tensor) -> list[Any]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cases import Case, conditioning, only
+from cases import Case, conditioning, only, where
 from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
-from test_torch import assert_right, cotangent, other, small, value_and_vjp, where
+from test_torch import assert_right, cotangent, other, small, value_and_vjp
 
 
 class Closed:
