@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 from residuals_lab.trace import Residual, Step, Trace, Value
@@ -82,7 +83,7 @@ def _of_names(trace: Trace, adapter: ModuleType) -> _Found:
         largest = max(these.values(), key=lambda r: r.value.elements)
         # Each call makes an array of this shape by each of these operations, at least one.
         of_shape = Counter((r.op, r.value.dtype) for r in these.values() if r.value.shape == largest.value.shape)
-        ours = _traced(adapter, op, [largest.value.shape], dtype).crossing
+        ours = _traced(adapter, op, dtype, largest.value.shape).crossing
         instead = sum(r.nbytes for r in ours if not (output_is_alive and r.kind == "output"))
         yield _advice(op, line, op, these, instead * min(of_shape.values()))
 
@@ -216,7 +217,7 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
     heads = math.prod(lead)
     features = max(out.elements // (heads * queries), 1)
     shapes = [(heads, tokens, features) for tokens in (queries, keys, keys)]
-    return _beside_inputs(_traced(adapter, "flash_attention", shapes, out.dtype))
+    return _beside_inputs(_traced(adapter, "flash_attention", out.dtype, *shapes))
 
 
 def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
@@ -234,7 +235,7 @@ def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
             left, right = (forward.values[n] for n in product.ins[-2:])
             features = math.isqrt(left.elements * right.elements // logits.elements)
             shapes = [(logits.elements // classes, features), (classes, features)]
-            ours = _traced(adapter, "linear_cross_entropy", shapes, left.dtype, labels=shapes[0][:1])
+            ours = _traced(adapter, "linear_cross_entropy", left.dtype, *shapes)
             instead = _turns(held, logits) * _beside_inputs(ours)
             yield _advice("cross entropy", step.line, "linear_cross_entropy", held, instead)
 
@@ -253,7 +254,7 @@ def _of_gates(forward: _Forward, adapter: ModuleType) -> _Found:
                 held = forward.held({y} | within) | {r.storage: r for r in given}
                 found[op, step.line] |= held
                 value = forward.values[gate]
-                ours = _traced(adapter, op, [value.shape, value.shape], value.dtype)
+                ours = _traced(adapter, op, value.dtype, value.shape, value.shape)
                 saved = sum(r.nbytes for r, n in zip(ours.crossing, (gate, up), strict=True) if n not in forward.alive)
                 instead[op, step.line] += _turns(held, value) * saved
     for (op, line), these in found.items():
@@ -264,18 +265,19 @@ def _beside_inputs(trace: Trace) -> int:
     return trace.saved_bytes - sum(r.nbytes for r in trace.crossing if r.kind == "input")
 
 
-def _traced(
-    adapter: ModuleType, op: str, shapes: Sequence[tuple[int, ...]], dtype: str, labels: tuple[int, ...] | None = None
-) -> Trace:
+@cache
+def _traced(adapter: ModuleType, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
     """Our op on arrays of these shapes, of which none is there."""
-    fn = adapter.public(op)
+    public = adapter.public(op)
+    fn, others = {
+        "dropout": (lambda x, key: public(x, 0.5, key), [((2,), "uint32")]),
+        # In one chunk: what is saved does not depend on it, and the trace is shorter.
+        "linear_cross_entropy": (
+            lambda x, weight, labels: public(x, weight, labels, chunk=len(weight)),
+            [(shapes[0][:1], "int32")],
+        ),
+    }.get(op, (public, []))
     with adapter.abstractly():
-        arrays = [adapter.shaped(shape, dtype) for shape in shapes]
-        if labels is not None:
-            arrays.append(adapter.shaped(labels, "int32"))
-        if op == "dropout":
-            arrays.append(adapter.shaped((2,), "uint32"))
-            fn = lambda x, key: adapter.public("dropout")(x, 0.5, key)  # noqa: E731
-        names = [str(i) for i in range(len(arrays))]
-        trace: Trace = adapter.trace(fn, arrays, names, is_abstract=True)
+        arrays = [adapter.shaped(*a) for a in [*((shape, dtype) for shape in shapes), *others]]
+        trace: Trace = adapter.trace(fn, arrays, [str(i) for i in range(len(arrays))], is_abstract=True)
     return trace
