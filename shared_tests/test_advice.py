@@ -27,7 +27,7 @@ def rms_norm(x):
     return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 def cross_entropy(logits, labels):
-    return -n.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+    return -n.take_along_axis(jax.nn.log_softmax(logits.astype("float32")), labels[:, None], 1).mean()
 
 def softmax(scores):
     return jax.nn.softmax(scores)

@@ -179,10 +179,12 @@ class _Forward:
 
     def has_softmax(self, values: set[int]) -> bool:
         """Whether there is a softmax or a log-sum-exp among these values, in one operation or by an exp and its sum."""
+        values = self.made_of(values)
         ops = {self.makers[n].op for n in values}
-        summed = {step.op for n in values if self.makers[n].op == "exp" for step in self.readers[n]}
         reads = {step.op for n in values for step in self.readers[n]}
-        return not ops.isdisjoint({"softmax", "log_softmax"}) or "sum" in summed or "logsumexp" in reads
+        return (
+            not ops.isdisjoint({"softmax", "log_softmax"}) or "logsumexp" in reads or ("exp" in ops and "sum" in reads)
+        )
 
     def held(self, values: set[int]) -> _Held:
         return {r.storage: r for n in values for r in self.saved[n]}
