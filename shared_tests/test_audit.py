@@ -219,6 +219,19 @@ def test_what_hangs_on_ctx_and_what_a_view_pins(tmp_path: Path) -> None:
     assert {(f.what, f.nbytes) for f in report.findings} == {("pinned", 2 * (2048 - 32))}
 
 
+@pytest.mark.skipif("torch" not in INSTALLED, reason="only PyTorch has views and modules with a state")
+def test_a_view_wastes_nothing_and_a_module_stays_as_it_is() -> None:
+    """A result and a view of it are one array; and an audit counts no batch, on fake tensors."""
+    from torch import nn
+
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    before = {name: a.clone() for name, a in model.state_dict().items()}
+    report = audit(model, array("torch", 3, 4, 8))  # a linear layer takes the rows of a ReLU's result
+    assert report.findings == []
+    assert all(a.equal(before[name]) for name, a in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
 @BOTH
 def test_recomputation_and_what_it_would_cost_to_save(framework: str, tmp_path: Path) -> None:
     report = audit(module(framework, tmp_path)["again"], array(framework, 4, 8))

@@ -208,8 +208,20 @@ def _lock_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     does = lock.add_subparsers(title="commands", required=True, metavar="write|check")
-    write = does.add_parser("write", help="write the file", usage="residuals lock write [TARGET --arg SPEC ...]")
-    check = does.add_parser("check", help="check it", usage="residuals lock check [TARGET]")
+    write = does.add_parser(
+        "write",
+        help="write the file",
+        description="Add a target to the file, or update it; without one, look at all of them again.",
+        usage="residuals lock write [TARGET --arg SPEC ...] [--file FILE] [--framework NAME]",
+        epilog="The arguments of a target are those of residuals audit, whose --help explains them.",
+    )
+    check = does.add_parser(
+        "check",
+        help="check it",
+        description="Fail if a target keeps more bytes than the file says, or an array that is not in it.",
+        usage="residuals lock check [TARGET] [--file FILE] [--framework NAME] [--json]",
+        epilog=EXIT_CODES,
+    )
     for parser in (write, check):
         parser.set_defaults(run=_lock, targets=[], early=[], json=False)
         parser.add_argument("targets", action=_Target, nargs="?", metavar="TARGET", help="only this one")

@@ -98,6 +98,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
     for step in trace.steps[: trace.turn]:
         for number in step.outs:
             makers.setdefault(number, step)
+    storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
     there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}
     for step in trace.steps[: trace.turn]:  # a turn's part of what a loop goes over is there as well
         if step.op == "slice" and there.issuperset(step.ins):
@@ -107,6 +108,8 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
         if maker.op == "carry":  # from turn to turn: to have it again takes the loop
+            continue
+        if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
             continue
         if all(n in there or n not in makers for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
             yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes

@@ -1,9 +1,10 @@
 """How the PyTorch adapter traces: it runs a function and its backward, and numbers what operations read and make."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 from types import FrameType
 from typing import Any
@@ -79,8 +80,19 @@ def trace(
     """
     fake = detect_fake_mode(args) or FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
     args = [a.detach().requires_grad_(a.requires_grad and i not in frozen) for i, a in enumerate(args)]
-    with fake or nullcontext():
+    with fake or nullcontext(), _unlogged("torch._subclasses.fake_tensor"):
         return _trace(fn, args, names, fields, parameters, _Recording(fake))
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Without this logger, which says with a traceback what is raised as well."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _trace(
@@ -214,6 +226,9 @@ class _Recording(TorchDispatchMode):
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         ins = [self.number(t) for t in read]
         changed = [*_written(func, args, kwargs)]
+        if any(self.seen_as(t) is not t for t in changed):  # a counter of batches, say: it stays what it is
+            args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
+            changed = [*_written(func, args, kwargs)]
         written = {id(t) for t in changed}
         out = func(*args, **kwargs)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
