@@ -1,5 +1,6 @@
 """What the PyTorch adapter sees: values through writes and views, and what is held where no hook looks."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -112,3 +113,20 @@ def test_two_draws_are_two_values() -> None:
 
 def test_an_infinite_exponent() -> None:
     assert [name for name, _, _ in held(lambda x: (x ** float("inf")).sum())] == ["x"]
+
+
+def test_what_is_raised_is_not_logged_as_well() -> None:
+    """PyTorch's own log of a shape that does not fit has a traceback, in front of the one line that says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(RuntimeError, match="same reduction dim"):
+            frameworks.load("torch").trace(
+                lambda x: x @ x, [torch.ones(4, 8, requires_grad=True)], ["x"], is_abstract=True
+            )
+    finally:
+        logger.removeHandler(handler)
+    assert (records, logger.disabled) == ([], False)
