@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,19 @@ def test_changes() -> None:
     assert appears.what.startswith("appears: a")
     (more, *_) = lock.changes(entry(a=one), entry(a=Amount(2, 32)))
     assert (more.before, more.after, more.is_worse) == (16, 32, True)
+    (_, a_byte) = lock.changes(entry(a=one), entry(a=Amount(1, 17)))[:2]
+    assert a_byte.is_worse, "by however little"
     swapped = lock.changes(entry(a=one), entry(b=one))
     assert [c.is_worse for c in swapped] == [True, False]
+
+
+def test_the_file_is_sorted() -> None:
+    """Whatever the order in which targets were written, and arrays found: a diff shows what changed."""
+    entries = [replace(entry(b=Amount(1, 16), a=Amount(1, 16)), target=name) for name in ("b.py:f", "a.py:f")]
+    document = tomllib.loads(lock.text(entries))
+    assert [found["target"] for found in document["target"]] == ["a.py:f", "b.py:f"]
+    assert [r["name"] for r in document["target"][0]["residuals"]] == ["a", "b"]
+    assert lock.text(entries) == lock.text(entries[::-1])
 
 
 def test_the_file_can_be_read_back() -> None:
