@@ -10,6 +10,7 @@ from cases import Case, only
 from command import assert_usage
 from residuals_lab import cli, frameworks
 from residuals_lab.audit import Report, audit, frozen, parameter
+from residuals_lab.errors import UsageError
 
 INSTALLED = frameworks.installed()
 BOTH = pytest.mark.parametrize("framework", INSTALLED)
@@ -232,6 +233,51 @@ def test_a_view_wastes_nothing_and_a_module_stays_as_it_is() -> None:
     assert report.findings == []
     assert all(a.equal(before[name]) for name, a in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="only PyTorch has modules with a state")
+def test_a_module_keeps_no_fake_tensors() -> None:
+    """Neither what it makes when it first runs, nor a buffer that it assigns."""
+    import torch
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = None
+            self.register_buffer("mean", torch.zeros(8))
+
+        def forward(self, x: Any) -> Any:
+            if self.mask is None:
+                self.mask = torch.arange(8) > 2
+            self.mean = 0.9 * self.mean + x.detach().mean(0)
+            return (x * self.mask).sin()
+
+    model, mean = Masked(), torch.zeros(8)
+    model = torch.nn.Sequential(model, torch.nn.Linear(8, 8))
+    audit(model, array("torch", 4, 8))
+    assert model[0].mask is None
+    assert type(model[0].mean) is torch.Tensor
+    assert model[0].mean.equal(mean)
+    assert type(model(array("torch", 4, 8))) is torch.Tensor
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="JAX traces arguments apart")
+def test_one_tensor_given_twice_is_one() -> None:
+    import torch
+
+    def fn(query: Any, key: Any) -> Any:
+        return (query.sin() if query is key else query.sin() * key.exp()).sum()
+
+    x = torch.ones(4, 8, requires_grad=True)
+    assert audit(fn, x, x).new_bytes == 0
+
+
+@pytest.mark.skipif("jax" not in INSTALLED, reason="PyTorch has its own test of this")
+def test_a_result_that_depends_on_nothing_is_said() -> None:
+    import jax
+
+    with pytest.raises(UsageError, match="depends on what is differentiated"):
+        audit(lambda x: jax.lax.stop_gradient(x) * 2, array("jax", 4))
 
 
 @BOTH

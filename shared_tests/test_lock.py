@@ -139,6 +139,15 @@ def test_a_file_that_is_none(
     assert path.exists() == (content is not None)
 
 
+def test_arguments_without_a_target_accept_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.lock"
+    lock.write(path, [entry()])
+    before = path.read_text()
+    code, _, err = run(capsys, "write", "--arg", "f32[3]", "--file", path)
+    assert (code, path.read_text()) == (2, before)
+    assert "expected a TARGET" in err
+
+
 def test_targets_that_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "some.lock"
     lock.write(path, [entry()])

@@ -172,10 +172,15 @@ def _totals(report: Any) -> str:
     )
 
 
+_WRAPS = {"residual", "array", "read by", "why"}  # where a terminal is narrow; bytes, counts and lines are never cut
+
+
 def _table(*heads: str, right: Iterable[int] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for i, head in enumerate(heads):
-        table.add_column(head, no_wrap=True, max_width=44, justify="right" if i in right else "left")
+        table.add_column(
+            head, no_wrap=head not in _WRAPS, overflow="fold", max_width=44, justify="right" if i in right else "left"
+        )
     return table
 
 

@@ -243,6 +243,8 @@ def _lock(arguments: argparse.Namespace) -> int:
         specs = [
             (target, [f"--{how} {text}" for how, text in (*arguments.early, *own)]) for target, own in arguments.targets
         ]
+        if arguments.early and not specs:
+            raise UsageError("lock write: expected a TARGET for these arguments, got none")
         return lock.run_write(arguments.file, specs, arguments.framework)
 
 

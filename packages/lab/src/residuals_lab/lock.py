@@ -90,13 +90,17 @@ def _argument(text: str) -> Argument:
 def _entry(target: str, arguments: tuple[str, ...], report: Report) -> Entry:
     found: dict[Key, Amount] = {}
     lines: dict[Key, str] = {}
+    constants = 0
     for row in rows(report.trace):
         r = row.residual
+        if r.kind == "parameter" and not r.value.shape:  # a number in the program, as `2.0 * x` has one
+            constants += row.nbytes
+            continue
         key = Key(alike(r.name), r.kind, f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]")
         before = found.get(key, Amount())
         found[key] = Amount(before.arrays + row.count, before.nbytes + row.nbytes)
         lines.setdefault(key, r.line)
-    return Entry(target, report.adapter.NAME, arguments, report.new_bytes, report.saved_bytes, found, lines)
+    return Entry(target, report.adapter.NAME, arguments, report.new_bytes, report.saved_bytes - constants, found, lines)
 
 
 def changes(before: Entry, after: Entry) -> list[Change]:

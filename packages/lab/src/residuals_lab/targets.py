@@ -66,10 +66,16 @@ def _audited(
     except UsageError as problem:
         raise UsageError(f"{target}: {problem}") from problem
     except Exception as problem:
-        what = (str(problem).strip().splitlines() or [""])[0]
+        what = _first_sentence(problem)
         if not is_concrete and _depends_on_numbers(problem):
             what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete"
         raise UsageError(f"{target}: {type(problem).__name__}: {what}") from problem
+
+
+def _first_sentence(problem: BaseException) -> str:
+    """Its first line; with the next, where that only leads up to it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _depends_on_numbers(problem: BaseException) -> bool:
@@ -110,7 +116,7 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
         if not name:
             raise UsageError(f"--input: expected NAME=FILE, got {argument.text!r}")
         return name, adapter.array(_in_32_bits(read_numbers(name, Path(text))))
-    array = re.fullmatch(r"(\w+)\[([\d, ]*)\]", text)
+    array = re.fullmatch(r"(\w+)\[((?: *\d+ *,)*(?: *\d+ *)?)\]", text)
     if array:
         if array[1] not in DTYPES:
             raise UsageError(f"--{argument.how}: expected a dtype of {', '.join(DTYPES)}, got {argument.text!r}")
@@ -118,7 +124,14 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
         made = adapter.shaped(shape, DTYPES[array[1]])
         return name, adapter.random_like(made) if is_concrete else made
     if ":" in text and not text.startswith(("{", "'", '"')):
-        return name, adapter.without_computing(load_target(text))
+        make = load_target(text)
+        try:
+            return name, adapter.without_computing(make)
+        except UsageError:
+            raise
+        except Exception as problem:
+            what = f"{text} raised {type(problem).__name__}: {_first_sentence(problem)}"
+            raise UsageError(f"--{argument.how}: expected a function without arguments, and {what}") from problem
     try:
         return name, ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -8,7 +8,7 @@ from typing import Any
 from residuals_lab.errors import UsageError
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_BOUND = re.compile(r"\s*(<=|<|==)\s*([\d.]+)\s*([A-Za-z]+)?\s*")
+_BOUND = re.compile(r"\s*(<=|<|==)\s*(\d+\.?\d*)\s*([A-Za-z]+)?\s*")
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda found, bound: found <= bound,
     "<": lambda found, bound: found < bound,
@@ -44,6 +44,9 @@ def assert_residuals(
     """
     from residuals_lab.audit import audit
 
+    __tracebackhide__ = True  # of pytest: the message says it all
+    if isinstance(names, str):
+        raise UsageError(f"names: expected a list of names, got {names!r}")
     if new_bytes is None and saved_bytes is None and names is None:
         raise UsageError("assert_residuals: expected new_bytes, saved_bytes or names, got none of them")
     bounds = {"new_bytes": new_bytes, "saved_bytes": saved_bytes}
@@ -68,9 +71,9 @@ def assert_residuals(
 
 def _bound(what: str, bound: int | str) -> tuple[str, float]:
     """The comparison and the number of bytes."""
-    if isinstance(bound, int):
+    if isinstance(bound, int) and not isinstance(bound, bool):
         return "==", bound
-    found = _BOUND.fullmatch(bound)
+    found = _BOUND.fullmatch(bound) if isinstance(bound, str) else None
     if not found or (found[3] or "B") not in UNITS or found[2].count(".") > 1:
         raise UsageError(f"{what}: expected a number or a bound such as '<= 64 MiB', got {bound!r}")
     return found[1], float(found[2]) * UNITS[found[3] or "B"]

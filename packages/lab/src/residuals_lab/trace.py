@@ -260,7 +260,8 @@ class Recorder:
                 is_needed=not needed.isdisjoint(readers),
             )
             crossing.setdefault((number, storage), residual)
-        return Trace(tuple(self.steps), tuple(crossing.values()), numbers, self.values, self.parts, self.classes)
+        steps = tuple(step for step in self.steps if step.phase != "naming")
+        return Trace(steps, tuple(crossing.values()), numbers, self.values, self.parts, self.classes)
 
     @staticmethod
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:

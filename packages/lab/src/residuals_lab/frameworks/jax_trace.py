@@ -107,6 +107,8 @@ def trace(
     if not out:
         raise UsageError("expected a result of floating numbers, got none")
     read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
+    if not _reaches(read.jaxpr, len(out)):
+        raise UsageError("expected a result that depends on what is differentiated, got none that does")
     outputs, saved = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
 
     recorder.phase = "backward"
@@ -128,6 +130,15 @@ def trace(
     held = [a.held(is_hidden=False) for a in saved] + [a.held(is_hidden=True) for a in walk.constants(read)]
     known += [a.known_as("output") for a in outputs]
     return recorder.trace(held, known, [a.number for a in gradients], labels)
+
+
+def _reaches(jaxpr: Any, cotangents: int) -> bool:
+    """Whether a backward makes any gradient of its last arguments, the cotangents."""
+    reached = set(jaxpr.invars[len(jaxpr.invars) - cotangents :])
+    for eqn in jaxpr.eqns:
+        if not reached.isdisjoint(v for v in eqn.invars if not isinstance(v, core.Literal)):
+            reached.update(eqn.outvars)
+    return not reached.isdisjoint(v for v in jaxpr.outvars if not isinstance(v, core.Literal))
 
 
 def _is_inexact(a: Any) -> bool:

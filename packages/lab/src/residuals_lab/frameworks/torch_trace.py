@@ -56,6 +56,7 @@ _OPS = {
     "threefry_uniform": "random",
 }
 _OF_MODULES = {"forward", "backward", "__call__"}  # functions that are named by their module
+_IN_MODULES = ("_buffers", "_modules", "_parameters")
 _IDENTITIES = {"alias", "detach", "lift_fresh"}
 _COPIES = {"clone"}  # the same values in another storage
 
@@ -79,7 +80,10 @@ def trace(
     module. The parameters and buffers of every module that runs are known as such.
     """
     fake = detect_fake_mode(args) or FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
-    args = [a.detach().requires_grad_(a.requires_grad and i not in frozen) for i, a in enumerate(args)]
+    # One tensor that is given twice stays one, for code that asks whether its key is its query.
+    differentiated = [a.requires_grad and i not in frozen for i, a in enumerate(args)]
+    given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
+    args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
     with fake or nullcontext(), _unlogged("torch._subclasses.fake_tensor"):
         return _trace(fn, args, names, fields, parameters, _Recording(fake))
 
@@ -219,6 +223,7 @@ class _Recording(TorchDispatchMode):
         self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
         self._scopes: list[str] = []  # of the modules that are running, the innermost last
         self._names: dict[torch.nn.Module, str] = {}
+        self._before: dict[torch.nn.Module, tuple[dict[str, Any], list[dict[str, Any]]]] = {}  # as they were
         self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -281,11 +286,20 @@ class _Recording(TorchDispatchMode):
         super().__exit__(*raised)
         for hook in self._hooks:
             hook.remove()
+        for m, (attributes, inside) in self._before.items():  # a mask that it keeps would be a fake one
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+            for name, before in zip(_IN_MODULES, inside, strict=True):
+                attributes[name].clear()
+                attributes[name].update(before)
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
         if not self._scopes:  # the outermost one, which knows the names of all in it
             root = type(module).__name__
             self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
+            if self.fake:
+                for m in self._names:
+                    self._before.setdefault(m, (dict(m.__dict__), [dict(m.__dict__[name]) for name in _IN_MODULES]))
             for name, t in (*module.named_parameters(), *module.named_buffers()):
                 self.parameters.setdefault(name, t)
         scope = self._names.get(module, type(module).__name__)
