@@ -27,10 +27,26 @@ def rms_norm(x):
     return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
 def cross_entropy(logits, labels):
-    return -n.take_along_axis(jax.nn.log_softmax(logits.astype("float32")), labels[:, None], 1).mean()
+    top = logits.max(-1, keepdims=True)
+    log_sum_exp = n.log(n.exp(logits - top).sum(-1, keepdims=True)) + top
+    return (log_sum_exp - n.take_along_axis(logits, labels[:, None], 1)).mean()
 
-def softmax(scores):
-    return jax.nn.softmax(scores)
+def softmax(scores, axis=-1):
+    return jax.nn.softmax(scores, axis)
+
+def log_softmax(logits):
+    return jax.nn.log_softmax(logits)
+
+def pick(x, labels):
+    return n.take_along_axis(x, labels[:, None], 1)
+
+logsumexp = jax.nn.logsumexp
+
+def linear(x, w, b):
+    return x @ w.T + b
+
+def gelu_tanh(x):
+    return jax.nn.gelu(x)
 
 silu = jax.nn.silu
 """,
@@ -55,9 +71,23 @@ def rms_norm(x):
 def cross_entropy(logits, labels):
     return F.cross_entropy(logits, labels)
 
-def softmax(scores):
-    e = n.exp(scores - scores.amax(-1, keepdim=True))
-    return e / e.sum(-1, keepdim=True)
+def softmax(scores, axis=-1):
+    e = n.exp(scores - scores.amax(axis, keepdim=True))
+    return e / e.sum(axis, keepdim=True)
+
+def log_softmax(logits):
+    return n.log_softmax(logits, -1)
+
+def pick(x, labels):
+    return x.gather(1, labels[:, None])
+
+linear = F.linear
+
+def logsumexp(x):
+    return n.logsumexp(x, -1)
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
 
 def silu(x):
     return F.silu(x)
@@ -75,6 +105,36 @@ WRITTEN = {
         "softmax(h @ n.cos(x).T * 8**-0.5) @ n.exp(x)",
         "ours.flash_attention(h[None], n.cos(x)[None], n.exp(x)[None])",
     ),
+}
+
+# What looks like one of them and is something else, for which the op would be wrong.
+ELSE = {
+    "softmax over queries": "softmax(h @ n.cos(x).T, -2) @ n.exp(x)",
+    "attention with dropout": "dropout(softmax(h @ n.cos(x).T), 0.5) @ n.exp(x)",
+    "attention with capped scores": "softmax(n.tanh(h @ n.cos(x).T)) @ n.exp(x)",
+    "attention with weights off by one": "(lambda e: (e / (1 + e.sum(-1)[:, None])) @ n.exp(x))(n.exp(h @ n.cos(x).T))",
+    "attention with a mask of its weights": "(softmax(h @ n.cos(x).T) * n.sin(h @ h.T)) @ n.exp(x)",
+    "the difference of two attentions": "(softmax(h @ n.cos(x).T) - softmax(h @ n.sin(x).T)) @ n.exp(x)",
+    "attention with a scale of each query": "softmax(h @ n.cos(x).T * n.exp(h[:, :1])) @ n.exp(x)",
+    "attention, and its weights": "(lambda p: (p @ n.exp(x), p))(softmax(h @ n.cos(x).T))",
+    "attention, and the entropy of its weights": "(lambda p: (p @ n.exp(x)).sum() - (p * n.log(p)).sum())"
+    "(softmax(h @ n.cos(x).T))",
+    "attention, and its log-sum-exp": "(lambda s: (softmax(s) @ n.exp(x), logsumexp(s)))(h @ n.cos(x).T)",
+    "a loss with a bias": "-pick(log_softmax(linear(h, w, n.sum(w, 1))), labels).sum()",
+    "a loss of capped logits": "-pick(log_softmax(n.tanh(h @ w.T)), labels).sum()",
+    "a loss with label smoothing": "(lambda p: -pick(p, labels).sum() - p.mean())(log_softmax(h @ w.T))",
+    "a loss with the square of the log-sum-exp": "(lambda z: (logsumexp(z) - pick(z, labels)[:, 0]"
+    " + logsumexp(z) ** 2).sum())(h @ w.T)",
+    "a loss and its logits": "(lambda z: (cross_entropy(z, labels), z))(h @ w.T)",
+    "a gate by another gelu": "(gelu_tanh(h) * n.log(x)) @ w.T",
+    "a gate that is read elsewhere": "(lambda y: (y * n.log(x)) @ w.T + y @ y.T @ h @ w.T)(silu(h))",
+}
+NAMED = {
+    "Softmax": "n.exp(n.sin(n.exp(x))) * n.tanh(x)",
+    "softmax": "n.exp(x) / n.exp(x).sum()",
+    "gelu": "n.exp(x) * x / (1 + n.exp(-1.702 * x)) * n.sin(x)",
+    "rms_norm": "n.tanh(x) * n.exp(n.sin(x))",
+    "Dropout": "n.where((n.sin(x) > 0.1), n.exp(x) * n.tanh(x), 0.0)",
 }
 
 
@@ -108,3 +168,30 @@ def test_what_is_freed_is_what_was_said(op: str, framework: str, tmp_path: Path)
     freed = before.new_bytes - after.new_bytes
     assert 0.8 * freed <= advice.freed <= freed, "an output that the op saves may be alive anyway"
     assert after.advice == []
+
+
+@pytest.mark.skipif("jax" not in frameworks.installed(), reason="JAX's own attention")
+def test_attention_of_grouped_heads() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    q, k = jnp.ones((64, 4, 8), "bfloat16"), jnp.ones((64, 2, 8), "bfloat16")
+    (advice,) = audit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True), q, k, k).advice
+    assert (advice.op, advice.arrays) == ("flash_attention", 3)
+
+
+@BOTH
+@pytest.mark.parametrize("what", ELSE)
+def test_nothing_is_advised_for_something_else(what: str, framework: str, tmp_path: Path) -> None:
+    """A part of it may be one of ours: the softmax within, say. That is said, and is true."""
+    report = audit(module(framework, tmp_path, ELSE[what]).fn, *arguments(framework), framework=framework)
+    whole = {"flash_attention", "linear_cross_entropy", "swiglu", "geglu"}
+    assert whole.isdisjoint(advice.op for advice in report.advice)
+
+
+@BOTH
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_alone_is_no_reason(name: str, framework: str, tmp_path: Path) -> None:
+    found = module(framework, tmp_path, "named(h) @ w.T")
+    exec(f"def {name}(x):\n    return {NAMED[name]}\nnamed = {name}", vars(found))
+    assert audit(found.fn, *arguments(framework), framework=framework).advice == []

@@ -18,7 +18,8 @@ BOTH = pytest.mark.parametrize("framework", INSTALLED)
 # Rules with a fault each, and what the audit has to say of it. `Rule` and `n` are given in both frameworks.
 FAULTS = {
     "an unused array": ("n.cos(x), n.exp(x)", "g * r[0]", {("unused", "exp")}),
-    "saved twice": ("n.cos(x), copy(n.cos(x))", "g * (r[0] + r[1]) / 2", {("duplicate", "cos")}),
+    "a copy of the output": ("copy(n.sin(x)),", "g * n.sqrt(1 - r[0] * r[0])", {("duplicate", "copy")}),
+    "saved twice": ("n.cos(x), copy(n.cos(x))", "g * (r[0] + r[1]) / 2", {("duplicate", "copy")}),
     "derivable": ("x, x > 0", "g * r[1] * n.cos(r[0])", {("derivable", "gt")}),
     "closed over": ("x,", "g * n.cos(r[0]) * SHARED", {("hidden", "closed over")}),
     "an unused input": ("n.cos(x), x", "g * r[0]", set()),  # said of x, which costs nothing
@@ -195,7 +196,7 @@ def test_our_ops_are_calm_and_exact(case: Case) -> None:
 def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) -> None:
     saved, gradient, expected = FAULTS[fault]
     report = audit(module(framework, tmp_path, saved, gradient)["fn"], array(framework, 4, 8))
-    assert said(report) == expected
+    assert {(what, name.replace("clone", "copy")) for what, name in said(report)} == expected
     for finding in report.findings:
         is_alive = finding.names in (("x",), ("closed over",))
         assert finding.nbytes in ((0,) if is_alive else (32, 128))
@@ -278,6 +279,33 @@ def test_a_result_that_depends_on_nothing_is_said() -> None:
 
     with pytest.raises(UsageError, match="depends on what is differentiated"):
         audit(lambda x: jax.lax.stop_gradient(x) * 2, array("jax", 4))
+
+
+@BOTH
+def test_equal_masks_belong_to_the_layers_that_made_them(framework: str) -> None:
+    """And that each layer makes one of its own is a waste."""
+    if framework == "jax":
+        import jax.numpy as n
+    else:
+        import torch as n
+
+    def first(x: Any) -> Any:
+        return n.where(n.tril(n.ones(8, 8) if framework == "torch" else n.ones((8, 8))) > 0, n.sin(x), 0.0)
+
+    def second(x: Any) -> Any:
+        return n.where(n.tril(n.ones(8, 8) if framework == "torch" else n.ones((8, 8))) > 0, n.sin(x), 0.0)
+
+    report = audit(lambda x: second(first(x)), array(framework, 8, 8), framework=framework)
+    masks = [r for r in report.residuals if r.value.dtype == "bool"]
+    assert [r.scope.rpartition("/")[2] for r in masks] == ["first", "second"]
+    assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.findings]
+
+
+@BOTH
+def test_what_is_closed_over_has_the_name_of_its_variable(framework: str) -> None:
+    table = array(framework, 4, 8)
+    report = audit(lambda x: (x * table).sum(), array(framework, 4, 8), framework=framework)
+    assert [(r.name, r.is_new) for r in report.residuals if r.kind != "input"] == [("table", False)]
 
 
 @BOTH
@@ -424,10 +452,34 @@ def test_a_port_beside_its_original(tmp_path: Path, capsys: pytest.CaptureFixtur
     paths = [f"{source(name, tmp_path)}:gate" for name in ("jax", "torch")]
     code, out, _ = run(capsys, paths[0], "--arg", "f32[64,8]", "--beside", paths[1])
     assert (code, "Side by side" in out) == (0, True)
+    code, _, _ = run(
+        capsys, paths[0], "--arg", "f32[64,8]", "--framework", "jax", "--beside", paths[1], "--framework", "torch"
+    )
+    assert code == 0, "each has its own"
     code, out, _ = run(capsys, paths[0], "--arg", "f32[64,8]", "--beside", paths[1], "--json")
     document = json.loads(out)
     left, right = (report["new_bytes"] for report in document["reports"])
     assert sum(match["difference"] for match in document["matched"]) == right - left
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="one framework will do")
+def test_what_stands_for_what_beside() -> None:
+    """Of several with as many bytes the one that the same operation reads; and what is left over is only here."""
+    import torch
+
+    from residuals_lab.beside import explained, matched
+
+    def left(x: Any) -> Any:
+        return (x * 2).sin().sum()
+
+    def right(x: Any) -> Any:
+        return (x.exp() * x.tanh()).sum() + (x + 1).sin().sum()
+
+    traces = [audit(fn, torch.ones(4, 8, requires_grad=True)).trace for fn in (left, right)]
+    found = {m.name: (m.left.count, m.right.count, m.difference, explained(m)) for m in matched(*traces)}
+    assert found.pop("mul | add") == (1, 1, 0, "")
+    assert {name: m[:3] for name, m in found.items()} == {"exp": (0, 1, 128), "tanh": (0, 1, 128)}
+    assert found["exp"][3].startswith("only here: read by mul")
 
 
 @BOTH

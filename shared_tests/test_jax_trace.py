@@ -200,3 +200,31 @@ def test_a_checkpoint_that_saves_dots_is_quadratic_again() -> None:
         assert new_bytes(flash, tokens) == 4 * tokens
         assert new_bytes(jax.checkpoint(flash), tokens) == 0
         assert new_bytes(saving_dots, tokens) >= 4 * tokens**2
+
+
+def test_what_a_backward_closes_over() -> None:
+    """An array that the forward makes is new; an argument, and an array from outside, somebody else keeps alive."""
+
+    def closing(over: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        def fn(x: jax.Array) -> jax.Array:
+            kept = over(x)
+            return rule(lambda z: (z.sum(), None), lambda _, g: (g * kept,))(x)
+
+        return fn
+
+    assert held(closing(jnp.exp)) == [("closed over", "hidden", 32)]
+    outside = x()
+    for over, new in ((jnp.exp, 32), (lambda x: x, 0), (lambda _: outside, 0)):
+        assert trace(closing(over)).new_bytes == new
+
+
+def test_a_run_with_numbers() -> None:
+    """What is alive before it, or is NumPy's, it does not make; and a result may hold plain numbers."""
+    outside = x()
+
+    def fn(x: jax.Array) -> Any:
+        return (jnp.sin(x) * outside).sum(), (x * SHARED).sum(), 3, 4.0
+
+    concrete = ADAPTER.trace(fn, [x()], ["x"], is_abstract=False)
+    assert (concrete.saved_bytes, concrete.new_bytes) == (96, 32)
+    assert trace(fn).new_bytes == 32

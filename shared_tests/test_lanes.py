@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from residuals_lab import frameworks
+from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes import LIGHT, Column, draw, rows
+from residuals_lab.lanes import LIGHT, Column, _thinned, draw, rows
 from residuals_lab.live import lanes, runs, staircase
 from residuals_lab.trace import Residual, Step, Trace, Value
 
@@ -18,12 +22,14 @@ def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> 
     return tuple(Step(f"op{i}", (), (), phase, scope=(scopes or {}).get(i, "")) for i, phase in enumerate(phases))
 
 
-def residual(name: str, nbytes: int, saved: int, *reads: int, **others: Any) -> Residual:
+def residual(name: str, nbytes: int, saved: int, *reads: int, number: int = 0, **others: Any) -> Residual:
     fields: dict[str, Any] = {
         "kind": "new", "storage": name, "size": nbytes, "is_new": True, "op": name, "line": "", "scope": "",
         "is_needed": bool(reads),
     }  # fmt: skip
-    return Residual(name, Value(0, (nbytes,), "uint8"), nbytes=nbytes, saved=saved, reads=reads, **(fields | others))
+    return Residual(
+        name, Value(number, (nbytes,), "uint8"), nbytes=nbytes, saved=saved, reads=reads, **(fields | others)
+    )
 
 
 # Of x only a view is read after step 4; what reads exp leads to no gradient.
@@ -98,19 +104,85 @@ def test_many_lanes_are_grouped(layers: int) -> None:
 
 def test_a_group_says_what_it_holds() -> None:
     found = {row.label: row for row in rows(model(32))}
-    row = found["layers/3: 3 arrays, 60 B"]
+    row = found["layers/3: b3 and 2 more, 60 B"]
     assert [(p.kind, p.nbytes, p.begin, p.end) for p in row.parts] == [("new", 50, 4, 61), ("parameter", 10, 3, 61)]
     assert "layers/3: 2 more, 30 B" in {row.label for row in rows(model(14))}, "others of it have their own line"
-    assert "layers/3 to 5: 9 arrays, 180 B" in {row.label for row in rows(model(80))}
+    assert "layers/3 to 5: b3 and 8 more, 180 B" in {row.label for row in rows(model(80))}
 
 
 def test_what_is_below_the_axis() -> None:
     forward, backward = runs(SMALL, 4)
     assert [run.name for run in forward + backward] == [f"op{i}" for i in range(8)]
-    assert runs(SMALL, 3) == ([], []), "many operations in no module"
+    assert runs(SMALL, 3) == (forward, backward), "many operations in no module"
     forward, backward = runs(model(3), 2)
     assert forward == [("layers/0", 0, 1), ("layers/1", 1, 2), ("layers/2", 2, 3)]
     assert [run.name for run in backward] == ["layers/2", "layers/1", "layers/0"]
+
+
+def test_code_without_modules_has_lines_below_the_axis() -> None:
+    lines = [1, 1, 2, 3, 3, 2, 1, 1]
+    phases = ["forward"] * 4 + ["backward"] * 4
+    flat = [Step("mul", (), (), phase, line=f"src/a.py:{n}") for phase, n in zip(phases, lines, strict=True)]  # type: ignore[arg-type]
+    forward, backward = runs(Trace(tuple(flat), ()), 3)
+    assert forward == [("a.py:1", 0, 2), ("a.py:2", 2, 3), ("a.py:3", 3, 4)]
+    assert backward == [("a.py:3", 4, 5), ("a.py:2", 5, 6), ("a.py:1", 6, 8)]
+    short = Column(Trace(steps(200, 200), ()), LIGHT, 300)
+    assert 2 <= len(_thinned(runs(short.trace, 12)[0], short, 0)) <= 12, "names, but not one on the other"
+
+
+def test_flat_code_is_grouped_by_line_and_name() -> None:
+    def labels(n: int, line: Callable[[int], str], name: Callable[[int], str]) -> list[str]:
+        crossing = [residual(f"{i}", 10, i, 2 * n - i, line=line(i)) for i in range(n)]
+        found = rows(Trace(steps(n, n), tuple(replace(r, name=name(i)) for i, r in enumerate(crossing))))
+        assert sum(row.nbytes for row in found) == 10 * n
+        return [row.label for row in found]
+
+    few = labels(40, lambda i: f"src/a.py:{i}", lambda i: "exp")
+    assert len(few) == 40
+    assert few[7] == "a.py:7: exp 10 B"
+    written_out = labels(72, lambda i: f"src/a.py:{i}", lambda i: "sin" if i % 4 else "exp")
+    assert len(written_out) == 36
+    assert written_out[:2] == ["a.py:0 to 1: exp and 1 more, 20 B", "a.py:2 to 3: 2 × sin, 20 B"]
+    by_line = labels(500, lambda i: f"src/a.py:{i // 50}", lambda i: "exp")
+    assert by_line[3] == "a.py:3: 50 × exp, 500 B"
+    loop = labels(500, lambda i: "a.py:7", lambda i: "exp")
+    assert len(loop) == 36
+    assert loop[1] == "a.py:7/exp 15 to 28: 14 × exp, 140 B"
+    body = labels(500, lambda i: "a.py:7", lambda i: "exp" if i % 2 else "sin")
+    assert body[0] == "a.py:7/sin 1 to exp 7: sin and 13 more, 140 B"
+    assert not any("elsewhere" in label for found in (few, written_out, by_line, loop, body) for label in found)
+
+
+def test_a_large_module_is_taken_apart_and_small_ones_are_not() -> None:
+    small = [residual(f"s{i}", 10, i, 100 - i, scope=f"net/layers/{i // 5}", line="a.py:1") for i in range(20)]
+    large = [residual(f"t{i}", 10, i, 100 - i, scope="net/head", line=f"a.py:{i}") for i in range(30)]
+    found = [row.label for row in rows(Trace(steps(50, 51, {0: "net/layers/0", 1: "net/head"}), (*small, *large)))]
+    assert "layers/2: s10 and 4 more, 50 B" in found
+    assert "head: t7 10 B" in found
+
+
+@pytest.mark.skipif("torch" not in frameworks.installed(), reason="only PyTorch has an autograd.Function")
+def test_a_lane_of_an_autograd_function_begins_where_its_array_is_made() -> None:
+    import torch
+
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            first = torch.sin(x)
+            second = torch.exp(first)
+            out = torch.tanh(torch.cos(second))
+            ctx.save_for_backward(first, second[:3])
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            first, second = ctx.saved_tensors
+            return g * first * second.sum()
+
+    trace = audit(lambda x: Rule.apply(x).sum(), torch.ones(5, 4, requires_grad=True)).trace
+    ops = [step.op for step in trace.steps]
+    begins = {a.op: ops[a.begin - 1] for a in lanes(trace)}
+    assert begins == {"sin": "sin", "exp": "exp"}
 
 
 def test_forward_and_backward_are_half_a_column_each() -> None:

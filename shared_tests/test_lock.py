@@ -22,6 +22,8 @@ SINES = {
     "torch": "import torch as n\ndef fn(x):\n    return {fn}\n",
 }
 
+ONE = 'version = 1\n[[target]]\ntarget = "a.py:f"\nframework = "jax"\nresiduals = []'
+
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = cli.main(["lock", *map(str, arguments)])
@@ -56,25 +58,30 @@ def test_what_grows_is_named(
     assert Path(lock.FILE).read_text() == before, "nothing has changed"
     code, out, _ = run(capsys, "check")
     assert (code, out) == (0, "1 target as locked.\n")
+    code, out, _ = run(capsys, "write", tmp_path / target)
+    assert out.startswith("residuals.lock: 1 target, as before; "), "by another path, at the arguments that it has"
 
     define("(n.sin(n.sin(x)) * n.tanh(x)).sum()")
     code, out, _ = run(capsys, "check")
     assert code == 1
-    assert "grew" in out
-    assert "tanh" in out
-    assert "mine.py:3" in out
-    assert "residuals lock write" in out
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["grew", "grew"], "the totals first"
+    assert "tanh, new float32[4, 8] at mine.py:3" in out
+    assert "FAILED: 1 of 1 target. To accept what is kept now: residuals lock write" in out
     code, out, _ = run(capsys, "check", "--json")
     document = json.loads(out)
     assert code == 1
     assert {c["what"] for c in document["changes"] if c["is_worse"]} >= {"new bytes", "held bytes"}
+    (appears,) = (c for c in document["changes"] if c["how"] == "appears" and c["name"] == "tanh")
+    assert (appears["line"], appears["target"], appears["arguments"]) == ("mine.py:3", target, ["--arg f32[4,8]"])
 
     define("n.sin(x).sum()")
     code, out, _ = run(capsys, "check")
     assert code == 0
     assert "keeps it so" in out
-    assert run(capsys, "write", target, "--arg", "f32[4,8]")[0] == 0
-    assert run(capsys, "write", target, "--arg", "f32[2,8]")[0] == 0
+    code, out, _ = run(capsys, "write", target, "--arg", "f32[4,8]")
+    assert [line.split()[0] for line in out.splitlines()][:3] == [target, "less", "less"], "what is accepted"
+    code, out, _ = run(capsys, "write", target, "--arg", "f32[2,8]")
+    assert "residuals.lock: 2 targets, 1 added; " in out
     code, out, _ = run(capsys, "check", target)
     assert (code, out) == (0, "2 targets as locked.\n")
 
@@ -89,13 +96,13 @@ def test_changes() -> None:
     one = Amount(1, 16)
     assert lock.changes(entry(a=one, b=one), entry(b=one, a=one)) == []
     (appears,) = (c for c in lock.changes(entry(), entry(a=Amount(1, 0))) if c.is_worse)
-    assert appears.what.startswith("appears: a")
-    (more, *_) = lock.changes(entry(a=one), entry(a=Amount(2, 32)))
+    assert (appears.how, appears.what) == ("appears", "a, new float32[4]")
+    more = lock.changes(entry(a=one), entry(a=Amount(2, 32)))[-1]
     assert (more.before, more.after, more.is_worse) == (16, 32, True)
-    (_, a_byte) = lock.changes(entry(a=one), entry(a=Amount(1, 17)))[:2]
-    assert a_byte.is_worse, "by however little"
-    swapped = lock.changes(entry(a=one), entry(b=one))
-    assert [c.is_worse for c in swapped] == [True, False]
+    assert all(c.is_worse for c in lock.changes(entry(a=one), entry(a=Amount(1, 17)))), "by however little"
+    (swapped,) = lock.changes(entry(a=one), entry(b=one))
+    assert (swapped.how, swapped.is_worse, swapped.what) == ("replaced", True, "a by b, new float32[4]")
+    assert [c.how for c in lock.changes(entry(a=one), entry(b=Amount(1, 17)))][2:] == ["appears", "is gone"]
 
 
 def test_the_file_is_sorted() -> None:
@@ -125,6 +132,9 @@ def test_the_file_can_be_read_back() -> None:
         ("version = ", "is no TOML"),
         ("version = 2", "expected version 1"),
         ("version = 1\n[[target]]\ntarget = 3", "is not what `residuals lock write` writes"),
+        (f'{ONE}\narguments = "f32[4]"\nnew_bytes = 0\nsaved_bytes = 0', "expected arguments to be a list, got 'f32"),
+        (f'{ONE}\narguments = []\nnew_bytes = "lots"\nsaved_bytes = 0', "expected new_bytes to be an integer, got 'l"),
+        (f"{ONE}\narguments = []\nnew_bytes = 0", "there is no saved_bytes"),
     ],
 )
 def test_a_file_that_is_none(
@@ -163,8 +173,36 @@ def test_targets_that_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFi
     )
     code, out, err = run(capsys, "check", "--file", path)
     assert (code, "gone.py" in err, err.count("\n")) == (1, True, 1)
+    assert err.endswith("; to forget this target, delete its entry\n")
     assert "held bytes" in out, "the others are checked all the same"
     assert list(tmp_path.iterdir()) == [path], "nothing is left behind"
+
+
+def test_a_link_is_written_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "some.lock"
+    link.symlink_to(tmp_path / "real" / "some.lock")
+    lock.write(link, [entry()])
+    assert link.is_symlink()
+    assert lock.read(tmp_path / "real" / "some.lock") == [entry()]
+    here = INSTALLED[0]
+    code, _, err = run(
+        capsys, "write", f"residuals_{here}:relu", "--arg", "f32[4]", "--file", tmp_path / "none" / "some.lock"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"cannot write {tmp_path / 'none' / 'some.lock'}: No such file" in err
+
+
+@BOTH
+def test_a_path_that_depends_on_numbers(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it takes a run to see what is kept is written down."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(SINES[framework].format(fn="n.sin(x).sum() if x.sum() > 0 else x.sum()"))
+    assert run(capsys, "write", "mine.py:fn", "--arg", "f32[4]")[0] == 2
+    assert run(capsys, "write", "mine.py:fn", "--arg", "f32[4]", "--concrete")[0] == 0
+    assert run(capsys, "check")[:2] == (0, "1 target as locked.\n")
 
 
 @BOTH

@@ -1,14 +1,18 @@
 """What the PyTorch adapter sees: values through writes and views, and what is held where no hook looks."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
+from residuals_lab.errors import UsageError
+from residuals_lab.findings import findings
 from residuals_lab.trace import Trace
 
 SHARED = torch.linspace(0.1, 0.8, 8)
@@ -92,8 +96,47 @@ HIDING = {
 
 @pytest.mark.parametrize("place", HIDING)
 def test_a_hidden_tensor_is_found(place: str) -> None:
-    name = {"attribute": "t", "list": "ts"}.get(place, "cos")  # on ctx it has one
+    name = {"attribute": "t", "list": "ts", "closure": "f", "object": "box"}.get(place, "cos")  # on ctx it has one
     assert held(hiding(*HIDING[place])) == [(name, "hidden", 32)]
+
+
+def test_what_hides_and_is_never_read_is_found() -> None:
+    both = lambda ctx, t: (setattr(ctx, "box", Box(Box(t))), setattr(ctx, "t", t.exp()))  # noqa: E731
+    assert sorted(held(hiding(both, lambda ctx: ctx.t))) == [("box", "hidden", 32), ("t", "hidden", 32)]
+
+
+def test_what_is_written_into_after_it_is_saved_is_refused() -> None:
+    """As PyTorch does, which does not look where there are hooks."""
+
+    def fn(x: Tensor) -> Tensor:
+        y = x.exp()
+        y.mul_(2)
+        return y.sum()
+
+    with pytest.raises(UsageError, match=r"saved at .*test_torch_trace.py:\d+ is written into"):
+        trace(fn)
+
+
+def test_an_argument_that_is_written_into_is_no_longer_there() -> None:
+    """So a copy of it, made before, is no duplicate."""
+
+    def fn(x: Tensor, state: Tensor, is_written: bool) -> Tensor:
+        before = state.clone()
+        if is_written:
+            state.add_(1)
+        return (x * before).sum()
+
+    for is_written, what in ((True, []), (False, ["duplicate"])):
+        args = torch.ones(8, requires_grad=True), torch.ones(8)
+        found = frameworks.load("torch").trace(partial(fn, is_written=is_written), args, ["x", "state"])
+        assert [f.what for f in findings(found)] == what
+
+
+def test_operations_that_keep_something_else_in_a_run() -> None:
+    lstm, x = torch.nn.LSTM(8, 16), torch.ones(5, 2, 8, requires_grad=True)
+    unsure = frameworks.load("torch").trace(lambda x: lstm(x)[0], [x], ["x"], is_abstract=True).unsure
+    assert [(op, ":" in line) for op, line in unsure.items()] == [("mkldnn_rnn_layer", True)]
+    assert frameworks.load("torch").trace(lambda x: lstm(x)[0], [x], ["x"]).unsure == {}
 
 
 def test_what_is_closed_over_is_somebody_elses() -> None:
@@ -109,6 +152,79 @@ def test_no_operation_is_passed_over() -> None:
 
 def test_two_draws_are_two_values() -> None:
     assert trace(lambda x: (x * torch.rand(8) * torch.rand(8)).sum()).recomputed() == []
+
+
+def test_a_checkpoint_draws_again_what_it_drew() -> None:
+    """So what is made of it is recognized; and an attention that drops nothing draws nothing."""
+
+    def dropped(x: Tensor) -> Tensor:
+        return (F.dropout(x, 0.5).exp().sin() * 2).cos().sum()
+
+    assert trace(recomputing(dropped)).recomputed() == ["exp", "random", "sin"]
+    reentrant = trace(lambda x: checkpoint(dropped, x, use_reentrant=True))
+    assert reentrant.recomputed() == ["cos", "exp", "random", "sin", "sum"], "which runs to the end"
+    fresh = trace(lambda x: checkpoint(dropped, x, use_reentrant=False, preserve_rng_state=False))
+    assert fresh.recomputed() == [], "another draw, as PyTorch warns"
+
+    def attending(x: Tensor) -> Tensor:
+        q = x.view(1, 1, 2, 4)
+        return F.scaled_dot_product_attention(q, q, q).exp().sin().sum()
+
+    fresh = trace(lambda x: checkpoint(attending, x, use_reentrant=False, preserve_rng_state=False))
+    assert fresh.recomputed() == ["attention", "exp"]
+
+
+def test_a_number_that_is_spelled_out_is_the_same_again() -> None:
+    assert trace(recomputing(lambda x: (x * torch.tensor(2.0)).exp().sin().sum())).recomputed() == ["exp"]
+    assert held(recomputing(lambda x: (x * torch.tensor(2.0)).exp().sin().sum())) == [("x", "input", 32)]
+    assert held(lambda x: (x * torch.tensor([2.0] * 8)).sum()) == [("constant", "new", 32)], "the call makes it"
+
+
+def test_a_graph_that_nothing_leads_to_is_not_held() -> None:
+    """That of a teacher, or of a metric: its memory is free before the backward begins."""
+
+    def student(x: Tensor) -> Tensor:
+        assert x.sigmoid().argmax() >= 0
+        return (x * x.exp().tanh().detach()).sum()
+
+    assert held(student) == [("tanh", "new", 32)]
+
+
+@pytest.mark.parametrize("is_abstract", [True, False])
+def test_an_audit_leaves_no_trace(is_abstract: bool) -> None:
+    """No gradient on what only a reentrant checkpoint reaches, no draw, no count, no other buffer."""
+    module = torch.nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(8, 8)))
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    x, state = torch.ones(2, 8, requires_grad=True), torch.get_rng_state()
+    weight = torch.ones(8, 8, requires_grad=True)
+
+    def fn(x: Tensor) -> Tensor:
+        y = F.dropout(module(x), 0.5)
+        return checkpoint(lambda y: (y @ weight).sin(), y, use_reentrant=True).sum()
+
+    frameworks.load("torch").trace(fn, [x], ["x"], is_abstract=is_abstract)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (weight.grad, x.grad, *(p.grad for p in module.parameters())) == (None,) * 4
+    for name, t in module.state_dict().items():
+        assert torch.equal(before[name], t), name
+
+
+def test_weights_that_are_made_are_no_parameters() -> None:
+    """As where `torch.func.functional_call` puts the sum of a weight and its adapter in the place of the weight."""
+    linear, low = torch.nn.Linear(8, 8, bias=False), torch.ones(8, 8, requires_grad=True)
+
+    def fn(x: Tensor) -> Tensor:
+        return torch.func.functional_call(linear, {"weight": linear.weight + low}, (x.exp(),)).sum()
+
+    for is_abstract in (True, False):
+        x = torch.ones(8, requires_grad=True)
+        assert frameworks.load("torch").trace(fn, [x], ["x"], is_abstract=is_abstract).new_bytes == 8 * 8 * 4 + 32
+        assert type(linear.weight) is torch.nn.Parameter
+
+
+def test_modules_of_one_class_are_told_apart() -> None:
+    first, second = torch.nn.Tanh(), torch.nn.Tanh()
+    assert [r.scope for r in trace(lambda x: second(first(first(x))).sum()).crossing] == ["Tanh", "Tanh", "Tanh_1"]
 
 
 def test_an_infinite_exponent() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-from residuals_lab.trace import Residual, Step, Trace, Value
+from residuals_lab.trace import CHEAP, COSTS, Residual, Step, Trace, Value
 
 # The names that a module or function has where it does what an op does, without "_" and digits, in lower case.
 NAMES = {
@@ -23,6 +23,22 @@ NAMES = {
     "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm mistralrmsnorm gemmarmsnorm",
 }
 _OP = {name: op for op, names in NAMES.items() for name in names.split()}
+# What it does if it is that: at least one of the first, and beside them and cheap steps none but the second.
+DOES = {
+    "gelu": ("erf erfc tanh gelu gelu_tanh", ""),
+    "silu": ("silu sigmoid exp", ""),
+    "relu": ("relu maximum clamp threshold", ""),
+    "sigmoid": ("sigmoid exp", ""),
+    "tanh": ("tanh", ""),
+    "softmax": ("softmax exp", "max sum"),
+    "dropout": ("random", "random_fold_in random_seed random_split"),
+    "layer_norm": ("layer_norm rsqrt sqrt", "mean std sum var var_mean"),
+    "rms_norm": ("rms_norm rsqrt sqrt", "mean norm sum"),
+}
+_OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
+    ["add", "convert", "div", "eq", "exp", "is_finite", "log", "max", "maximum", "neg", "reciprocal", "sub", "where"]
+)
+_OF_LOGITS = frozenset(["convert", "exp", "log_softmax", "sub"])  # and to logits: our op has no scale and no mask
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def _of_names(trace: Trace, adapter: ModuleType) -> _Found:
     found: dict[tuple[str, str, str, bool], _Held] = defaultdict(dict)
     steps = _by_scope(trace)
     for (op, scope), these in inside.items():
-        if scope in steps:
+        if _does(op, steps[scope], trace):
             line, dtype = _line_and_dtype(trace, steps[scope])
             found[op, line, dtype, scope in given_on] |= these
     for (op, line, dtype, output_is_alive), these in found.items():
@@ -96,6 +112,21 @@ def _named(trace: Trace, scope: str) -> tuple[str, str] | None:
             if op := _OP.get(re.sub(r"[\d_]", "", name.removeprefix("eqx.nn.")).lower()):
                 return op, outer
     return None
+
+
+def _does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
+    """Whether these steps are what their function is called after."""
+    essential, others = (set(names.split()) for names in DOES[op])
+    does = [step for step in steps if step.op in essential]
+    if op == "dropout":  # of each element by itself
+        largest = max((trace.values[n].elements for step in steps for n in step.ins), default=0)
+        does = [step for step in does if any(trace.values[n].elements >= largest for n in step.outs)]
+    axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
+    if op in ("layer_norm", "rms_norm") and not axes <= {(-1,)}:
+        return False
+    if op == "softmax" and axes and (len(axes) > 1 or {len(along) for along in axes} != {1}):
+        return False
+    return bool(does) and all(step.cost in CHEAP or step.op in essential | others for step in steps)
 
 
 def _by_scope(trace: Trace) -> dict[str, list[Step]]:
@@ -124,12 +155,19 @@ class _Forward:
         self.values, self.alive = trace.values, trace.alive
         self.steps = [step for step in trace.steps[: trace.turn] if step.op != "carry"]
         self.makers = {n: step for step in self.steps for n in step.outs}
+        self.order = {n: i for i, step in enumerate(self.steps) for n in step.outs}
         self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.readers: dict[int, list[Step]] = defaultdict(list)
         for step in self.steps:
             self.made_in[step.scope, step.line].update(step.outs)
             for n in step.ins:
                 self.readers[n].append(step)
+        results, self.given_on = set(self.alive), defaultdict[int, list[Step]](list)  # to what ends in a result
+        for step in reversed(trace.steps[: trace.turn]):
+            if not results.isdisjoint(step.outs):
+                results.update(step.ins)
+                for n in step.ins:
+                    self.given_on[n].append(step)
         self.saved: dict[int, list[Residual]] = defaultdict(list)
         for r in trace.crossing:
             if r.is_new:
@@ -177,14 +215,86 @@ class _Forward:
                     return "swiglu", x, within
         return "", y, set()
 
-    def has_softmax(self, values: set[int]) -> bool:
-        """Whether there is a softmax or a log-sum-exp among these values, in one operation or by an exp and its sum."""
-        values = self.made_of(values)
-        ops = {self.makers[n].op for n in values}
-        reads = {step.op for n in values for step in self.readers[n]}
-        return (
-            not ops.isdisjoint({"softmax", "log_softmax"}) or "logsumexp" in reads or ("exp" in ops and "sum" in reads)
-        )
+    def is_softmax(self, product: Step, end: Step, operand: int) -> bool:
+        """Whether a product goes through a softmax along the last axis to this step's operand, and nowhere else; or, if
+        the step takes from each row what its label says, through a log-softmax or beside a log-sum-exp.
+        """
+        made = self.made_of({*product.outs}) & {*self.given_on}
+        stages = self.stages(made, product)
+        if end.op == "matmul":
+            is_one = stages.get(operand) == "weights"
+        else:
+            along = {step.op for n in made for step in self.given_on[n] if step.axes == (-1,)}
+            is_one = "logsumexp" in along or stages.get(operand) == "weights"
+            is_one = is_one or "exp" in stages.values()
+            is_one = is_one and {self.makers[n].op for n in stages} <= _OF_LOGITS | {product.op, *COSTS["view"].split()}
+        return is_one and None not in stages.values() and self.ends_in(end, made)
+
+    def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
+        """What each of these values is on the way from a product through a softmax: "scores", their "exp", "weights",
+        or None if it is something else.
+        """
+        found: dict[int, str | None] = dict.fromkeys(product.outs, "scores")
+        for n in sorted(made - {*product.outs}, key=self.order.__getitem__):
+            step = self.makers[n]
+            of = [found[i] for i in step.ins if i in found]
+            others = [self.values[i] for i in step.ins if i not in found]
+            found[n] = None
+            if len(of) != 1 or (step.op in ("div", "sub") and step.ins[0] not in found):
+                continue
+            is_row = all(value.elements < self.values[n].elements for value in others)
+            is_sum = all(self.is_sum(value.number) for value in others)
+            if step.cost == "view" or step.op == "convert":
+                found[n] = of[0]
+            elif of[0] == "scores" and step.op == "exp":
+                sums = {reader.axes for reader in self.given_on[n] if reader.op == "sum"}
+                found[n] = "exp" if sums == {(-1,)} else None
+            elif (of[0] == "scores" and step.op in ("softmax", "log_softmax") and step.axes == (-1,)) or (
+                of[0] == "exp" and step.op in ("div", "mul") and is_row and is_sum
+            ):
+                found[n] = "weights"
+            elif of[0] == "scores" and (
+                step.op in ("where", "masked_fill")
+                or (step.op == "sub" and is_row)
+                or (step.op == "add" and all(self.back_to_product(v.number)[1] is None for v in others))
+                or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
+            ):
+                found[n] = "scores"
+        return found
+
+    def is_sum(self, n: int) -> bool:
+        """Whether this is a sum, or its reciprocal, or something else only where it is 0."""
+        maker = self.makers.get(n)
+        if maker is None:
+            return False
+        if maker.cost == "view" or maker.op in ("convert", "reciprocal", "where", "maximum", "masked_fill"):
+            return any(map(self.is_sum, maker.ins))
+        return maker.op == "sum"
+
+    def ends_in(self, end: Step, values: set[int]) -> bool:
+        """Whether nothing but this step, and the softmax itself, reads these values, and none of them is a result."""
+        rows, size = set[int](), self.values[next(iter(values))].elements
+        todo = [*end.outs]
+        while todo:  # what is made of the number that a label takes from each row
+            for step in self.given_on[todo.pop()]:
+                if step.cost == "view" or step.op in _OF_ROWS:
+                    todo += {*step.outs} - rows
+                    rows.update(step.outs)
+
+        def ends(n: int) -> bool:
+            for step in self.given_on[n]:
+                if step is end or not rows.isdisjoint(step.outs):
+                    continue
+                is_reduction = step.op in ("logsumexp", "max", "sum") and self.values[n].elements == size
+                for out in {*step.outs} - values:
+                    small = self.values[out].elements < size and (
+                        is_reduction or step.cost == "view" or step.op in _OF_ROWS
+                    )
+                    if out in self.alive or not small or not ends(out):
+                        return False
+            return True
+
+        return all(ends(n) and n not in self.alive for n in values)
 
     def held(self, values: set[int]) -> _Held:
         return {r.storage: r for n in values for r in self.saved[n]}
@@ -199,7 +309,7 @@ def _of_attention(forward: _Forward, adapter: ModuleType) -> _Found:
         for operand in step.ins if step.op == "matmul" else ():
             scores, product = forward.back_to_product(operand)
             held = forward.held(scores)
-            if product and held and forward.has_softmax(scores):
+            if product and held and forward.is_softmax(product, step, operand):
                 found[step.line] |= held
                 instead[step.line] += _turns(held, values[operand]) * _flash(
                     adapter, values[operand], values[step.outs[0]]
@@ -228,11 +338,11 @@ def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
         if step.op not in ("nll_loss", "gather") or not step.ins:
             continue
         values, product = forward.back_to_product(step.ins[0])
-        if product is None:
-            continue
+        if product is None or len(product.ins) != 2 or (step.op == "nll_loss" and len(step.ins) != 2):
+            continue  # a bias, or weights of classes
         values = forward.made_of(values)
         held, logits = forward.held(values), forward.values[step.ins[0]]
-        if held and forward.has_softmax(values):
+        if held and forward.is_softmax(product, step, step.ins[0]):
             classes = logits.shape[-1]
             left, right = (forward.values[n] for n in product.ins[-2:])
             features = math.isqrt(left.elements * right.elements // logits.elements)
@@ -251,7 +361,8 @@ def _of_gates(forward: _Forward, adapter: ModuleType) -> _Found:
             continue
         for y, up in (step.ins, step.ins[::-1]):
             op, gate, within = forward.activation(step, y)
-            if op and forward.saved[y] and forward.values[up].shape == forward.values[gate].shape:
+            is_read_here = len(forward.given_on[y]) == 1 and y not in forward.alive
+            if op and forward.saved[y] and is_read_here and forward.values[up].shape == forward.values[gate].shape:
                 given = [r for n in {gate, up} for r in forward.saved[n][:1]]
                 held = forward.held({y} | within) | {r.storage: r for r in given}
                 found[op, step.line] |= held

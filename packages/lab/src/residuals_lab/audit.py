@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from residuals_lab import frameworks, live
 from residuals_lab.advice import Advice, advice
 from residuals_lab.compiled import Compiled
+from residuals_lab.errors import UsageError
+from residuals_lab.explained import explained
 from residuals_lab.findings import Finding, Recomputation, findings, recomputations
 from residuals_lab.inputs import framework_of
 from residuals_lab.trace import Residual, Trace
@@ -138,14 +140,20 @@ def audit(
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
     flat, leaves = _flat(adapter, fn, args, kwargs)
-    trace = adapter.trace(
-        flat,
-        [leaf.array for leaf in leaves],
-        [leaf.name for leaf in leaves],
-        parameters=[i for i, leaf in enumerate(leaves) if leaf.of.is_parameter],
-        frozen=[i for i, leaf in enumerate(leaves) if leaf.of.is_frozen],
-        is_abstract=not is_concrete,
-    )
+    try:
+        trace = adapter.trace(
+            flat,
+            [leaf.array for leaf in leaves],
+            [leaf.name for leaf in leaves],
+            parameters=[i for i, leaf in enumerate(leaves) if leaf.of.is_parameter],
+            frozen=[i for i, leaf in enumerate(leaves) if leaf.of.is_frozen],
+            around=_around(fn),
+            is_abstract=not is_concrete,
+        )
+    except UsageError:
+        raise
+    except Exception as problem:  # of any kind, from a function that is not ours
+        raise UsageError(explained(problem, is_concrete)) from problem
     values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
     return Report(name, adapter.TITLE, trace, adapter, (fn, tuple(values[: len(args)]), named))
@@ -181,6 +189,15 @@ def _flat(
         return fn(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
 
     return flat, leaves
+
+
+def _around(fn: Callable[..., Any]) -> dict[str, Any]:
+    """What a function finds in the variables around it, by their names."""
+    try:
+        found = inspect.getclosurevars(inspect.unwrap(fn))
+    except (TypeError, ValueError):  # of an object; or with a variable that is not there yet
+        return {}
+    return {**found.globals, **found.nonlocals}
 
 
 def _marked(a: Any) -> Marked:

@@ -113,6 +113,7 @@ def document(report: Any) -> dict[str, Any]:
         "saved_bytes": trace.saved_bytes,
         "new_bytes": trace.new_bytes,
         "peak_bytes": report.peak_bytes,
+        "unsure": dict(trace.unsure),
         "operations": {"forward": trace.turn, "backward": len(trace.steps) - trace.turn},
         "residuals": [_residual(trace, r) for r in trace.crossing],
         "findings": [asdict(finding) for finding in report.findings],

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 from rich.tree import Tree
 
@@ -20,6 +22,8 @@ from residuals_lab.show import size
 from residuals_lab.trace import Residual, Trace
 
 COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
+_HUES = (0, 0, 0), (214, 54, 120), (30, 160, 100), (224, 108, 20), (40, 130, 220), (170, 130, 0), (0, 150, 150)
+_THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_HUES, (128, 128, 128)])  # black, red, green ..., near the lanes'
 DEPTH = 4  # of modules in modules
 
 
@@ -45,6 +49,9 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
             console.print(Text(title, "bold"))
             for line in lines:
                 console.print(line)
+    for op, line in trace.unsure.items():
+        console.print()
+        console.print(f"Not exact: what {op} at {line} keeps is known in a run only; --concrete makes one")
     if not report.findings:
         console.print()
         console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
@@ -63,13 +70,28 @@ def _after(report: Any) -> list[str]:
 
 def text(report: Any) -> str:
     """The report as plain text."""
-    out = io.StringIO()
-    show(report, Console(file=out, width=200, highlight=False, markup=False, soft_wrap=True))
-    return out.getvalue().rstrip()
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
+    with console.capture() as captured:
+        show(report, console)
+    return _without_padding(captured.get()).rstrip()
+
+
+def _without_padding(lines: str) -> str:
+    """Lines without the blanks with which a table fills its last column."""
+    return re.sub(" +$", "", lines, flags=re.MULTILINE)
 
 
 def show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
     """Print one report, or two and what tells them apart."""
+    if console.is_terminal or console.record:
+        _show_all(reports, console, top, group)
+        return
+    with console.capture() as captured:
+        _show_all(reports, console, top, group)
+    console.file.write(_without_padding(captured.get()))
+
+
+def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
     for report in reports:
         show(report, console, top, group)
         console.print()
@@ -84,12 +106,17 @@ def show_all(reports: Sequence[Any], console: Console, top: int, group: By | Non
 def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
     titles = list(titled([left, right]))
     console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
-    table = _table("difference", titles[0], titles[1], "made by", "dtype", "why", right=(0, 1, 2))
+    short = [title.rpartition("/")[2] for title in titles]
+    table = _table(
+        "difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why", right=(0, 1, 2)
+    )
     found = matched(left.trace, right.trace)
     for m in found[:top]:
         sign = "+" if m.difference > 0 else "−" if m.difference else ""
         sides = [f"{size(side.nbytes)} {side.count:>4} ×" if side.count else "–" for side in (m.left, m.right)]
-        table.add_row(f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, explained(m))
+        lines = [side.lines[0] if side.lines else "–" for side in (m.left, m.right) if side.count]
+        at = " | ".join(line.rpartition("/")[2] for line in lines)
+        table.add_row(f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m))
     console.print(table)
     difference = right.new_bytes - left.new_bytes
     what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
@@ -104,26 +131,38 @@ def titled(reports: Sequence[Any]) -> dict[str, Trace]:
     return named if len(named) == len(reports) else {f"{i}: {r.target}": r.trace for i, r in enumerate(reports, 1)}
 
 
-def documents(reports: Sequence[Any]) -> dict[str, Any]:
-    """One report as it is; two with what tells them apart."""
-    if len(reports) == 1:
-        document: dict[str, Any] = reports[0].document()
-        return document
+def documents(reports: Sequence[Any], group: By | None = None) -> dict[str, Any]:
+    """One report as it is, with its sums if they are asked for; two with what tells them apart."""
+    found = [report.document() | (_sums(report, group) if group else {}) for report in reports]
+    if len(found) == 1:
+        return found[0]
     return {
         "schema_version": SCHEMA_VERSION,
-        "reports": [report.document() for report in reports],
+        "reports": found,
         "matched": beside_document(reports[0], reports[1]),
     }
 
 
+def _sums(report: Any, group: By) -> dict[str, Any]:
+    found = by(report.trace, group)
+    return {
+        "by": {
+            group: [{"label": g.label, "arrays": g.arrays, "bytes": g.nbytes, "new_bytes": g.new_bytes} for g in found]
+        }
+    }
+
+
 def html(reports: Sequence[Any], top: int = 30) -> str:
-    """The reports as HTML, to be put into a page."""
+    """The reports as HTML, to be put into a page, light or dark: its colours lean to that of the text around."""
     console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
     show_all(reports, console, top, None)
     style = (
-        "font-size: 13px; font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto"
+        "font-size: 13px; font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto; "
+        "color: inherit; background: none"
     )
-    return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    found = console.export_html(theme=_THEME, inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    mixed = r"color: \1; color: color-mix(in srgb, currentColor 30%, \1)"  # the first is for an old browser
+    return re.sub(r"color: (#\w{6}); text-decoration-color: \1", mixed, found)
 
 
 def page(reports: Sequence[Any], top: int = 30) -> str:
@@ -153,7 +192,11 @@ PAGE = """\
 body {{ margin: 2rem auto; max-width: 80rem; padding: 0 1rem }}
 svg {{ max-width: 100%; height: auto }}
 .dark {{ display: none }}
-@media (prefers-color-scheme: dark) {{ .dark {{ display: block }} .light {{ display: none }} }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: #0d1117; color: #e6edf3 }}
+  .dark {{ display: block }}
+  .light {{ display: none }}
+}}
 </style>
 {pictures}
 {report}

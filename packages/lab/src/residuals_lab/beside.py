@@ -1,11 +1,11 @@
 """Two audits side by side: what one keeps and the other does not."""
 
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from residuals_lab.audit_document import stored
-from residuals_lab.trace import Residual, Trace
+from residuals_lab.trace import Trace
 
 
 @dataclass
@@ -20,9 +20,9 @@ class Side:
 
 @dataclass
 class Match:
-    """Residuals of both reports that are made by the same operation in the same dtype."""
+    """Residuals of both reports that stand for each other, of one dtype."""
 
-    name: str
+    name: str  # the operation that makes them
     dtype: str
     left: Side
     right: Side
@@ -35,38 +35,56 @@ class Match:
 def matched(left: Trace, right: Trace) -> list[Match]:
     """What both keep as new memory, the largest differences first.
 
-    The traces have one word for an operation in both frameworks. What is left over on both sides is matched where its
-    bytes are equal, so that `silu` there may stand beside `sigmoid` here.
+    Arrays of one operation, dtype and size are a row, and the rows of both sides are matched by what they have in
+    common: the operation and the size of an array; then all bytes together, so that `silu` there may stand beside
+    `sigmoid` here, and rather one that the same operations read, or that is as many arrays; then the operation alone.
     """
-    found: dict[tuple[str, str], Match] = {}
-    for trace, side in ((left, "left"), (right, "right")):
-        for r in stored(trace):
-            if r.is_new:
-                name = r.op or r.name
-                match = found.setdefault((name, r.value.dtype), Match(name, r.value.dtype, Side(), Side()))
-                _add(getattr(match, side), trace, r)
-    return sorted(_paired(list(found.values())), key=lambda m: (-abs(m.difference), -m.left.nbytes, m.name))
+    rows = [_rows(left), _rows(right)]
+    found: list[Match] = []
+    for is_alike in (_same_arrays, _same_bytes, _same_operation):
+        for key, side in [*rows[0].items()]:
+            alike = [other for other in rows[1] if is_alike(key, side, other, rows[1][other])]
+            if alike:
+                other = max(alike, key=lambda other: _common(side, rows[1][other]))
+                name = key.op if key.op == other.op else f"{key.op} | {other.op}"
+                found.append(Match(name, key.dtype, rows[0].pop(key), rows[1].pop(other)))
+    found += [Match(key.op, key.dtype, side, Side()) for key, side in rows[0].items()]
+    found += [Match(key.op, key.dtype, Side(), side) for key, side in rows[1].items()]
+    return sorted(found, key=lambda m: (-abs(m.difference), -m.left.nbytes, m.name))
 
 
-def _add(side: Side, trace: Trace, r: Residual) -> None:
-    side.count += 1
-    side.nbytes += r.nbytes
-    side.lines += [r.line] if r.line and r.line not in side.lines else []
-    side.readers += [op for op in dict.fromkeys(trace.steps[i].op for i in r.reads) if op not in side.readers]
+class _Key(NamedTuple):
+    op: str
+    dtype: str
+    nbytes: int  # of one array
 
 
-def _paired(matches: Sequence[Match]) -> list[Match]:
-    """The same, where a row of the left alone and one of the right alone with as many bytes have become one."""
-    kept = [m for m in matches if m.left.count and m.right.count]
-    lonely = [m for m in matches if not m.left.count]
-    for m in (m for m in matches if not m.right.count):
-        twin = next((o for o in lonely if (o.dtype, o.right.nbytes) == (m.dtype, m.left.nbytes)), None)
-        if twin is None:
-            kept.append(m)
-        else:
-            lonely.remove(twin)
-            kept.append(Match(f"{m.name} | {twin.name}", m.dtype, m.left, twin.right))
-    return kept + lonely
+def _rows(trace: Trace) -> dict[_Key, Side]:
+    rows: dict[_Key, Side] = defaultdict(Side)
+    for r in stored(trace):
+        if r.is_new:
+            side = rows[_Key(r.op or r.name, r.value.dtype, r.nbytes)]
+            side.count += 1
+            side.nbytes += r.nbytes
+            side.lines += [r.line] if r.line and r.line not in side.lines else []
+            side.readers += [op for op in dict.fromkeys(trace.steps[i].op for i in r.reads) if op not in side.readers]
+    return dict(rows)
+
+
+def _same_arrays(key: _Key, side: Side, other: _Key, its: Side) -> bool:
+    return key == other
+
+
+def _same_bytes(key: _Key, side: Side, other: _Key, its: Side) -> bool:
+    return (key.dtype, side.nbytes) == (other.dtype, its.nbytes)
+
+
+def _same_operation(key: _Key, side: Side, other: _Key, its: Side) -> bool:
+    return key[:2] == other[:2]
+
+
+def _common(side: Side, other: Side) -> tuple[bool, bool]:
+    return not {*side.readers}.isdisjoint(other.readers), side.count == other.count
 
 
 def explained(match: Match) -> str:

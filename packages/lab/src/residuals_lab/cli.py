@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 from residuals_lab import __version__
 from residuals_lab.errors import MissingFramework, UsageError
+from residuals_lab.helps import AUDIT, AUDIT_EXAMPLES, EXIT_CODES, LOCK
 
 FRAMEWORKS = ("jax", "torch")
 DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 IN_DETAIL = 3  # ops, for each of which a whole table is not too much
-EXIT_CODES = "exit codes: 0 fine; 1 a check failed; 2 wrong usage or input; 3 a framework is missing"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE", help="an array from a .npy, .npz or .csv file"
     )
-    compare.add_argument("--plot", type=Path, metavar="FILE", help="also draw the lanes of one op, as .svg or .png")
+    _plot(compare, "the lanes of one op")
     compare.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     compare.set_defaults(run=_compare)
 
@@ -101,42 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--json", action="store_true", help="with --check: one JSON document")
     learn.set_defaults(run=_learn)
     return parser
-
-
-AUDIT = """\
-Report what a function keeps for its backward: which arrays, how many bytes, made where, read by what; what is wasted,
-and what is computed again. Nothing is computed and nothing is allocated: a model of any size is traced on shapes.
-
-TARGET is path/to/file.py:function or package.module:function; it may also be a torch.nn.Module or a callable tree of
-arrays. Its arguments follow it, in order:
-
-  --arg f32[1024,512]       an array of this dtype and shape, differentiated if it is of floating numbers
-  --param f32[512,512]      the same, but a parameter: somebody else keeps it alive
-  --frozen f32[1024,512]    the same, but not differentiated
-  --input x=data.npy        an array from a .npy, .npz or .csv file, by name
-  --arg file.py:function    what that function gives when called without arguments: a tree of arrays, say
-  --arg 0.1                 a Python literal
-  --arg eps=1e-5            any of them by name
-
-dtypes: f64 f32 bf16 f16 i64 i32 i16 i8 u8 u32 bool key
-"""
-
-AUDIT_EXAMPLES = """\
-examples:
-  residuals audit residuals_jax:gelu --arg f32[4096,1024]
-  residuals audit model.py:loss --param model.py:init --frozen i32[8,1024] --top 30 --plot lanes.svg
-  residuals audit port.py:block --arg f32[512,256] --beside original.py:block --arg f32[512,256]
-
-"""
-
-
-LOCK = """\
-Write down what targets keep for their backward, in residuals.lock, for review in a diff; and fail where it grows.
-
-  residuals lock write TARGET --arg SPEC ...   add a target, or update it; arguments are those of residuals audit
-  residuals lock write                         look at all targets of the file again, and accept what they keep
-  residuals lock check                         fail if bytes grew or an array appeared: say which, and from where
-"""
 
 
 class _Target(argparse.Action):
@@ -175,7 +139,7 @@ def _audit_parser(commands: Any) -> None:
         description=AUDIT,
         epilog=AUDIT_EXAMPLES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="residuals audit TARGET [--arg SPEC ...] [--beside TARGET [--arg SPEC ...]] [options]",
+        usage="residuals audit TARGET [--arg SPEC ...]\n         [--beside TARGET [--arg SPEC ...]] [options]",
     )
     audit.set_defaults(run=_audit, targets=[], early=[])
     audit.add_argument("targets", action=_Target, metavar="TARGET", help="the function, module or callable tree")
@@ -187,7 +151,13 @@ def _audit_parser(commands: Any) -> None:
         metavar="TARGET",
         help="a second target, side by side; arguments after it are its own (default: those of the first)",
     )
-    audit.add_argument("--framework", choices=FRAMEWORKS, help="where it cannot be told from the target")
+    audit.add_argument(
+        "--framework",
+        action=_Argument,
+        choices=FRAMEWORKS,
+        default=argparse.SUPPRESS,
+        help="of the target before it, where it cannot be told from that",
+    )
     audit.add_argument(
         "--concrete", action="store_true", help="compute the forward, for code whose path depends on numbers"
     )
@@ -196,7 +166,22 @@ def _audit_parser(commands: Any) -> None:
     audit.add_argument("--compiled", action="store_true", help="also what is kept once a compiler has had its say")
     audit.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     audit.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page")
-    audit.add_argument("--plot", type=Path, metavar="FILE", help="also draw the lanes, as .svg or .png")
+    _plot(audit, "the lanes")
+
+
+def _plot(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"also draw {what}, as .svg or .png")
+    parser.add_argument("--dark", action="store_true", help="with --plot: for a dark page")
+
+
+def _check_plot(arguments: argparse.Namespace) -> None:
+    """Refuse a picture that cannot be drawn, before anything is run for it."""
+    if arguments.plot:
+        from residuals_lab import lanes
+
+        lanes.check(arguments.plot)
+    elif arguments.dark:
+        raise UsageError("--dark: expected --plot FILE with it")
 
 
 def _lock_parser(commands: Any) -> None:
@@ -212,7 +197,7 @@ def _lock_parser(commands: Any) -> None:
         "write",
         help="write the file",
         description="Add a target to the file, or update it; without one, look at all of them again.",
-        usage="residuals lock write [TARGET --arg SPEC ...] [--file FILE] [--framework NAME]",
+        usage="residuals lock write [TARGET --arg SPEC ...] [--file FILE] [--framework NAME] [--concrete]",
         epilog="The arguments of a target are those of residuals audit, whose --help explains them.",
     )
     check = does.add_parser(
@@ -228,6 +213,7 @@ def _lock_parser(commands: Any) -> None:
         parser.add_argument("--file", type=Path, default=Path("residuals.lock"), help="default: residuals.lock")
         parser.add_argument("--framework", choices=FRAMEWORKS, help="only targets of this one")
     _arguments(write)
+    write.add_argument("--concrete", action="store_true", help="compute the forward, now and whenever it is checked")
     check.add_argument("--json", action="store_true", help="one JSON document")
     write.set_defaults(is_write=True)
     check.set_defaults(is_write=False)
@@ -243,6 +229,8 @@ def _lock(arguments: argparse.Namespace) -> int:
         specs = [
             (target, [f"--{how} {text}" for how, text in (*arguments.early, *own)]) for target, own in arguments.targets
         ]
+        if arguments.concrete:
+            specs = [(target, [*own, "--concrete"]) for target, own in specs]
         if arguments.early and not specs:
             raise UsageError("lock write: expected a TARGET for these arguments, got none")
         return lock.run_write(arguments.file, specs, arguments.framework)
@@ -251,34 +239,35 @@ def _lock(arguments: argparse.Namespace) -> int:
 def _audit(arguments: argparse.Namespace) -> int:
     from residuals_lab import show
 
-    (first, given), *others = arguments.targets
-    given = [*arguments.early, *given]
+    (first, own), *others = arguments.targets
     if len(others) > 1:
         raise UsageError("--beside: expected it once")
+    _check_plot(arguments)
+    if arguments.html and not arguments.html.parent.is_dir():
+        raise UsageError(f"{arguments.html}: no folder {arguments.html.parent}")
     with show.progress("importing"):
         from residuals_lab import audit_view
         from residuals_lab.targets import Argument, audit_target
 
     reports = []
-    for target, own in [(first, given), *((target, own or given) for target, own in others)]:
+    specs: list[Argument] = []
+    for target, given in [(first, [*arguments.early, *own]), *others]:
+        specs = [Argument(how, text) for how, text in given if how != "framework"] or specs
+        framework = next((text for how, text in given if how == "framework"), None)
         with show.progress(f"tracing {target}"):
-            specs = [Argument(how, text) for how, text in own]
-            reports.append(audit_target(target, specs, arguments.framework, arguments.concrete))
+            reports.append(audit_target(target, specs, framework, arguments.concrete))
     if arguments.compiled:
         with show.progress("compiling"):
             for report in reports:
                 _ = report.after_compilation
-    for path in (arguments.plot, arguments.html):
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path}: no folder {path.parent}")
     if arguments.plot:
         from residuals_lab import lanes
 
-        lanes.draw(audit_view.titled(reports), arguments.plot)
+        lanes.draw(audit_view.titled(reports), arguments.plot, is_dark=arguments.dark)
     if arguments.html:
         arguments.html.write_text(audit_view.page(reports, arguments.top), encoding="utf-8")
     if arguments.json:
-        print(json.dumps(_finite(audit_view.documents(reports)), indent=2, allow_nan=False))
+        print(json.dumps(_finite(audit_view.documents(reports, arguments.by)), indent=2, allow_nan=False))
     else:
         audit_view.show_all(reports, show.console(), arguments.top, arguments.by)
     return 0
@@ -306,6 +295,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         fn = inputs.load_target(arguments.what[0])
         names = [arguments.framework or inputs.framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
+    _check_plot(arguments)
+    if arguments.plot and len(ops) != 1:
+        raise UsageError(f"--plot: expected one op, got {len(ops)}")
     if not names:
         raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
     arrays = dict(_input(text) for text in arguments.input)
@@ -324,9 +316,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from residuals_lab import lanes
 
-        if len(ops) != 1:
-            raise UsageError(f"--plot: expected one op, got {len(ops)}")
-        lanes.draw(traces(ops[0], adapters, options, target), arguments.plot)
+        lanes.draw(traces(ops[0], adapters, options, target), arguments.plot, is_dark=arguments.dark)
     with show.progress(f"comparing {', '.join(op.name for op in ops)}"):
         document = compare(ops, adapters, options, target)
     if arguments.json:

@@ -39,7 +39,7 @@ def findings(trace: Trace) -> list[Finding]:
     for what, why, residual, nbytes in (
         *_unused(saved),
         *_hidden(saved),
-        *_duplicates(saved),
+        *_duplicates(trace, saved),
         *_pinned(saved),
         *_derivable(trace, saved),
     ):
@@ -68,13 +68,15 @@ def _hidden(saved: list[Residual]) -> _Found:
             yield "hidden", how, r, _freed(r)
 
 
-def _duplicates(saved: list[Residual]) -> _Found:
+def _duplicates(trace: Trace, saved: list[Residual]) -> _Found:
     """Equal values in more than one storage. One of them has to stay, if none is alive anyway."""
     by_value: dict[int, dict[object, Residual]] = defaultdict(dict)
     for r in saved:
         by_value[r.value.number].setdefault(r.storage, r)
-    for same in by_value.values():
+    for number, same in by_value.items():
         first, *others = sorted(same.values(), key=lambda r: r.is_new)
+        if first.is_new and number in trace.alive:
+            yield "duplicate", "the same values as what is alive anyway", first, first.nbytes
         for r in others:
             if r.is_new:
                 yield "duplicate", f"the same values as {first.name}", r, r.nbytes
@@ -107,7 +109,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         maker = makers.get(trace.part(r.value.number))
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
-        if maker.op == "carry":  # from turn to turn: to have it again takes the loop
+        if maker.op in ("carry", "constant"):  # from turn to turn: to have it again takes the loop; or spelled out
             continue
         if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
             continue

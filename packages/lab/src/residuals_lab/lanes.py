@@ -7,7 +7,9 @@ steps they have. Where there are too many arrays, a module shows only its larges
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
+from os.path import basename
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -115,20 +117,17 @@ def draw(traces: Mapping[str, Trace], path: Path, *, is_dark: bool = False) -> N
 
     Args:
         traces: at least one.
-        path: where to; the suffix, .svg or .png, says what. Equal traces give equal files.
+        path: where to; the suffix, .svg or .png in any case, says what. Equal traces give equal files.
         is_dark: for a dark page.
 
     Raises:
-        UsageError: there is nothing to draw, the suffix is another one, or matplotlib is not installed.
+        UsageError: there is nothing to draw, the suffix is another one, there is no such folder, or no matplotlib.
     """
-    if path.suffix not in {".svg", ".png"}:
-        raise UsageError(f"lanes: expected a path that ends in .svg or .png, got {str(path)!r}")
+    check(path)
     if not traces:
         raise UsageError("lanes: expected at least one trace, got none")
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise UsageError("lanes: drawing needs matplotlib; run: pip install matplotlib") from None
+    import matplotlib
+
     theme = DARK if is_dark else LIGHT
     settings: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same widths everywhere
@@ -139,8 +138,18 @@ def draw(traces: Mapping[str, Trace], path: Path, *, is_dark: bool = False) -> N
     }
     with matplotlib.rc_context(settings):
         figure = _figure(traces, theme)
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
         figure.savefig(path, dpi=200, facecolor=theme.paper, metadata={**metadata, "Description": _summary(traces)})
+
+
+def check(path: Path) -> None:
+    """Raise a UsageError if nothing can be drawn there: to be asked before a long trace is run for it."""
+    if path.suffix.lower() not in {".svg", ".png"}:
+        raise UsageError(f"lanes: expected a path that ends in .svg or .png, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: no folder {path.parent}")
+    if find_spec("matplotlib") is None:
+        raise UsageError("lanes: drawing needs matplotlib; run: pip install matplotlib")
 
 
 def rows(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
@@ -158,8 +167,8 @@ def rows(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
 
 def _alone(lane: Lane) -> Row:
     short = f"{lane.name} {size(lane.nbytes)}" + (", never needed" if lane.is_unused else "")
-    # An input's own name says where it belongs.
-    return Row(f"{lane.scope}: {short}" if lane.op and lane.scope else short, short, (lane,))
+    where = (lane.scope or basename(lane.line)) if lane.op else ""  # an input's own name says where it belongs
+    return Row(f"{where}: {short}" if where else short, short, (lane,))
 
 
 def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
@@ -172,10 +181,13 @@ def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
         for unused in (False, True)
         if (same := [a for a in rest if (a.is_new, a.kind, a.is_unused) == (is_new, kind, unused)])
     ]
+    largest, others = max(rest, key=lambda a: (a.is_new, a.nbytes)), len(rest) - 1
+    is_one_name = len({a.name for a in rest}) == 1
+    what = f"{len(rest)} × {largest.name}" if is_one_name else f"{largest.name} and {others} more"
     unneeded = sum(a.nbytes for a in rest if a.is_unused)
     end = size(sum(a.nbytes for a in rest)) + (f", {size(unneeded)} never needed" if unneeded else "")
     name = name or "elsewhere"
-    return Row(f"{name}: {len(rest)} {'arrays' if is_all else 'more'}, {end}", f"{name}: {end}", tuple(parts))
+    return Row(f"{name}: {what if is_all else f'{len(rest)} more'}, {end}", f"{name}: {end}", tuple(parts))
 
 
 def _summary(traces: Mapping[str, Trace]) -> str:

@@ -1,16 +1,17 @@
-"""What is live when: each saved array from the step that saves it to the step that last reads it.
+"""What is live when: each saved array from the step that makes it to the step that last reads it.
 
 Places are those of a trace's steps: an array that begins at 3 is there once steps 0, 1 and 2 have run, and one that
 ends at 8 goes when step 7 has.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
+from os.path import basename
 from string import digits
 from typing import NamedTuple
 
-from residuals_lab.trace import Kind, Residual, Trace
+from residuals_lab.trace import Kind, Residual, Step, Trace
 
 
 class Lane(NamedTuple):
@@ -25,6 +26,7 @@ class Lane(NamedTuple):
     is_unused: bool  # no gradient needs it: held to the end for nothing
     op: str  # that makes it; "" for what no operation makes
     scope: str  # of what makes it; of what reads it last, if no operation makes it
+    line: str = ""  # likewise
 
 
 class Stair(NamedTuple):
@@ -56,7 +58,8 @@ def lanes(trace: Trace) -> list[Lane]:
     shared: dict[Hashable, list[Residual]] = defaultdict(list)
     for residual in trace.crossing:
         shared[residual.storage].append(residual)
-    return sorted((_lane(trace, residuals) for residuals in shared.values()), key=lambda a: (a.begin, -a.end))
+    found = [_lane(trace, residuals) for residuals in shared.values()]
+    return sorted(found, key=lambda a: (a.begin, -a.end))
 
 
 def staircase(trace: Trace) -> list[Stair]:
@@ -88,16 +91,35 @@ def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tup
     """
     if len(found) <= most:
         return [*found], {}
-    modules = _modules([a.scope for a in found], most - most // 10)
+    places = _places(found, most // 8)
+    modules = _modules(places, most - most // 10)
     sizes = sorted((a.nbytes for a in found), reverse=True)
     first_without_room = sizes[most - len({*modules.values()})]
-    alone = [a for a in found if a.nbytes > first_without_room]
+    alone, shown = [], set()
     rests: dict[str, list[Lane]] = defaultdict(list)
-    for a in found:
-        if a.nbytes <= first_without_room:
-            rests[modules[a.scope]].append(a)
-    shown = {modules[a.scope] for a in alone}
+    for a, place in zip(found, places, strict=True):
+        if a.nbytes > first_without_room:
+            alone.append(a)
+            shown.add(modules[place])
+        else:
+            rests[modules[place]].append(a)
     return alone, {name: (rest, name not in shown) for name, rest in rests.items()}
+
+
+def _places(found: Sequence[Lane], many: int) -> list[str]:
+    """The module of each lane; in a module that has many, its line and its name too, and a number if these are equal.
+
+    So that code without modules, and that of a large one, can be told apart.
+    """
+    crowded = {scope for scope, n in Counter(a.scope for a in found).items() if n > many}
+    detailed = ["/".join(part for part in (a.scope, basename(a.line), a.name) if part) for a in found]
+    alike, so_far = Counter(detailed), Counter[str]()
+    places = []
+    for a, place in zip(found, detailed, strict=True):
+        so_far[place] += 1
+        numbered = f"{place} {so_far[place]}" if alike[place] > 1 else place
+        places.append(numbered if a.scope in crowded else a.scope)
+    return places
 
 
 def module(scope: str, begin: int = 0, end: int | None = None) -> str:
@@ -134,30 +156,41 @@ def _modules(scopes: Sequence[str], most: int) -> dict[str, str]:
 
 
 def _span(first: str, last: str) -> str:
-    """`decoder/layer_3 to 5` where only the number differs, else `embedding to decoder/layer_0`."""
-    stem = first.rstrip(digits)
-    return first if first == last else f"{first} to {last.removeprefix(stem) if last.rstrip(digits) == stem else last}"
+    """`layers/3 to 5` where only the number differs, `layers/3/up to down`, else `embedding to layers/0`."""
+    if first == last:
+        return first
+    (outer, slash, _), stem = first.rpartition("/"), first.rstrip(digits)
+    if last.rstrip(digits) != stem:
+        stem = outer + slash if last.rpartition("/")[0] == outer else ""
+    return f"{first} to {last.removeprefix(stem)}"
 
 
 def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:
     """What runs where, in the forward and in the backward.
 
     Operations if there are at most so many in each, else modules: as deep as the forward has at most so many of them in
-    turn, or on the first level that has more than one.
+    turn, or on the first level that has more than one. Without modules they are lines; on a single line, operations.
     """
     turn, outer = trace.turn, outermost(trace)
     if max(turn, len(trace.steps) - turn) <= most:
         ops = [Run(step.op, i, i + 1) for i, step in enumerate(trace.steps)]
         return ops[:turn], ops[turn:]
 
-    def at(depth: int, begin: int, end: int) -> list[Run]:
+    def by(name_of: Callable[[Step], str], begin: int, end: int) -> list[Run]:
         found, place = [], begin
-        for name, steps in groupby(module(step.scope, outer, outer + depth) for step in trace.steps[begin:end]):
+        for name, steps in groupby(map(name_of, trace.steps[begin:end])):
             first, place = place, place + len([*steps])
             if name:
                 found.append(Run(name, first, place))
         return found
 
+    def at(depth: int, begin: int, end: int) -> list[Run]:
+        return by(lambda step: module(step.scope, outer, outer + depth), begin, end)
+
+    if not any(module(step.scope, outer) for step in trace.steps):
+        is_lines = len({step.line for step in trace.steps[:turn]}) > 1
+        name_of = (lambda step: basename(step.line)) if is_lines else (lambda step: step.op)
+        return by(name_of, 0, turn), by(name_of, turn, len(trace.steps))
     deepest = max(step.scope.count("/") for step in trace.steps) + 1 - outer
     depth = 1
     while depth < deepest and (len(at(depth, 0, turn)) <= 1 or len(at(depth + 1, 0, turn)) <= most):
@@ -170,6 +203,7 @@ def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
     largest = max((r for r in residuals if r.is_new == is_new), key=lambda r: r.size)
     is_unused = all(r.is_unused for r in residuals)
     last = max((i for r in residuals for i in r.reads), default=len(trace.steps) - 1)
+    reader = trace.steps[last] if trace.steps and not largest.op else None
     return Lane(
         name=largest.name,
         kind=largest.kind,
@@ -179,5 +213,6 @@ def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
         end=len(trace.steps) if is_unused else last + 1,
         is_unused=is_unused,
         op=largest.op,
-        scope=largest.scope or (trace.steps[last].scope if trace.steps and not largest.op else ""),
+        scope=largest.scope or (reader.scope if reader else ""),
+        line=largest.line or (reader.line if reader else ""),
     )

@@ -4,15 +4,15 @@ The file is TOML, sorted, a residual a line; layers alike are one line. It names
 moves. Targets are found from the directory that the command runs in.
 """
 
+import contextlib
 import json
 import os
 import sys
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit import Report
@@ -23,6 +23,8 @@ from residuals_lab.targets import Argument, audit_target
 
 FILE = "residuals.lock"
 VERSION = 1
+CONCRETE = "--concrete"
+KINDS = {str: "a string", int: "an integer", list: "a list"}
 HEAD = """\
 # What these targets keep for their backward, before compilation. `residuals lock check` fails if it grows, and
 # `residuals lock write` accepts what is kept now. To forget a target, delete its entry.
@@ -60,23 +62,28 @@ class Entry:
         return self.target, self.framework, self.arguments
 
 
+How = Literal["grew", "appears", "replaced", "less", "is gone"]
+
+
 class Change(NamedTuple):
     """Something that is not as it is in the file."""
 
-    entry: Entry
+    entry: Entry  # as it is now
+    how: How
     what: str  # in words
     before: int
     after: int
+    key: Key | None = None  # of a residual
 
     @property
     def is_worse(self) -> bool:
-        return self.after > self.before
+        return self.how in ("grew", "appears", "replaced")
 
 
 def now(target: str, arguments: Sequence[str], framework: str | None = None) -> Entry:
     """The entry of a target as it is now."""
-    given = [_argument(text) for text in arguments]
-    report = audit_target(target, given, framework)
+    given = [_argument(text) for text in arguments if text != CONCRETE]
+    report = audit_target(target, given, framework, is_concrete=CONCRETE in arguments)
     return _entry(target, tuple(arguments), report)
 
 
@@ -104,20 +111,33 @@ def _entry(target: str, arguments: tuple[str, ...], report: Report) -> Entry:
 
 
 def changes(before: Entry, after: Entry) -> list[Change]:
-    """What is not as it was: totals, then residuals, the largest first."""
-    found = [
-        Change(after, "new bytes", before.new_bytes, after.new_bytes),
-        Change(after, "held bytes", before.saved_bytes, after.saved_bytes),
-    ]
-    for key in sorted({*before.residuals, *after.residuals}):
-        was, is_now = (entry.residuals.get(key, Amount()) for entry in (before, after))
+    """What is not as it was: totals, then residuals; first what is worse, the largest first."""
+    found = []
+    for what in ("new bytes", "held bytes"):
+        was, is_now = (getattr(e, what.replace("new ", "new_").replace("held ", "saved_")) for e in (before, after))
+        if was != is_now:
+            found.append(Change(after, "grew" if is_now > was else "less", what, was, is_now))
+    gone = {key: amount for key, amount in before.residuals.items() if key not in after.residuals}
+    for key, amount in after.residuals.items():
+        was = before.residuals.get(key, Amount())
         where = f" at {after.lines[key]}" if after.lines.get(key) else ""
-        counts = f", {was.arrays} arrays before and {is_now.arrays} now" if was.arrays and is_now.arrays else ""
-        what = f"{'appears: ' if not was.arrays else 'is gone: ' if not is_now.arrays else ''}{key.name}, {key.kind} "
-        # An array of no bytes that appears is one more all the same.
-        appears = int(is_now.arrays > was.arrays and is_now.nbytes == was.nbytes)
-        found.append(Change(after, f"{what}{key.array}{where}{counts}", was.nbytes, is_now.nbytes + appears))
-    return sorted((c for c in found if c.before != c.after), key=lambda c: c.before - c.after)
+        twin = next((k for k in gone if not was.arrays and (k[1:], gone[k]) == (key[1:], amount)), None)
+        if twin:  # under another name, or something else in its place: nobody can tell
+            del gone[twin]
+            what = f"{twin.name} by {_said(key)}{where}"
+            found.append(Change(after, "replaced", what, amount.nbytes, amount.nbytes, key))
+        elif not was.arrays:
+            found.append(Change(after, "appears", f"{_said(key)}{where}", 0, amount.nbytes, key))
+        elif was != amount:
+            counts = f", {was.arrays} arrays before and {amount.arrays} now"
+            how: How = "grew" if (amount.nbytes, amount.arrays) > (was.nbytes, was.arrays) else "less"
+            found.append(Change(after, how, f"{_said(key)}{where}{counts}", was.nbytes, amount.nbytes, key))
+    found += [Change(after, "is gone", _said(key), amount.nbytes, 0, key) for key, amount in gone.items()]
+    return sorted(found, key=lambda c: (c.key is not None, not c.is_worse, c.before - c.after))
+
+
+def _said(key: Key) -> str:
+    return f"{key.name}, {key.kind} {key.array}"
 
 
 def check(
@@ -134,7 +154,7 @@ def check(
             except MissingFramework as problem:
                 missing += [problem] * (str(problem) not in map(str, missing))
             except UsageError as problem:
-                unclear.append(problem)
+                unclear.append(UsageError(f"{problem}; to forget this target, delete its entry"))
     return found, missing, unclear
 
 
@@ -155,15 +175,28 @@ def read(path: Path) -> list[Entry]:
     except tomllib.TOMLDecodeError as problem:
         raise UsageError(f"lock: {path} is no TOML: {problem}") from None
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as problem:
-        raise UsageError(f"lock: {path} is not what `residuals lock write` writes: {problem!r}") from None
+        raise UsageError(f"lock: {path} is not what `residuals lock write` writes: {problem}") from None
 
 
 def _read_entry(found: dict[str, Any]) -> Entry:
     residuals = {
-        Key(r["name"], r["kind"], r["array"]): Amount(r.get("count", 1), r["bytes"]) for r in found["residuals"]
+        Key(*(_typed(r, name, str) for name in Key._fields)): Amount(
+            _typed({"count": 1, **r}, "count", int), _typed(r, "bytes", int)
+        )
+        for r in _typed(found, "residuals", list)
     }
-    totals = found["new_bytes"], found["saved_bytes"]
-    return Entry(found["target"], found["framework"], tuple(found["arguments"]), *totals, residuals)
+    arguments = tuple(_typed({"argument": a}, "argument", str) for a in _typed(found, "arguments", list))
+    target, framework = _typed(found, "target", str), _typed(found, "framework", str)
+    totals = _typed(found, "new_bytes", int), _typed(found, "saved_bytes", int)
+    return Entry(target, framework, arguments, *totals, residuals)
+
+
+def _typed(found: dict[str, Any], name: str, kind: type) -> Any:
+    if name not in found:
+        raise KeyError(f"there is no {name}")
+    if type(found[name]) is not kind:
+        raise TypeError(f"expected {name} to be {KINDS[kind]}, got {found[name]!r}")
+    return found[name]
 
 
 def text(entries: Iterable[Entry]) -> str:
@@ -198,29 +231,55 @@ def _quoted(value: str) -> str:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the file as a whole or not at all."""
+    """Write the file as a whole or not at all; where it is a link, the file that it leads to."""
+    path = path.resolve()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text(entries), encoding="utf-8")
         temporary.replace(path)
+    except OSError as problem:
+        raise UsageError(f"lock: cannot write {path}: {problem.strerror}") from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def named(target: str) -> str:
+    """The one name of a target: a file by its path from here, if it is below."""
+    place, colon, function = target.rpartition(":")
+    if place.endswith(".py"):
+        path = os.path.relpath(place)
+        place = Path(place if path.startswith(os.pardir) else path).as_posix()
+    return f"{place}{colon}{function}"
 
 
 def run_write(path: Path, targets: Sequence[tuple[str, Sequence[str]]], framework: str | None) -> int:
-    """Put targets into the file, or look at all that are in it again."""
+    """Put targets into the file, or look again at those that are in it: at all, or at this one."""
     before = read(path) if path.exists() or not targets else []
-    entries = before
-    for target, arguments in targets:
-        entries = updated(entries, now(target, arguments, framework))
-    if not targets:
-        here = [e for e in before if framework in (None, e.framework)]
-        for entry in here:
-            entries = updated(entries, now(entry.target, entry.arguments, entry.framework))
+    again = [e for e in before if framework in (None, e.framework)]
+    wanted: list[tuple[str, Sequence[str], str | None]] = [
+        (e.target, e.arguments, e.framework) for e in again if not targets
+    ]
+    for target, arguments in ((named(target), arguments) for target, arguments in targets):
+        known = [e for e in again if e.target == target and not arguments]
+        wanted += [(e.target, e.arguments, e.framework) for e in known] or [(target, tuple(arguments), framework)]
+    entries, found, added = before, list[Change](), 0
+    for one in wanted:
+        entry = now(*one)
+        was = next((e for e in before if e.place == entry.place), None)
+        found += changes(was, entry) if was else []
+        added += was is None
+        entries = updated(entries, entry)
     write(path, [replace(e, lines={}) for e in entries])
+    _show(found)
     new_bytes = size(sum(e.new_bytes for e in entries))
-    print(f"{path}: {len(entries)} target{'' if len(entries) == 1 else 's'}, {new_bytes} new")
+    what = "as before" if not found and not added else f"{added} added" if added else "rewritten"
+    print(f"{path}: {_counted(len(entries))}, {what}; {new_bytes} new")
     return 0
+
+
+def _counted(targets: int) -> str:
+    return f"{targets} target{'' if targets == 1 else 's'}"
 
 
 def run_check(path: Path, targets: Sequence[str], framework: str | None, as_json: bool) -> int:
@@ -228,38 +287,42 @@ def run_check(path: Path, targets: Sequence[str], framework: str | None, as_json
     framework is missing for some of it.
     """
     entries = read(path)
+    targets = [named(target) for target in targets]
     unknown = [target for target in targets if target not in {e.target for e in entries}]
     if unknown:
         raise UsageError(f"lock: {unknown[0]} is not in {path}; residuals lock write {unknown[0]} adds it")
     entries = [e for e in entries if not targets or e.target in targets]
     found, missing, unclear = check(entries, framework)
-    worse = [c for c in found if c.is_worse]
+    worse = {c.entry.place for c in found if c.is_worse}
+    checked = _counted(len([e for e in entries if framework in (None, e.framework)]))
     if as_json:
-        listed = [
-            {"target": c.entry.target, "what": c.what, "before": c.before, "after": c.after, "is_worse": c.is_worse}
-            for c in found
-        ]
         problems = [str(problem) for problem in (*unclear, *missing)]
-        print(json.dumps({"schema_version": 1, "changes": listed, "problems": problems}, indent=2))
+        print(json.dumps({"schema_version": 1, "changes": [*map(_document, found)], "problems": problems}, indent=2))
     else:
-        _show(found, worse, [*unclear, *missing], len([e for e in entries if framework in (None, e.framework)]))
+        _show(found)
+        if worse:
+            print(f"FAILED: {len(worse)} of {checked}. To accept what is kept now: residuals lock write")
+        elif found:
+            print("Nothing grew, and something is less: residuals lock write keeps it so.")
+        elif not unclear and not missing:
+            print(f"{checked} as locked.")
     for problem in (*unclear, *missing):
         print(f"residuals: {problem}", file=sys.stderr)
     return 1 if worse else UsageError.exit_code if unclear else MissingFramework.exit_code if missing else 0
 
 
-def _show(found: Sequence[Change], worse: Sequence[Change], problems: Sequence[Exception], checked: int) -> None:
+def _document(c: Change) -> dict[str, Any]:
+    """A change as plain data."""
+    key = {} if c.key is None else {**c.key._asdict(), "line": c.entry.lines.get(c.key, "")}
+    entry = {"target": c.entry.target, "framework": c.entry.framework, "arguments": c.entry.arguments}
+    amounts = {"before": c.before, "after": c.after, "is_worse": c.is_worse}
+    return {**entry, "how": c.how, "what": c.what, **amounts, **key}
+
+
+def _show(found: Sequence[Change]) -> None:
     last = None
     for c in found:
         if c.entry.place != last:
             print(f"{c.entry.target}  {frameworks.TITLES[c.entry.framework]}  {' '.join(c.entry.arguments)}")
             last = c.entry.place
-        sign = "grew" if c.is_worse else "less"
-        print(f"  {sign}  {size(c.before):>9} -> {size(c.after):<9}  {c.what}")
-    kinds = Counter(c.is_worse for c in found)
-    if worse:
-        print(f"FAILED: {kinds[True]} grew. To accept what is kept now: residuals lock write")
-    elif found:
-        print("Nothing grew, and something is less: residuals lock write keeps it so.")
-    elif not problems:
-        print(f"{checked} target{'' if checked == 1 else 's'} as locked.")
+        print(f"  {c.how:<8}  {size(c.before):>9} -> {size(c.after):<9}  {c.what}")

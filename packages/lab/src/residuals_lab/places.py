@@ -10,6 +10,8 @@ from itertools import dropwhile, takewhile
 _FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "numpy")
 _OURS = ("residuals_jax", "residuals_torch", "residuals_numpy", "residuals_lab")
 
+_PYTHON = os.path.dirname(os.__file__) + os.sep
+
 
 def innermost(frames: Iterable[tuple[str, int, str]]) -> tuple[str, str]:
     """The first of these files, lines and functions that is a user's, as "file.py:41" and "attend"; "" if none is."""
@@ -25,7 +27,7 @@ def _is_labs(file: str) -> bool:
 @cache
 def shown_as(file: str) -> str:
     """A user's file by its path from the working directory, or by its name; "" if it is not a user's."""
-    if file.startswith("<frozen ") or file.startswith(_roots()):
+    if file.startswith(("<frozen ", *_roots())) or (file.startswith(_PYTHON) and "site-packages" not in file):
         return ""
     path = os.path.relpath(file) if os.path.isabs(file) else file
     return os.path.basename(file) if path.startswith(os.pardir) else path

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from residuals_lab import frameworks
 from residuals_lab.audit import Marked, Report, audit
 from residuals_lab.errors import UsageError
+from residuals_lab.explained import explained
 from residuals_lab.inputs import ROOTS, framework_of, load_target, read_numbers
 
 DTYPES = {
@@ -65,23 +66,6 @@ def _audited(
         return audit(fn, *args, framework=framework, is_concrete=is_concrete, name=target, **kwargs)
     except UsageError as problem:
         raise UsageError(f"{target}: {problem}") from problem
-    except Exception as problem:
-        what = _first_sentence(problem)
-        if not is_concrete and _depends_on_numbers(problem):
-            what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete"
-        raise UsageError(f"{target}: {type(problem).__name__}: {what}") from problem
-
-
-def _first_sentence(problem: BaseException) -> str:
-    """Its first line; with the next, where that only leads up to it."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-
-
-def _depends_on_numbers(problem: BaseException) -> bool:
-    """Whether code asked an array without numbers for one."""
-    names = {c.__name__ for c in type(problem).__mro__}
-    return bool(names & {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"})
 
 
 def _imported_by(target: str) -> str | None:
@@ -130,7 +114,7 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
         except UsageError:
             raise
         except Exception as problem:
-            what = f"{text} raised {type(problem).__name__}: {_first_sentence(problem)}"
+            what = f"{text} raised {explained(problem, is_concrete=True)}"
             raise UsageError(f"--{argument.how}: expected a function without arguments, and {what}") from problem
     try:
         return name, ast.literal_eval(text)

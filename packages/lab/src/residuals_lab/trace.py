@@ -8,6 +8,7 @@ reads it.
 
 import math
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,15 +23,16 @@ Keys = frozenset[Hashable]
 COSTS = {
     "view": "alias as_strided branch broadcast carry detach diagonal expand permute random_unwrap random_wrap reshape "
     "rev select slice split squeeze transpose unbind unsqueeze view",
-    "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not bitwise_or "
-    "bitwise_xor cat ceil clamp clone concatenate conj constant_pad_nd convert copy copy_p copysign div dynamic_slice "
-    "dynamic_update_slice empty empty_like eq fill floor floor_divide fmod full full_like ge gt imag integer_pow iota "
-    "is_finite isinf isnan le lerp lift_fresh_copy logical_and logical_not logical_or logical_xor lt masked_fill "
-    "maximum minimum mul ne neg new_empty new_ones new_zeros nextafter not ones ones_like or pad real reciprocal "
-    "reduce_precision relu rem remainder repeat round rsub scalar_tensor shift_left shift_right_arithmetic "
-    "shift_right_logical sign square stack sub threshold tril triu trunc where xor zero zeros zeros_like",
+    "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not "
+    "bitwise_or bitwise_xor cat ceil clamp clone concatenate conj constant constant_pad_nd convert copy copy_p "
+    "copysign div dynamic_slice dynamic_update_slice empty empty_like eq fill floor floor_divide fmod full full_like "
+    "ge gt imag integer_pow iota is_finite isinf isnan le lerp lift_fresh_copy logical_and logical_not logical_or "
+    "logical_xor lt masked_fill maximum minimum mul ne neg new_empty new_ones new_zeros nextafter not ones ones_like "
+    "or pad real reciprocal reduce_precision relu rem remainder repeat round rsub scalar_tensor shift_left "
+    "shift_right_arithmetic shift_right_logical sign square stack sub threshold tril triu trunc where xor zero zeros "
+    "zeros_like",
     "transcendental": "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
-    "gelu lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
+    "gelu gelu_tanh lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
     "reduction": "all any argmax argmin batch_norm cumlogsumexp cummax cummin cumprod cumsum group_norm layer_norm "
     "log_softmax logsumexp max mean min nll_loss norm prod rms_norm softmax sort std sum topk var var_mean",
     "contraction": "attention conv matmul",
@@ -71,6 +73,7 @@ class Step:
     times: int = 1  # how often it runs, as a part of a loop
     line: str = ""  # of the user's code, "model.py:41"; of a backward step, what it is the backward of
     scope: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
+    axes: tuple[int, ...] = ()  # that a reduction is along, counted from the last, which is -1
 
     @property
     def cost(self) -> str:
@@ -91,7 +94,7 @@ class Residual:
     op: str  # that makes it; "" for what no operation makes
     line: str  # where that is, as a step has it
     scope: str
-    saved: int  # how many steps there are before it is saved
+    saved: int  # how many steps there are before it is there to be saved
     reads: tuple[int, ...]  # the backward's steps that read it, or a view of it; by their place in the trace
     is_needed: bool  # one of these steps is on the way to a gradient that somebody asked for
 
@@ -108,6 +111,7 @@ class Trace:
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
     parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     classes: Mapping[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
+    unsure: Mapping[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
 
     @property
     def saved_bytes(self) -> int:
@@ -154,6 +158,7 @@ class Held(NamedTuple):
     is_made: bool  # by a step, so that nobody else keeps its storage alive
     is_hidden: bool = False
     saved: int | None = None  # how many steps there were; None for at once when it is made
+    made: int | None = None  # how many there were when its storage was made
 
 
 class Known(NamedTuple):
@@ -176,6 +181,7 @@ class Recorder:
     scope: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     classes: dict[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
+    unsure: dict[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
     views_share: bool = False  # a view is no array of its own: it is called after what it is a view of
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
@@ -185,16 +191,21 @@ class Recorder:
         return self._assign(("value", key), [(shape, dtype)])[0]
 
     def step(
-        self, op: str, attrs: Hashable, ins: Sequence[int], outs: Sequence[tuple[Sequence[int], str]]
+        self,
+        op: str,
+        attrs: Hashable,
+        ins: Sequence[int],
+        outs: Sequence[tuple[Sequence[int], str]],
+        axes: tuple[int, ...] = (),
     ) -> tuple[int, ...]:
         """Record one operation and return its outputs' numbers; `outs` gives each one's shape and dtype."""
         numbers = self._assign((op, attrs, tuple(ins)), outs)
-        self.again(op, ins, numbers)
+        self.again(op, ins, numbers, axes)
         return numbers
 
-    def again(self, op: str, ins: Sequence[int], outs: Sequence[int]) -> None:
+    def again(self, op: str, ins: Sequence[int], outs: Sequence[int], axes: tuple[int, ...] = ()) -> None:
         """Record one operation whose outputs have numbers."""
-        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.scope))
+        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.scope, axes))
         if self.phase == "backward":
             self.touch(ins, outs)
 
@@ -227,7 +238,16 @@ class Recorder:
             gradients: the keys of what the backward gives.
             names: what to call a value; one that is not here is called after the operation that makes it.
         """
-        makers = {n: i for i, step in reversed([*enumerate(self.steps)]) for n in step.outs}
+        makers: dict[int, list[int]] = defaultdict(list)
+        for i, step in enumerate(self.steps):
+            for n in step.outs:
+                makers[n].append(i)
+
+        def maker_of(number: int, made: int | None) -> int | None:
+            """The step that makes it; of several, the last one by then."""
+            found = makers.get(number)
+            return found[max(bisect_left(found, made or 0) - 1, 0)] if found else None
+
         reads, needed = self._reads(), self._needed(gradients)
         first = [*known][::-1]
         numbers, storages = frozenset(a.number for a in first), {a.storage: a.kind for a in first}
@@ -237,31 +257,31 @@ class Recorder:
             number, storage = held_.number, held_.storage
             kind = self._kind(held_, storages)
             part = self.parts.get(number, number)
-            maker = makers.get(part) if held_.is_made or number not in numbers else None
-            step = None if maker is None else self.steps[maker]
-            while step and self.views_share and step.cost == "view":
-                part = step.ins[0]
-                step = self.steps[makers[part]] if part in makers else None
+            base = maker_of(part, held_.made) if held_.is_made or number not in numbers else None
+            while base is not None and self.views_share and self.steps[base].cost == "view":
+                part = self.steps[base].ins[0]
+                base = maker_of(part, held_.made)
+            origin = None if base is None else self.steps[base]
             readers = reads.get(held_.key, ())
             title = titles.get(storage) if held_.size == held_.nbytes else None  # as large as what it is a view of
             residual = Residual(
-                name=names.get(number) or names.get(part) or title or (step.op if step else "closed over"),
+                name=names.get(number) or names.get(part) or title or (origin.op if origin else "closed over"),
                 value=self.values[number],
                 kind=kind,
                 storage=storage,
                 nbytes=held_.nbytes,
                 size=held_.size,
                 is_new=held_.is_made and storage not in storages,
-                op=step.op if step else "",
-                line=step.line if step else "",
-                scope=step.scope if step else "",
-                saved=(0 if maker is None else maker + 1) if held_.saved is None else held_.saved,
+                op=origin.op if origin else "",
+                line=origin.line if origin else "",
+                scope=origin.scope if origin else "",
+                saved=(held_.saved or 0) if base is None else base + 1,
                 reads=tuple(readers),
                 is_needed=not needed.isdisjoint(readers),
             )
             crossing.setdefault((number, storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
-        return Trace(steps, tuple(crossing.values()), numbers, self.values, self.parts, self.classes)
+        return Trace(steps, tuple(crossing.values()), numbers, self.values, self.parts, self.classes, self.unsure)
 
     @staticmethod
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:

@@ -6,54 +6,19 @@ A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_places import place, scope
+from residuals_lab.frameworks.jax_words import BODIES, COPIES, IDENTITIES, OPS
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
-
-# Where this framework has another word than the traces' for an operation.
-_OPS = {
-    "broadcast_in_dim": "broadcast",
-    "conv_general_dilated": "conv",
-    "convert_element_type": "convert",
-    "dot_general": "matmul",
-    "empty2": "empty",
-    "logistic": "sigmoid",
-    "max": "maximum",
-    "min": "minimum",
-    "random_bits": "random",
-    "reduce_and": "all",
-    "reduce_max": "max",
-    "reduce_min": "min",
-    "reduce_or": "any",
-    "reduce_prod": "prod",
-    "reduce_sum": "sum",
-    "select_n": "where",
-    "threefry2x32": "random",
-    "top_k": "topk",
-}
-# Calls whose body is part of the caller's trace, by the parameter that holds it.
-_BODIES = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "eval_jaxpr": "call_jaxpr",  # JAX 0.11 and later, around what a checkpoint computed
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-    "shard_map": "jaxpr",
-}
-# Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
-_IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
-_COPIES = {"copy", "copy_p"}  # the same values in another array
 
 
 def trace(
@@ -64,6 +29,7 @@ def trace(
     *,
     parameters: Collection[int] = (),
     frozen: Collection[int] = (),
+    around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = True,
 ) -> Trace:
     """Record one forward and one backward of `fn`, without computing anything.
@@ -78,6 +44,7 @@ def trace(
             its fields is called by that field's name.
         parameters: which of the arguments are parameters.
         frozen: which of them are not differentiated, though of floating numbers.
+        around: variables around `fn`, by name: an array among them, where it is held, is called so.
         is_abstract: if not, compute the forward, for code whose path depends on numbers. What is held is then what
             its buffers are; how they were made is not seen.
     """
@@ -88,22 +55,26 @@ def trace(
     walk = _Walk(recorder)
 
     def forward(*args: Any) -> Any:
+        walk.given |= {id(a): i for i, a in enumerate(args) if isinstance(a, jax.core.Tracer)}
+
         def of_differentiated(*some: Any) -> Any:
             given = dict(zip(differentiated, some, strict=True))
             leaves = jax.tree.leaves(fn(*(given.get(i, a) for i, a in enumerate(args))))
+            leaves = [y if hasattr(y, "dtype") else jnp.asarray(y) for y in leaves]
             return [y for y in leaves if _is_inexact(y)], [y for y in leaves if not _is_inexact(y)]
 
         out, pull, rest = jax.vjp(of_differentiated, *(args[i] for i in differentiated), has_aux=True)
         return out, rest, pull
 
-    inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    walk.inputs = inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
     if is_abstract:
         made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
         made_arrays = walk.run(made, inputs)
     else:
         args = [jnp.asarray(a) for a in args]  # on the device before they are known by their buffers
+        alive = jax.live_arrays()
         out, rest, pull = forward(*args)
-        made_arrays = walk.buffers(args, inputs, jax.tree.leaves((out, rest, pull)))
+        made_arrays = walk.buffers(args, alive, jax.tree.leaves((out, rest, pull)))
     if not out:
         raise UsageError("expected a result of floating numbers, got none")
     read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
@@ -120,7 +91,10 @@ def trace(
     if is_abstract:
         walk.run(jax.make_jaxpr(fn)(*args), inputs)  # in which rules are still rules
         recorder.forget(begin)
-    labels = walk.fields | labels
+    closed_over = {
+        walk.constant(a).number: name for name, a in around.items() if isinstance(a, (jax.Array, np.ndarray))
+    }
+    labels = closed_over | walk.fields | labels
     if fields is not None:
         named, shape = jax.make_jaxpr(fields, return_shape=True)(*args)
         found = iter(walk.run(named, inputs))
@@ -151,10 +125,12 @@ class _Array(NamedTuple):
     number: int
     storage: tuple[Any, ...]
     nbytes: int
+    made: int | None = None  # how many steps there were then
 
     def held(self, is_hidden: bool) -> Held:
         is_made = self.storage[0] == "made"
-        return Held(self.number, self.number, self.storage, self.nbytes, self.nbytes, is_made, is_hidden)
+        sizes = self.nbytes, self.nbytes
+        return Held(self.number, self.number, self.storage, *sizes, is_made, is_hidden, made=self.made)
 
     def known_as(self, kind: Kind) -> Known:
         return Known(self.number, self.storage, kind)
@@ -170,23 +146,37 @@ class _Walk:
         self._depth = 0  # how many loops are around
         self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
         self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
+        self.given: dict[int, int] = {}  # of the tracers that stand for the function's arguments, by `id`, which it is
+        self.inputs: Sequence[_Array] = ()
         self.fields: dict[int, str] = {}  # what rules call the values that they make and save
         self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
 
     def array(self, key: tuple[Any, ...], like: Any) -> _Array:
         return _Array(self.recorder.value(key, like.shape, str(like.dtype)), key, _nbytes(like))
 
-    def buffers(self, args: Sequence[Any], inputs: Sequence[_Array], made: Sequence[Any]) -> list[_Array]:
-        """Arrays that somebody else computed of `args`: equal buffers are the same array."""
-        known = {address(a): known for a, known in zip(args, inputs, strict=True)}
+    def buffers(self, args: Sequence[Any], alive: Sequence[Any], made: Sequence[Any]) -> list[_Array]:
+        """Arrays that somebody else computed of `args`, and of others that were alive: equal buffers are the same."""
+        known = {address(a): self.constant(a) for a in alive}
+        known |= {address(a): known for a, known in zip(args, self.inputs, strict=True)}
         for a in made:
-            if address(a) not in known:
+            if not isinstance(a, jax.Array):  # but NumPy's
+                known.setdefault(address(a), self.constant(a))
+            elif address(a) not in known:
                 number = self.recorder.value(("buffer", address(a)), a.shape, str(a.dtype))
                 known[address(a)] = self._new(number, a)
         return [known[address(a)] for a in made]
 
     def constants(self, closed: core.ClosedJaxpr) -> list[_Array]:
-        return [self.array(("constant", id(c)), c) for c in closed.consts]
+        return [self.constant(c) for c in closed.consts]
+
+    def constant(self, c: Any) -> _Array:
+        """An array that somebody else keeps, or one of the forward that the backward closes over."""
+        while hasattr(c, "primal"):
+            c = c.primal
+        if id(c) in self.given:
+            return self.inputs[self.given[id(c)]]
+        key = ("constant", id(c))
+        return self.array(key, c)._replace(storage=("made", *key) if isinstance(c, jax.core.Tracer) else key)
 
     def run(self, body: Any, ins: Sequence[_Array]) -> list[_Array]:
         """Number what a jaxpr, closed or not, computes of `ins`, and return its outputs."""
@@ -217,22 +207,24 @@ class _Walk:
         name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
         if name == "name":  # of `checkpoint_name`
             self.fields.setdefault(reads[0].number, eqn.params["name"])
-        if name in _IDENTITIES or _keeps_precision(eqn):
+        if name in IDENTITIES or _keeps_precision(eqn):
             return reads
-        if name in _COPIES:
+        if name in COPIES:
             self.recorder.again(name, [reads[0].number], [reads[0].number])
             return [self._new(reads[0].number, avals[0])]
         if name == "custom_vjp_call" and self.recorder.phase == "naming":
             self._name_fields(eqn.params, reads)
-        if name in _BODIES:
-            return self.run(eqn.params[_BODIES[name]], reads)
+        if name in BODIES:
+            return self.run(eqn.params[BODIES[name]], reads)
         if name == "scan":
             return self._scan(eqn.params, reads, avals)
         if name == "while":
             return self._while(eqn.params, reads, avals)
         if name == "cond":
             return self._cond(eqn.params["branches"], *reads, avals=avals)
-        return self._make(_OPS.get(name, name), str(eqn.params), reads, avals)
+        axes = [axis for axis in eqn.params.get("axes", ()) if hasattr(axis, "__index__")]  # not those of a mesh
+        along = tuple(int(axis) - len(eqn.invars[0].aval.shape) for axis in axes)
+        return self._make(OPS.get(name, name), str(eqn.params), reads, avals, along)
 
     def _name_fields(self, params: Any, reads: list[_Array]) -> None:
         """Call what a rule makes and saves after the fields of its named tuple, dataclass or dict."""
@@ -250,15 +242,17 @@ class _Walk:
                 if isinstance(name, str):
                     self.fields.setdefault(number, name)
 
-    def _make(self, op: str, attrs: Hashable, reads: Sequence[_Array], avals: Sequence[Any]) -> list[_Array]:
+    def _make(
+        self, op: str, attrs: Hashable, reads: Sequence[_Array], avals: Sequence[Any], axes: tuple[int, ...] = ()
+    ) -> list[_Array]:
         """New arrays, of one operation."""
         shapes = [(aval.shape, str(aval.dtype)) for aval in avals]
-        numbers = self.recorder.step(op, attrs, [a.number for a in reads], shapes)
+        numbers = self.recorder.step(op, attrs, [a.number for a in reads], shapes, axes)
         return [self._new(number, aval) for number, aval in zip(numbers, avals, strict=True)]
 
     def _new(self, number: int, aval: Any) -> _Array:
         self._made_so_far += 1
-        return _Array(number, ("made", self._made_so_far), _nbytes(aval))
+        return _Array(number, ("made", self._made_so_far), _nbytes(aval), len(self.recorder.steps))
 
     def _scan(self, params: Any, reads: list[_Array], avals: list[Any]) -> list[_Array]:
         body, (first, split) = params["jaxpr"], _scan_parts(params)

@@ -34,10 +34,14 @@ def after_compilation(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
         partition_fn=min_cut_rematerialization_partition,
     )
     torch._dynamo.reset()
+    buffers = [(t, t.detach().clone()) for t in fn.buffers()] if isinstance(fn, torch.nn.Module) else []
     try:
-        backward_of(torch.compile(fn, backend=backend)(*args, **kwargs))
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            backward_of(torch.compile(fn, backend=backend)(*args, **kwargs))
     finally:
         torch._dynamo.reset()
+        for t, before in buffers:
+            t.copy_(before)
     # Forwards come in order, and backwards in the opposite one.
     kept = [a for pair in zip(forwards, backwards[::-1], strict=False) for a in _crossing(*pair)]
     return Compiled("torch.compile's partitioner", sum(a.nbytes for a in kept if a.is_new), tuple(kept))

@@ -3,62 +3,28 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
-from types import FrameType
+from types import FrameType, MappingProxyType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.torch_draws import Draws
+from residuals_lab.frameworks.torch_modules import METHODS, Modules
 from residuals_lab.frameworks.torch_names import told_names
+from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, axes, word
 from residuals_lab.places import innermost
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
-
-# Where this framework has another word than the traces' for an operation.
-_OPS = {
-    "_log_softmax": "log_softmax",
-    "_safe_softmax": "softmax",
-    "_scaled_dot_product_efficient_attention": "attention",
-    "_scaled_dot_product_flash_attention": "attention",
-    "_scaled_dot_product_flash_attention_for_cpu": "attention",
-    "_softmax": "softmax",
-    "_to_copy": "convert",
-    "_unsafe_view": "view",
-    "addmm": "matmul",
-    "amax": "max",
-    "amin": "min",
-    "baddbmm": "matmul",
-    "bernoulli": "random",
-    "bmm": "matmul",
-    "convolution": "conv",
-    "dot": "matmul",
-    "mm": "matmul",
-    "mv": "matmul",
-    "native_batch_norm": "batch_norm",
-    "native_dropout": "random",
-    "native_group_norm": "group_norm",
-    "native_layer_norm": "layer_norm",
-    "nll_loss_forward": "nll_loss",
-    "normal": "random",
-    "rand": "random",
-    "rand_like": "random",
-    "randn": "random",
-    "randn_like": "random",
-    "t": "transpose",
-    "threefry_uniform": "random",
-}
-_OF_MODULES = {"forward", "backward", "__call__"}  # functions that are named by their module
-_IN_MODULES = ("_buffers", "_modules", "_parameters")
-_IDENTITIES = {"alias", "detach", "lift_fresh"}
-_COPIES = {"clone"}  # the same values in another storage
 
 
 def trace(
@@ -69,6 +35,7 @@ def trace(
     *,
     parameters: Collection[int] = (),
     frozen: Collection[int] = (),
+    around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = False,
 ) -> Trace:
     """As in the JAX adapter, by running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them.
@@ -84,8 +51,9 @@ def trace(
     differentiated = [a.requires_grad and i not in frozen for i, a in enumerate(args)]
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
-    with fake or nullcontext(), _unlogged("torch._subclasses.fake_tensor"):
-        return _trace(fn, args, names, fields, parameters, _Recording(fake))
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), fake or nullcontext(), _unlogged("torch._subclasses.fake_tensor"):
+        return _trace(fn, args, names, fields, parameters, around, _Recording(fake))
 
 
 @contextmanager
@@ -99,42 +67,62 @@ def _unlogged(name: str) -> Iterator[None]:
         logger.disabled = before
 
 
+class _Packed:
+    """A tensor that is saved, for as long as a graph holds it."""
+
+    def __init__(self, t: Tensor, line: str) -> None:
+        self.tensor, self.line, self.version = t, line, _version(t)
+
+    def unpacked(self) -> Tensor:
+        """The tensor. PyTorch, which checks this by itself, does not where there are hooks."""
+        if _version(self.tensor) != self.version:
+            raise UsageError(f"a tensor that is saved at {self.line} is written into before the backward reads it")
+        return self.tensor
+
+
 def _trace(
     fn: Callable[..., Any],
     args: Sequence[Tensor],
     names: Sequence[str],
     fields: Callable[..., Any] | None,
     parameters: Collection[int],
+    around: Mapping[str, Any],
     recording: "_Recording",
 ) -> Trace:
     recorder = recording.recorder
     args = [recording.seen_as(a) for a in args]
     known = [recording.known_as(a, "parameter" if i in parameters else "input") for i, a in enumerate(args)]
-    labels = dict(zip((a.number for a in known), names, strict=True))
-    held: list[Held] = []
-    seen: set[int] = set()
+    labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
+    labels |= zip((a.number for a in known), names, strict=True)
+    packed: list[tuple[weakref.ref[_Packed], Held]] = []
 
-    def hold(t: Tensor, is_hidden: bool, saved: int | None = None) -> None:
+    def hold(t: Tensor, is_hidden: bool, saved: int | None = None) -> Held:
         storage = recording.storage(t)
-        seen.add(storage)
         sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
-        is_made = storage in recording.made
-        held.append(Held(recording.number(t), storage, storage, *sizes, is_made, is_hidden, saved))
+        made = recording.made.get(storage)
+        return Held(recording.number(t), storage, storage, *sizes, made is not None, is_hidden, saved, made)
 
-    def pack(t: Tensor) -> Tensor:
-        hold(t, is_hidden=False, saved=len(recorder.steps))
-        return t.detach()  # an output that its own node holds would be a cycle
+    def pack(t: Tensor) -> _Packed:
+        line = recorder.line
+        saved = _Packed(t.detach(), line)  # an output that its own node holds would be a cycle
+        packed.append((weakref.ref(saved), hold(t, is_hidden=False, saved=len(recorder.steps))))
+        return saved
 
     def tell(t: Tensor, name: str) -> None:
         labels.setdefault(recording.number(t), name)
 
     with recording:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), told_names(tell):
+        with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked), told_names(tell):
             out = fn(*args)
+        held = [a for saved, a in packed if saved() is not None]  # without those of a graph that nothing leads to
+        seen = {a.storage for a in held}
         outs = [y for y in _tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
-        for name, t in recording.parameters.items():
+        known = [recording.known_as(a, k.kind) for a, k in zip(args, known, strict=True)]  # if written into, no longer
+        for name, t in recording.modules.parameters.items():
+            if recording.storage(t) in recording.made:
+                continue
             known.append(recording.known_as(t, "parameter"))
             labels.setdefault(known[-1].number, name)
         known += [recording.known_as(y, "output") for y in _tensors(out)]
@@ -142,19 +130,22 @@ def _trace(
         cotangents = [torch.ones_like(y) for y in outs]
         recorder.forget(forward)  # which is no step of the function
         recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
-        leaves = [*args]
+        leaves = [*args, *recording.hidden_leaves.values()]
         for node in _nodes(outs):
             if type(node).__name__ == "AccumulateGrad":
                 leaves.append(node.variable)
             for name, t in _hung_on(node):
-                if recording.storage(t) not in seen:
+                is_hidden = recording.storage(t) not in seen
+                if is_hidden:
                     tell(t, name)
-                hold(t, is_hidden=recording.storage(t) not in seen)
-        leaves += [t for t in recording.parameters.values() if t.requires_grad]
+                held.append(hold(t, is_hidden))
+                seen.add(held[-1].storage)
+        leaves += [t for t in recording.modules.parameters.values() if t.requires_grad]
         gradients = _backward(outs, cotangents, leaves)
         for t, is_hidden in recording.found_by_backward:
             if recording.storage(t) not in seen:
-                hold(t, is_hidden)
+                held.append(hold(t, is_hidden))
+                seen.add(held[-1].storage)
         recorder.phase = "naming"
         if fields is not None:
             with torch.no_grad():
@@ -213,23 +204,26 @@ class _Recording(TorchDispatchMode):
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
         self.fake = fake
-        self.recorder = Recorder(views_share=True)
+        self.modules = Modules(is_abstract=fake is not None)
+        self.recorder = Recorder(views_share=True, classes=self.modules.classes)
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
         self.found_by_backward: list[tuple[Tensor, bool]] = []  # what it reads beside them, and whether a rule does
-        self.parameters: dict[str, Tensor] = {}  # and buffers, of the modules that run
         self.known: set[int] = set()  # storages met so far
-        self.made: set[int] = set()  # those of them that an operation made
+        self.made: dict[int, int] = {}  # those of them that an operation made, and how many steps there were then
+        self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, which runs without gradients
+        self._draws = Draws()
         self._known: dict[Hashable, int] = {}
         self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
-        self._scopes: list[str] = []  # of the modules that are running, the innermost last
-        self._names: dict[torch.nn.Module, str] = {}
-        self._before: dict[torch.nn.Module, tuple[dict[str, Any], list[dict[str, Any]]]] = {}  # as they were
         self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
+            return self._constant(args[0], func(args[0]))
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         ins = [self.number(t) for t in read]
+        if self.recorder.phase == "forward" and not torch.is_grad_enabled():
+            self.hidden_leaves.update((id(t), t) for t in read if t.requires_grad and t.is_leaf)
         changed = [*_written(func, args, kwargs)]
         if any(self.seen_as(t) is not t for t in changed):  # a counter of batches, say: it stays what it is
             args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
@@ -240,8 +234,8 @@ class _Recording(TorchDispatchMode):
         if not (outs or written):  # a question about a tensor, such as where it is
             return out
         self.known |= {self.storage(t) for t in read}
-        self.made |= {self.storage(t) for t in outs} - self.known
-        self.known |= self.made
+        made = {self.storage(t) for t in outs} - self.known
+        self.known |= made
         if self.recorder.phase == "backward":
             # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
             in_rule = isinstance(torch._C._current_autograd_node(), BackwardCFunction) and not torch.is_grad_enabled()
@@ -249,21 +243,22 @@ class _Recording(TorchDispatchMode):
             self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
         self.recorder.line, self.recorder.scope = self._place()
         name = func.overloadpacket.__name__
-        if name in _IDENTITIES:
+        if self.fake and name in UNLIKE_FAKES:
+            self.recorder.unsure.setdefault(name, self.recorder.line)
+        if name in IDENTITIES:
             numbers: Sequence[int] = ins
-        elif name in _COPIES:
+        elif name in COPIES:
             numbers = ins
             self.recorder.again(name, ins, numbers)
         else:
             attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
-            if torch.Tag.nondeterministic_seeded in func.tags:
-                attrs += f" draw {len(self.recorder.steps)}"  # each draw is another value
-            base = name.removesuffix("_") if func._schema.is_mutable else name
-            if func is torch.ops.aten.pow.Tensor_Scalar and float(args[1]).is_integer():
-                base = "integer_pow"  # a few products
+            attrs += self._draws.attribute(func, args, kwargs)
             shapes = [(t.shape, dtype_name(t)) for t in outs]
-            numbers = self.recorder.step(_word(base), attrs, ins, shapes)
-        if name not in _IDENTITIES and self.recorder.phase == "backward":
+            if name in LIKES:
+                attrs, ins, read = f"{attrs} {shapes}", [], []
+            numbers = self.recorder.step(word(func, args, kwargs), attrs, ins, shapes, axes(func, args, kwargs))
+        self.made |= dict.fromkeys(made, len(self.recorder.steps))
+        if name not in IDENTITIES and self.recorder.phase == "backward":
             self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
         versions = {self.storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
         for t, number in zip(outs, numbers, strict=True):
@@ -273,41 +268,31 @@ class _Recording(TorchDispatchMode):
                 self._known[key] = number
         return out
 
+    def _constant(self, made: Tensor, given: Tensor) -> Tensor:
+        """What `torch.tensor` has made and gives. Equal numbers are equal values, as where a checkpoint repeats it."""
+        with unset_fake_temporarily():
+            spelled_out = repr((made.device, made.tolist()))
+        self.recorder.line, self.recorder.scope = self._place()
+        (number,) = self.recorder.step("constant", spelled_out, [], [(made.shape, dtype_name(made))])
+        storages = {self.storage(t) for t in (made, given)}
+        self.known |= storages
+        self.made |= dict.fromkeys(storages, len(self.recorder.steps))
+        if self.recorder.phase == "backward":
+            self.known_to_backward |= storages
+            self.recorder.touch([], storages)
+        self._known |= {self._key(t, _version(t)): number for t in (made, given)}
+        return given
+
     def __enter__(self) -> "_Recording":
-        module = torch.nn.modules.module
-        self._hooks = (
-            module.register_module_forward_pre_hook(self._enter_module),
-            module.register_module_forward_hook(self._leave_module, always_call=True),
-        )
+        self._draws.__enter__()
+        self.modules.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
-        for hook in self._hooks:
-            hook.remove()
-        for m, (attributes, inside) in self._before.items():  # a mask that it keeps would be a fake one
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-            for name, before in zip(_IN_MODULES, inside, strict=True):
-                attributes[name].clear()
-                attributes[name].update(before)
-
-    def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
-        if not self._scopes:  # the outermost one, which knows the names of all in it
-            root = type(module).__name__
-            self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
-            if self.fake:
-                for m in self._names:
-                    self._before.setdefault(m, (dict(m.__dict__), [dict(m.__dict__[name]) for name in _IN_MODULES]))
-            for name, t in (*module.named_parameters(), *module.named_buffers()):
-                self.parameters.setdefault(name, t)
-        scope = self._names.get(module, type(module).__name__)
-        self._scopes.append(scope)
-        self.recorder.classes[scope] = type(module).__name__
-
-    def _leave_module(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        self._scopes.pop()
+        self.modules.__exit__(*raised)
+        self._draws.__exit__(*raised)
 
     def _place(self) -> tuple[str, str]:
         """Line and scope: of a forward step, where it is; of a backward step, where the forward made what takes it."""
@@ -321,8 +306,8 @@ class _Recording(TorchDispatchMode):
             frame = frame.f_back
         line, _ = innermost(frames)
         _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
-        named = function if function.isidentifier() and function not in _OF_MODULES else ""
-        place = line, "/".join(filter(None, (self._scopes[-1] if self._scopes else "", named)))
+        named = function if function.isidentifier() and function not in METHODS else ""
+        place = line, "/".join(filter(None, (self.modules.running, named)))
         if self.recorder.phase == "forward" and line:  # not for what a hook does to what is saved
             self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
         return place
@@ -348,12 +333,6 @@ class _Recording(TorchDispatchMode):
     def _key(self, t: Tensor, version: int) -> Hashable:
         t = self.seen_as(t)
         return self.storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
-
-
-def _word(name: str) -> str:
-    """The traces' word for an operation: `gelu_backward` is the "gelu backward"."""
-    forward = name.removesuffix("_data").removesuffix("_backward")
-    return _OPS.get(forward, forward) + (" backward" if forward != name else "")
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -387,5 +366,17 @@ def _hung_on(node: Any) -> list[tuple[str, Tensor]]:
     """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`, and its name."""
     if type(node).__name__ == "CheckpointFunctionBackward":  # the state of a generator
         return []
-    attributes = getattr(node, "__dict__", {}).items()
-    return [(name, t) for name, a in attributes for t in tree_leaves(a) if isinstance(t, Tensor)]
+    return [(name, t) for name, a in getattr(node, "__dict__", {}).items() for t in _within(a, set())]
+
+
+def _within(a: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in a tree, in a closure, or in an object's attributes."""
+    for leaf in tree_leaves(a):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif id(leaf) not in seen and not isinstance(leaf, (type, ModuleType, torch.nn.Module)):
+            seen.add(id(leaf))
+            for cell in getattr(leaf, "__closure__", None) or ():
+                yield from _within(cell.cell_contents, seen)
+            for part in list(getattr(leaf, "__dict__", {}).values()):
+                yield from _within(part, seen)

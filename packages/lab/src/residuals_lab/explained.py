@@ -1,0 +1,29 @@
+"""What went wrong in somebody's function, in one line that says what to do."""
+
+import traceback
+
+from residuals_lab.places import shown_as
+
+# What is raised where code asks an array without numbers for one.
+_WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
+_WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError"}
+# Of what PyTorch says, what it means here.
+_INSTEAD = {
+    "support saved tensor hooks": "PyTorch shows nothing of what torch.func.grad and its like save; write it with "
+    "torch.autograd.grad(..., create_graph=True) to audit it",
+    "access storage of Sparse": "a sparse tensor has no storage of its own to be known by; audit it dense",
+}
+
+
+def explained(problem: Exception, is_concrete: bool) -> str:
+    """In one line what went wrong while somebody's function was traced, where, and what to do about it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
+    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # with the next, where that only leads up to it
+    names = {c.__name__ for c in type(problem).__mro__}
+    if not is_concrete and names & _WITHOUT_NUMBERS:
+        what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete "
+        what += "(in Python is_concrete=True)"
+    what = next((instead for said, instead in _INSTEAD.items() if said in what), what)
+    places = [(shown_as(f.f_code.co_filename), line) for f, line in traceback.walk_tb(problem.__traceback__)]
+    at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")
+    return f"{at}{type(problem).__name__}: {what}"

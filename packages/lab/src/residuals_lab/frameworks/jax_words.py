@@ -1,0 +1,39 @@
+"""What JAX calls its operations, and which of them are none to a trace."""
+
+# Where this framework has another word than the traces' for an operation.
+OPS = {
+    "broadcast_in_dim": "broadcast",
+    "conv_general_dilated": "conv",
+    "convert_element_type": "convert",
+    "dot_general": "matmul",
+    "empty2": "empty",
+    "logistic": "sigmoid",
+    "max": "maximum",
+    "min": "minimum",
+    "random_bits": "random",
+    "reduce_and": "all",
+    "reduce_max": "max",
+    "reduce_min": "min",
+    "reduce_or": "any",
+    "reduce_prod": "prod",
+    "reduce_sum": "sum",
+    "select_n": "where",
+    "threefry2x32": "random",
+    "top_k": "topk",
+}
+# Calls whose body is part of the caller's trace, by the parameter that holds it.
+BODIES = {
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",  # JAX 0.11 and later, around what a checkpoint computed
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat2": "jaxpr",
+    "shard_map": "jaxpr",
+}
+# Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
+IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
+COPIES = {"copy", "copy_p"}  # the same values in another array

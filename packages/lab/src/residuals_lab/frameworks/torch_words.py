@@ -1,0 +1,72 @@
+"""What PyTorch calls its operations, and which of them are none to a trace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+# Where this framework has another word than the traces' for an operation.
+OPS = {
+    "_conj": "conj view",
+    "_log_softmax": "log_softmax",
+    "_neg_view": "neg view",
+    "_safe_softmax": "softmax",
+    "_scaled_dot_product_efficient_attention": "attention",
+    "_scaled_dot_product_flash_attention": "attention",
+    "_scaled_dot_product_flash_attention_for_cpu": "attention",
+    "_softmax": "softmax",
+    "_to_copy": "convert",
+    "_unsafe_view": "view",
+    "addmm": "matmul",
+    "amax": "max",
+    "amin": "min",
+    "baddbmm": "matmul",
+    "bernoulli": "random",
+    "bmm": "matmul",
+    "convolution": "conv",
+    "dot": "matmul",
+    "mm": "matmul",
+    "mv": "matmul",
+    "native_batch_norm": "batch_norm",
+    "native_dropout": "random",
+    "native_group_norm": "group_norm",
+    "native_layer_norm": "layer_norm",
+    "nll_loss_forward": "nll_loss",
+    "normal": "random",
+    "rand": "random",
+    "rand_like": "random",
+    "randn": "random",
+    "randn_like": "random",
+    "t": "transpose",
+    "threefry_uniform": "random",
+}
+IDENTITIES = {"alias", "detach", "lift_fresh"}
+# Of which the operand gives the shape, and no number.
+LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
+LIKES |= {"rand_like", "randint_like", "randn_like"}
+# Operations that keep other arrays in a run than they do on fake tensors.
+UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
+COPIES = {"clone"}  # the same values in another storage
+
+
+def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The traces' word for an operation: `gelu_backward` is the "gelu backward"."""
+    name = func.overloadpacket.__name__
+    if func._schema.is_mutable:
+        name = name.removesuffix("_")
+    if func is torch.ops.aten.pow.Tensor_Scalar and float(args[1]).is_integer():
+        return "integer_pow"  # a few products
+    if func is torch.ops.aten.gelu.default and kwargs.get("approximate") == "tanh":
+        return "gelu_tanh"
+    forward = name.removesuffix("_data").removesuffix("_backward")
+    return OPS.get(forward, forward) + (" backward" if forward != name else "")
+
+
+def axes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The axes that an operation is along, counted from the last."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.name == "dim" and isinstance(args[0], torch.Tensor):
+            along = args[i] if i < len(args) else kwargs.get("dim")
+            several = [along] if isinstance(along, int) else along or []
+            return tuple(axis - args[0].dim() if axis >= 0 else axis for axis in several)
+    return ()
