@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from residuals_lab import frameworks
+from residuals_lab.audit import audit
+from residuals_lab.errors import UsageError
 from residuals_lab.trace import Trace
 
 ADAPTER = frameworks.load("jax")
@@ -205,17 +207,28 @@ def test_a_checkpoint_that_saves_dots_is_quadratic_again() -> None:
 def test_what_a_backward_closes_over() -> None:
     """An array that the forward makes is new; an argument, and an array from outside, somebody else keeps alive."""
 
-    def closing(over: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-        def fn(x: jax.Array) -> jax.Array:
-            kept = over(x)
+    def closing(over: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        def fn(x: jax.Array, n: jax.Array) -> jax.Array:
+            kept = over(x, n)
             return rule(lambda z: (z.sum(), None), lambda _, g: (g * kept,))(x)
 
         return fn
 
-    assert held(closing(jnp.exp)) == [("closed over", "hidden", 32)]
-    outside = x()
-    for over, new in ((jnp.exp, 32), (lambda x: x, 0), (lambda _: outside, 0)):
-        assert trace(closing(over)).new_bytes == new
+    outside, n = x(), jnp.arange(8)
+    for over, new in (
+        (lambda _, n: jnp.exp(n.astype("float32")), 32),
+        (lambda x, _: jax.lax.stop_gradient(jnp.exp(x)), 32),
+        (lambda _, n: n, 0),
+        (lambda _, n: outside, 0),
+    ):
+        jax.grad(closing(over))(x(), n)
+        (residual,) = ADAPTER.trace(closing(over), [x(), n], ["x", "n"]).crossing
+        assert (residual.kind, residual.nbytes, residual.is_new * 32) == ("hidden", 32, new)
+    for over in (lambda x, _: jnp.exp(x), lambda x, _: x):
+        with pytest.raises(jax.errors.UnexpectedTracerError):
+            jax.grad(closing(over))(x(), n)
+        with pytest.raises(UsageError, match="return.* from fwd, as a residual"):
+            audit(closing(over), x(), n)
 
 
 def test_a_run_with_numbers() -> None:

@@ -11,6 +11,8 @@ _WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError"}
 _INSTEAD = {
     "support saved tensor hooks": "PyTorch shows nothing of what torch.func.grad and its like save; write it with "
     "torch.autograd.grad(..., create_graph=True) to audit it",
+    "Encountered an unexpected tracer": "an array of a forward is used where that forward is over; what the backward "
+    "of a rule needs of it, return from fwd, as a residual",
     "access storage of Sparse": "a sparse tensor has no storage of its own to be known by; audit it dense",
 }
 

@@ -171,8 +171,11 @@ class _Walk:
 
     def constant(self, c: Any) -> _Array:
         """An array that somebody else keeps, or one of the forward that the backward closes over."""
-        while hasattr(c, "primal"):
-            c = c.primal
+        if hasattr(c, "primal"):  # newer ones raise an UnexpectedTracerError by themselves
+            raise UsageError(
+                f"a backward closes over {c.aval.str_short()} that depends on what is differentiated, "
+                "which JAX refuses to differentiate; return it from fwd, as a residual"
+            )
         if id(c) in self.given:
             return self.inputs[self.given[id(c)]]
         key = ("constant", id(c))
