@@ -227,7 +227,7 @@ def test_what_a_backward_closes_over() -> None:
     for over in (lambda x, _: jnp.exp(x), lambda x, _: x):
         with pytest.raises(jax.errors.UnexpectedTracerError):
             jax.grad(closing(over))(x(), n)
-        with pytest.raises(UsageError, match="return.* from fwd, as a residual"):
+        with pytest.raises(UsageError, match=r"return.* from fwd, as a residual"):
             audit(closing(over), x(), n)
 
 

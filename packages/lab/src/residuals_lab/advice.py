@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-from residuals_lab.trace import CHEAP, COSTS, Residual, Step, Trace, Value
+from residuals_lab.patterns import Forward
+from residuals_lab.trace import CHEAP, Residual, Step, Trace, Value
 
 # The names that a module or function has where it does what an op does, without "_" and digits, in lower case.
 NAMES = {
@@ -35,10 +36,6 @@ DOES = {
     "layer_norm": ("layer_norm rsqrt sqrt", "mean std sum var var_mean"),
     "rms_norm": ("rms_norm rsqrt sqrt", "mean norm sum"),
 }
-_OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
-    ["add", "convert", "div", "eq", "exp", "is_finite", "log", "max", "maximum", "neg", "reciprocal", "sub", "where"]
-)
-_OF_LOGITS = frozenset(["convert", "exp", "log_softmax", "sub"])  # and to logits: our op has no scale and no mask
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Advice:
 
 def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
     """All that would free something, the most first."""
-    forward = _Forward(trace)
+    forward = Forward(trace)
     patterns = (_of_attention, _of_logits, _of_gates)
     found = [*_of_names(trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
     chosen, freed = list[Advice](), set[Hashable]()
@@ -148,159 +145,7 @@ def _line_and_dtype(trace: Trace, steps: Sequence[Step]) -> tuple[str, str]:
     return max(lines, key=lambda line: lines[line], default=""), largest.dtype
 
 
-class _Forward:
-    """The forward of a trace, to walk in both directions."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.values, self.alive = trace.values, trace.alive
-        self.steps = [step for step in trace.steps[: trace.turn] if step.op != "carry"]
-        self.makers = {n: step for step in self.steps for n in step.outs}
-        self.order = {n: i for i, step in enumerate(self.steps) for n in step.outs}
-        self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
-        self.readers: dict[int, list[Step]] = defaultdict(list)
-        for step in self.steps:
-            self.made_in[step.scope, step.line].update(step.outs)
-            for n in step.ins:
-                self.readers[n].append(step)
-        results, self.given_on = set(self.alive), defaultdict[int, list[Step]](list)  # to what ends in a result
-        for step in reversed(trace.steps[: trace.turn]):
-            if not results.isdisjoint(step.outs):
-                results.update(step.ins)
-                for n in step.ins:
-                    self.given_on[n].append(step)
-        self.saved: dict[int, list[Residual]] = defaultdict(list)
-        for r in trace.crossing:
-            if r.is_new:
-                self.saved[trace.part(r.value.number)].append(r)
-
-    def back_to_product(self, operand: int) -> tuple[set[int], Step | None]:
-        """The values of one size from a product up to this one, and the product.
-
-        That size is more than either factor's: numbers for each query and key, or for each token and word, rather than
-        for each of them.
-        """
-        size, seen, product, todo = self.values[operand].elements, set[int](), None, [operand]
-        while todo:
-            n = todo.pop()
-            maker = self.makers.get(n)
-            if n in seen or maker is None or self.values[n].elements != size:
-                continue
-            seen.add(n)
-            if maker.op != "matmul":
-                todo += maker.ins
-            elif all(self.values[factor].elements < size for factor in maker.ins):
-                product = maker
-        return seen, product
-
-    def made_of(self, values: set[int]) -> set[int]:
-        """These values and what is made of them that has their size."""
-        size, found, todo = self.values[next(iter(values))].elements, set(values), [*values]
-        while todo:
-            outs = {n for step in self.readers[todo.pop()] for n in step.outs if self.values[n].elements == size}
-            todo += outs - found
-            found |= outs
-        return found
-
-    def activation(self, step: Step, y: int) -> tuple[str, int, set[int]]:
-        """Of what activation a step's operand is the output, as the op that has a gate of it; the activation's input,
-        and what else it makes.
-        """
-        maker = self.makers.get(y)
-        if maker and maker.op in ("silu", "gelu"):
-            return {"silu": "swiglu", "gelu": "geglu"}[maker.op], maker.ins[0], set()
-        if maker and maker.op == "mul" and len(maker.ins) == 2:
-            for x, s in (maker.ins, maker.ins[::-1]):
-                if s in self.makers and (self.makers[s].op, self.makers[s].ins) == ("sigmoid", (x,)):
-                    within = self.made_in[maker.scope, maker.line] if maker.scope != step.scope else {s}
-                    return "swiglu", x, within
-        return "", y, set()
-
-    def is_softmax(self, product: Step, end: Step, operand: int) -> bool:
-        """Whether a product goes through a softmax along the last axis to this step's operand, and nowhere else; or, if
-        the step takes from each row what its label says, through a log-softmax or beside a log-sum-exp.
-        """
-        made = self.made_of({*product.outs}) & {*self.given_on}
-        stages = self.stages(made, product)
-        if end.op == "matmul":
-            is_one = stages.get(operand) == "weights"
-        else:
-            along = {step.op for n in made for step in self.given_on[n] if step.axes == (-1,)}
-            is_one = "logsumexp" in along or stages.get(operand) == "weights"
-            is_one = is_one or "exp" in stages.values()
-            is_one = is_one and {self.makers[n].op for n in stages} <= _OF_LOGITS | {product.op, *COSTS["view"].split()}
-        return is_one and None not in stages.values() and self.ends_in(end, made)
-
-    def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
-        """What each of these values is on the way from a product through a softmax: "scores", their "exp", "weights",
-        or None if it is something else.
-        """
-        found: dict[int, str | None] = dict.fromkeys(product.outs, "scores")
-        for n in sorted(made - {*product.outs}, key=self.order.__getitem__):
-            step = self.makers[n]
-            of = [found[i] for i in step.ins if i in found]
-            others = [self.values[i] for i in step.ins if i not in found]
-            found[n] = None
-            if len(of) != 1 or (step.op in ("div", "sub") and step.ins[0] not in found):
-                continue
-            is_row = all(value.elements < self.values[n].elements for value in others)
-            is_sum = all(self.is_sum(value.number) for value in others)
-            if step.cost == "view" or step.op == "convert":
-                found[n] = of[0]
-            elif of[0] == "scores" and step.op == "exp":
-                sums = {reader.axes for reader in self.given_on[n] if reader.op == "sum"}
-                found[n] = "exp" if sums == {(-1,)} else None
-            elif (of[0] == "scores" and step.op in ("softmax", "log_softmax") and step.axes == (-1,)) or (
-                of[0] == "exp" and step.op in ("div", "mul") and is_row and is_sum
-            ):
-                found[n] = "weights"
-            elif of[0] == "scores" and (
-                step.op in ("where", "masked_fill")
-                or (step.op == "sub" and is_row)
-                or (step.op == "add" and all(self.back_to_product(v.number)[1] is None for v in others))
-                or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
-            ):
-                found[n] = "scores"
-        return found
-
-    def is_sum(self, n: int) -> bool:
-        """Whether this is a sum, or its reciprocal, or something else only where it is 0."""
-        maker = self.makers.get(n)
-        if maker is None:
-            return False
-        if maker.cost == "view" or maker.op in ("convert", "reciprocal", "where", "maximum", "masked_fill"):
-            return any(map(self.is_sum, maker.ins))
-        return maker.op == "sum"
-
-    def ends_in(self, end: Step, values: set[int]) -> bool:
-        """Whether nothing but this step, and the softmax itself, reads these values, and none of them is a result."""
-        rows, size = set[int](), self.values[next(iter(values))].elements
-        todo = [*end.outs]
-        while todo:  # what is made of the number that a label takes from each row
-            for step in self.given_on[todo.pop()]:
-                if step.cost == "view" or step.op in _OF_ROWS:
-                    todo += {*step.outs} - rows
-                    rows.update(step.outs)
-
-        def ends(n: int) -> bool:
-            for step in self.given_on[n]:
-                if step is end or not rows.isdisjoint(step.outs):
-                    continue
-                is_reduction = step.op in ("logsumexp", "max", "sum") and self.values[n].elements == size
-                for out in {*step.outs} - values:
-                    small = self.values[out].elements < size and (
-                        is_reduction or step.cost == "view" or step.op in _OF_ROWS
-                    )
-                    if out in self.alive or not small or not ends(out):
-                        return False
-            return True
-
-        return all(ends(n) and n not in self.alive for n in values)
-
-    def held(self, values: set[int]) -> _Held:
-        return {r.storage: r for n in values for r in self.saved[n]}
-
-
-def _of_attention(forward: _Forward, adapter: ModuleType) -> _Found:
+def _of_attention(forward: Forward, adapter: ModuleType) -> _Found:
     """Flash attention where scores, and what is made of them, are held between a product and the next."""
     values = forward.values
     found: dict[str, _Held] = defaultdict(dict)
@@ -332,7 +177,7 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
     return _beside_inputs(_traced(adapter, "flash_attention", out.dtype, *shapes))
 
 
-def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
+def _of_logits(forward: Forward, adapter: ModuleType) -> _Found:
     """A loss that holds no logits, where those of a product are held to take from each row what its label says."""
     for step in forward.steps:
         if step.op not in ("nll_loss", "gather") or not step.ins:
@@ -352,7 +197,7 @@ def _of_logits(forward: _Forward, adapter: ModuleType) -> _Found:
             yield _advice("cross entropy", step.line, "linear_cross_entropy", held, instead)
 
 
-def _of_gates(forward: _Forward, adapter: ModuleType) -> _Found:
+def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
     """One rule for an activation and the product with it, which also keeps what the activation gives."""
     found: dict[tuple[str, str], _Held] = defaultdict(dict)
     instead: Counter[tuple[str, str]] = Counter()
