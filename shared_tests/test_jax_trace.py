@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
@@ -241,3 +242,12 @@ def test_a_run_with_numbers() -> None:
     concrete = ADAPTER.trace(fn, [x()], ["x"], is_abstract=False)
     assert (concrete.saved_bytes, concrete.new_bytes) == (96, 32)
     assert trace(fn).new_bytes == 32
+
+
+@pytest.mark.parametrize("call", [lambda f: f, jax.jit, lambda f: jax.jit(lambda x: jax.jit(f)(x))])
+def test_what_passes_a_name_or_a_barrier(call: Any) -> None:
+    """It is the same buffer, except where a program gives both: then it is another, with the same values."""
+    for passes in (lambda y: checkpoint_name(y, "y"), jax.lax.optimization_barrier, jax.lax.stop_gradient):
+        fn = call(lambda x, passes=passes: (lambda y: passes(y) * y)(jnp.exp(x)).sum())
+        found = ADAPTER.trace(fn, [jnp.ones(64)], ["x"]).saved_bytes
+        assert found == ADAPTER.held_bytes(fn, [jnp.ones(64)])

@@ -17,7 +17,7 @@ from jax.extend import core
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_places import place, scope
-from residuals_lab.frameworks.jax_words import BODIES, COPIES, IDENTITIES, OPS
+from residuals_lab.frameworks.jax_words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 
@@ -144,6 +144,7 @@ class _Walk:
         self._made_so_far = 0
         self._named = ""  # the name scopes around
         self._depth = 0  # how many loops are around
+        self._jits = 0  # and how many programs
         self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
         self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
         self.given: dict[int, int] = {}  # of the tracers that stand for the function's arguments, by `id`, which it is
@@ -211,14 +212,19 @@ class _Walk:
         if name == "name":  # of `checkpoint_name`
             self.fields.setdefault(reads[0].number, eqn.params["name"])
         if name in IDENTITIES or _keeps_precision(eqn):
-            return reads
+            # A program gives buffers of their own, except where it gives the very same variable twice.
+            is_copied = self._jits or name in BARRIERS
+            return [self._new(a.number, aval) for a, aval in zip(reads, avals, strict=True)] if is_copied else reads
         if name in COPIES:
             self.recorder.again(name, [reads[0].number], [reads[0].number])
             return [self._new(reads[0].number, avals[0])]
         if name == "custom_vjp_call" and self.recorder.phase == "naming":
             self._name_fields(eqn.params, reads)
         if name in BODIES:
-            return self.run(eqn.params[BODIES[name]], reads)
+            self._jits += name in PROGRAMS
+            outs = self.run(eqn.params[BODIES[name]], reads)
+            self._jits -= name in PROGRAMS
+            return outs
         if name == "scan":
             return self._scan(eqn.params, reads, avals)
         if name == "while":

@@ -34,6 +34,8 @@ BODIES = {
     "remat2": "jaxpr",
     "shard_map": "jaxpr",
 }
+PROGRAMS = {"jit", "pjit"}  # of these calls, those that are compiled and run as one
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
-IDENTITIES = {"name", "optimization_barrier", "stop_gradient"}
+BARRIERS = {"optimization_barrier"}  # each a program by itself
+IDENTITIES = {"name", "stop_gradient", *BARRIERS}
 COPIES = {"copy", "copy_p"}  # the same values in another array
