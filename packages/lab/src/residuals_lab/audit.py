@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from residuals_lab import frameworks, live
 from residuals_lab.advice import Advice, advice
-from residuals_lab.compiled import Compiled
+from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.explained import explained
 from residuals_lab.findings import Finding, Recomputation, findings, recomputations
@@ -53,7 +53,7 @@ class Report:
     framework: str  # its name and version
     trace: Trace
     adapter: ModuleType
-    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]  # the function and its arguments
+    call: Call
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -91,9 +91,15 @@ class Report:
 
     @cached_property
     def after_compilation(self) -> Compiled:
-        """What is kept once XLA or `torch.compile` has had its say."""
-        fn, args, kwargs = self.call
-        compiled: Compiled = self.adapter.after_compilation(fn, args, kwargs)
+        """What is kept once XLA or `torch.compile` has had its say.
+
+        Raises:
+            UsageError: if it cannot be compiled.
+        """
+        try:
+            compiled: Compiled = self.adapter.after_compilation(self.call)
+        except Exception as problem:  # of any kind, from a compiler and a function that are not ours
+            raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
         return compiled
 
     def document(self) -> dict[str, Any]:
@@ -140,14 +146,16 @@ def audit(
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
     flat, leaves = _flat(adapter, fn, args, kwargs)
+    arrays, around = [leaf.array for leaf in leaves], _around(fn)
+    is_frozen = [i for i, leaf in enumerate(leaves) if leaf.of.is_frozen]
     try:
         trace = adapter.trace(
             flat,
-            [leaf.array for leaf in leaves],
+            arrays,
             [leaf.name for leaf in leaves],
             parameters=[i for i, leaf in enumerate(leaves) if leaf.of.is_parameter],
-            frozen=[i for i, leaf in enumerate(leaves) if leaf.of.is_frozen],
-            around=_around(fn),
+            frozen=is_frozen,
+            around=around,
             is_abstract=not is_concrete,
         )
     except UsageError:
@@ -156,7 +164,8 @@ def audit(
         raise UsageError(explained(problem, is_concrete)) from problem
     values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
-    return Report(name, adapter.TITLE, trace, adapter, (fn, tuple(values[: len(args)]), named))
+    call = Call(fn, values[: len(args)], named, flat, arrays, is_frozen, around)
+    return Report(name, adapter.TITLE, trace, adapter, call)
 
 
 class _Leaf(NamedTuple):

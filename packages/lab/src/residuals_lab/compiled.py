@@ -1,6 +1,19 @@
 """What is kept once a compiler has had its say, which is not what the rules ask for."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Call(NamedTuple):
+    """What was audited: a function at its arguments, and the same as a function of arrays alone."""
+
+    fn: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    flat: Callable[..., Any]
+    arrays: Sequence[Any]
+    frozen: Sequence[int]  # which of the arrays are not differentiated
+    around: Mapping[str, Any]  # the variables around the function
 
 
 class Kept(NamedTuple):

@@ -1,6 +1,6 @@
 """The JAX adapter. Its public functions are what every adapter provides."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
@@ -13,7 +13,7 @@ import numpy as np
 
 import residuals_jax
 from residuals_jax import _lib
-from residuals_lab.compiled import Compiled
+from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_trace import address
 from residuals_lab.frameworks.jax_trace import trace as trace
@@ -170,24 +170,24 @@ def abstractly() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def after_compilation(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Compiled:
-    """What XLA keeps of `fn(*args, **kwargs)`: the scratch memory of one program of forward and backward, in which
-    nothing has to cross. Arguments of floating numbers are differentiated.
+def after_compilation(call: Call) -> Compiled:
+    """What XLA keeps of a function: the scratch memory of one program of forward and backward, in which nothing has to
+    cross. What is differentiated is what the trace differentiates.
     """
-    found, rebuild = arrays_in((tuple(args), dict(kwargs)))
-    differentiated = [i for i, a in enumerate(found.values()) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    differentiated = [
+        i for i, a in enumerate(call.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in call.frozen
+    ]
 
     def both(given: list[Any]) -> Any:
         def forward(*some: Any) -> Any:
             chosen = dict(zip(differentiated, some, strict=True))
-            args, kwargs = rebuild([chosen.get(i, a) for i, a in enumerate(given)])
-            leaves = jax.tree.leaves(fn(*args, **kwargs))
+            leaves = jax.tree.leaves(call.flat(*(chosen.get(i, a) for i, a in enumerate(given))))
             return [y for y in leaves if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
 
         out, pull = jax.vjp(forward, *(given[i] for i in differentiated))
         return out, pull(jax.tree.map(jnp.ones_like, out))
 
-    analysis = jax.jit(both).lower([*found.values()]).compile().memory_analysis()
+    analysis = jax.jit(both).lower([*call.arrays]).compile().memory_analysis()
     scratch = analysis.temp_size_in_bytes if analysis is not None else 0
     return Compiled(f"XLA's scratch memory of one {jax.default_backend()} program", int(scratch))
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
-from residuals_lab.compiled import Compiled
+from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_trace import dtype_name
 from residuals_lab.frameworks.torch_trace import trace as trace
@@ -213,10 +213,10 @@ def abstractly() -> AbstractContextManager[Any]:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def after_compilation(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Compiled:
+def after_compilation(call: Call) -> Compiled:
     from residuals_lab.frameworks import torch_compiled  # which imports Dynamo
 
-    return torch_compiled.after_compilation(fn, args, kwargs)
+    return torch_compiled.after_compilation(call)
 
 
 def without_computing(make: Callable[[], Any]) -> Any:
