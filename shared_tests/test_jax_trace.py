@@ -251,3 +251,13 @@ def test_what_passes_a_name_or_a_barrier(call: Any) -> None:
         fn = call(lambda x, passes=passes: (lambda y: passes(y) * y)(jnp.exp(x)).sum())
         found = ADAPTER.trace(fn, [jnp.ones(64)], ["x"]).saved_bytes
         assert found == ADAPTER.held_bytes(fn, [jnp.ones(64)])
+
+
+def test_what_a_branch_is_chosen_by_is_read() -> None:
+    def fn(x: jax.Array, which: jax.Array) -> jax.Array:
+        branches = [jnp.sin, lambda y: 2 * y, jnp.exp]
+        return jax.lax.scan(lambda y, i: (jax.lax.switch(i, branches, y), None), x, which)[0].sum()
+
+    report = audit(fn, x(), jnp.array([0, 1, 2, 1]))
+    assert [(r.nbytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
+    assert report.findings == [], "a number a turn is passed over"

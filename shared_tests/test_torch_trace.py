@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
+from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
 from residuals_lab.findings import findings
 from residuals_lab.trace import Trace
@@ -246,3 +247,17 @@ def test_what_is_raised_is_not_logged_as_well() -> None:
     finally:
         logger.removeHandler(handler)
     assert (records, logger.disabled) == ([], False)
+
+
+def test_what_is_written_over_gives_nothing_any_more() -> None:
+    """A residual is derivable from an argument or a buffer only if that is still what it was."""
+
+    def fn(x: Tensor, n: Tensor, then: Any) -> Tensor:
+        y = (x * (n * 2)).sum()
+        then(n)
+        return y
+
+    x, n = torch.ones(8, requires_grad=True), torch.ones(8)
+    for then, found in ((lambda n: n.mul(3), ["derivable"]), (lambda n: n.mul_(3), []), (lambda n: n[:1].zero_(), [])):
+        assert [f.what for f in audit(fn, x, n, then).findings] == found
+        assert [f.what for f in audit(partial(fn, n=n, then=then), x).findings] == found

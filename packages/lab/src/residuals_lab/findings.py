@@ -33,8 +33,8 @@ class Recomputation:
 
 
 def findings(trace: Trace) -> list[Finding]:
-    """What is wasted, the largest first. Single numbers are passed over."""
-    saved = [r for r in trace.crossing if r.value.shape]
+    """What is wasted, the largest first. Single numbers are passed over, and those of each turn of a loop."""
+    saved = [r for r in trace.crossing if trace.values[trace.part(r.value.number)].shape]
     found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
     for what, why, residual, nbytes in (
         *_unused(saved),
@@ -101,6 +101,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         for number in step.outs:
             makers.setdefault(number, step)
     storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
+    lost = {*makers, *trace.gone}  # unless it is there
     there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}
     for step in trace.steps[: trace.turn]:  # a turn's part of what a loop goes over is there as well
         if step.op == "slice" and there.issuperset(step.ins):
@@ -113,7 +114,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
             continue
         if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
             continue
-        if all(n in there or n not in makers for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
+        if all(n in there or n not in lost for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
             yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,10 +21,10 @@ Keys = frozenset[Hashable]
 # The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
 # counts as costly: an operation that nobody thought of has to be seen, not passed over.
 COSTS = {
-    "view": "alias as_strided branch broadcast carry detach diagonal expand permute random_unwrap random_wrap reshape "
+    "view": "alias as_strided branch_in broadcast carry detach diagonal expand permute random_unwrap random_wrap reshape "
     "rev select slice split squeeze transpose unbind unsqueeze view",
     "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not "
-    "bitwise_or bitwise_xor cat ceil clamp clone concatenate conj constant constant_pad_nd convert copy copy_p "
+    "bitwise_or bitwise_xor branch cat ceil clamp clone concatenate conj constant constant_pad_nd convert copy copy_p "
     "copysign div dynamic_slice dynamic_update_slice empty empty_like eq fill floor floor_divide fmod full full_like "
     "ge gt imag integer_pow iota is_finite isinf isnan le lerp lift_fresh_copy logical_and logical_not logical_or "
     "logical_xor lt masked_fill maximum minimum mul ne neg new_empty new_ones new_zeros nextafter not ones ones_like "
@@ -112,6 +112,7 @@ class Trace:
     parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     classes: Mapping[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
     unsure: Mapping[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
+    gone: Collection[int] = ()  # values that were written over before the backward
 
     @property
     def saved_bytes(self) -> int:
@@ -182,6 +183,7 @@ class Recorder:
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     classes: dict[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
     unsure: dict[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
+    gone: set[int] = field(default_factory=set)  # values that were written over before the backward
     views_share: bool = False  # a view is no array of its own: it is called after what it is a view of
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
@@ -281,7 +283,8 @@ class Recorder:
             )
             crossing.setdefault((number, storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
-        return Trace(steps, tuple(crossing.values()), numbers, self.values, self.parts, self.classes, self.unsure)
+        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone
+        return Trace(steps, tuple(crossing.values()), *rest)
 
     @staticmethod
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:

@@ -357,7 +357,7 @@ class _Walk:
         of, numbers = self._branches.get(a.number, (None, ()))
         if of != index.number:
             return a
-        self.recorder.again("branch", [a.number], [numbers[i]])
+        self.recorder.again("branch_in", [a.number], [numbers[i]])
         return a._replace(number=numbers[i])
 
 

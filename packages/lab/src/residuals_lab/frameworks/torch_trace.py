@@ -126,6 +126,7 @@ def _trace(
             known.append(recording.known_as(t, "parameter"))
             labels.setdefault(known[-1].number, name)
         known += [recording.known_as(y, "output") for y in _tensors(out)]
+        recorder.gone = recording.written_over()
         forward = len(recorder.steps)
         cotangents = [torch.ones_like(y) for y in outs]
         recorder.forget(forward)  # which is no step of the function
@@ -212,7 +213,7 @@ class _Recording(TorchDispatchMode):
         self.made: dict[int, int] = {}  # those of them that an operation made, and how many steps there were then
         self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, which runs without gradients
         self._draws = Draws()
-        self._known: dict[Hashable, int] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
         self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
         self._alive: dict[int, Any] = {}
 
@@ -327,10 +328,18 @@ class _Recording(TorchDispatchMode):
         self._alive.setdefault(storage._cdata, storage)
         return storage._cdata
 
+    def written_over(self) -> set[int]:
+        """The numbers of values that are nowhere any more."""
+        latest: dict[Hashable, int] = {}
+        for storage, *_, version in self._known:
+            latest[storage] = max(latest.get(storage, 0), version)
+        there = {number for (storage, *_, version), number in self._known.items() if version == latest[storage]}
+        return {*self._known.values()} - there
+
     def known_as(self, t: Tensor, kind: Kind) -> Known:
         return Known(self.number(t), self.storage(t), kind)
 
-    def _key(self, t: Tensor, version: int) -> Hashable:
+    def _key(self, t: Tensor, version: int) -> tuple[Any, ...]:
         t = self.seen_as(t)
         return self.storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
 
