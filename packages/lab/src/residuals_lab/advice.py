@@ -1,41 +1,15 @@
 """What an op of ours would keep where somebody's own code keeps more: only where both were measured, on shapes."""
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
+from residuals_lab.names import does, named
 from residuals_lab.patterns import Forward
-from residuals_lab.trace import CHEAP, Residual, Step, Trace, Value
-
-# The names that a module or function has where it does what an op does, without "_" and digits, in lower case.
-NAMES = {
-    "gelu": "gelu newgelu gelutanh newgeluactivation geluactivation pytorchgelutanh",
-    "silu": "silu swish siluactivation",
-    "relu": "relu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "softmax": "softmax",
-    "dropout": "dropout",
-    "layer_norm": "layernorm standardize",
-    "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm mistralrmsnorm gemmarmsnorm",
-}
-_OP = {name: op for op, names in NAMES.items() for name in names.split()}
-# What it does if it is that: at least one of the first, and beside them and cheap steps none but the second.
-DOES = {
-    "gelu": ("erf erfc tanh gelu gelu_tanh", ""),
-    "silu": ("silu sigmoid exp", ""),
-    "relu": ("relu maximum clamp threshold", ""),
-    "sigmoid": ("sigmoid exp", ""),
-    "tanh": ("tanh", ""),
-    "softmax": ("softmax exp", "max sum"),
-    "dropout": ("random", "random_fold_in random_seed random_split"),
-    "layer_norm": ("layer_norm rsqrt sqrt", "mean std sum var var_mean"),
-    "rms_norm": ("rms_norm rsqrt sqrt", "mean norm sum"),
-}
+from residuals_lab.trace import Residual, Step, Trace, Value
 
 
 @dataclass(frozen=True)
@@ -58,7 +32,7 @@ def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
     """All that would free something, the most first."""
     forward = Forward(trace)
     patterns = (_of_attention, _of_logits, _of_gates)
-    found = [*_of_names(trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
+    found = [*_of_names(forward, trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
     chosen, freed = list[Advice](), set[Hashable]()
     for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
         rest = sum(r.nbytes for storage, r in held.items() if storage not in freed)
@@ -76,20 +50,20 @@ def _advice(what: str, line: str, op: str, held: _Held, instead: int) -> tuple[_
     return held, Advice(what, line, op, len(held), sum(r.nbytes for r in held.values()), instead)
 
 
-def _of_names(trace: Trace, adapter: ModuleType) -> _Found:
+def _of_names(forward: Forward, trace: Trace, adapter: ModuleType) -> _Found:
     """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
     inside: dict[tuple[str, str], _Held] = defaultdict(dict)
     given_on = set[str]()  # scopes of which the backward of something else reads what they give
     for r in trace.crossing:
-        readers = {_named(trace, trace.steps[i].scope) for i in r.reads}
+        readers = {named(trace, trace.steps[i].scope) for i in r.reads}
         if r.is_new and r.value.shape and len(readers) == 1 and (reader := next(iter(readers))):
             inside[reader][r.storage] = r
-        elif r.is_new and (maker := _named(trace, r.scope)):
+        elif r.is_new and (maker := named(trace, r.scope)):
             given_on.add(maker[1])
     found: dict[tuple[str, str, str, bool], _Held] = defaultdict(dict)
-    steps = _by_scope(trace)
+    steps = _by_scope(forward.primal)
     for (op, scope), these in inside.items():
-        if _does(op, steps[scope], trace):
+        if does(op, steps[scope], trace):
             line, dtype = _line_and_dtype(trace, steps[scope])
             found[op, line, dtype, scope in given_on] |= these
     for (op, line, dtype, output_is_alive), these in found.items():
@@ -101,35 +75,10 @@ def _of_names(trace: Trace, adapter: ModuleType) -> _Found:
         yield _advice(op, line, op, these, instead * min(of_shape.values()))
 
 
-def _named(trace: Trace, scope: str) -> tuple[str, str] | None:
-    """The op that the innermost module or function of a scope is called after, and the scope up to there."""
-    names = scope.split("/")
-    for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
-        for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
-            if op := _OP.get(re.sub(r"[\d_]", "", name.removeprefix("eqx.nn.")).lower()):
-                return op, outer
-    return None
-
-
-def _does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
-    """Whether these steps are what their function is called after."""
-    essential, others = (set(names.split()) for names in DOES[op])
-    does = [step for step in steps if step.op in essential]
-    if op == "dropout":  # of each element by itself
-        largest = max((trace.values[n].elements for step in steps for n in step.ins), default=0)
-        does = [step for step in does if any(trace.values[n].elements >= largest for n in step.outs)]
-    axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
-    if op in ("layer_norm", "rms_norm") and not axes <= {(-1,)}:
-        return False
-    if op == "softmax" and axes and (len(axes) > 1 or {len(along) for along in axes} != {1}):
-        return False
-    return bool(does) and all(step.cost in CHEAP or step.op in essential | others for step in steps)
-
-
-def _by_scope(trace: Trace) -> dict[str, list[Step]]:
-    """The steps of the forward in each scope, and in those within."""
+def _by_scope(steps: Sequence[Step]) -> dict[str, list[Step]]:
+    """These steps, by each scope that they are in."""
     found: dict[str, list[Step]] = defaultdict(list)
-    for step in trace.steps[: trace.turn]:
+    for step in steps:
         names = step.scope.split("/")
         for i in range(len(names)):
             found["/".join(names[: i + 1])].append(step)

@@ -6,9 +6,26 @@ from collections.abc import Hashable
 from residuals_lab.trace import COSTS, Residual, Step, Trace
 
 _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
-    ["add", "convert", "div", "eq", "exp", "is_finite", "log", "max", "maximum", "neg", "reciprocal", "sub", "where"]
+    [
+        "abs",
+        "add",
+        "convert",
+        "div",
+        "eq",
+        "exp",
+        "is_finite",
+        "log",
+        "max",
+        "maximum",
+        "neg",
+        "reciprocal",
+        "sub",
+        "where",
+    ]
 )
-_OF_LOGITS = frozenset(["convert", "exp", "log_softmax", "sub"])  # and to logits: our op has no scale and no mask
+_OF_LOGITS = frozenset(  # and to logits: our op has no scale and no mask, and its labels count classes as they come
+    ["convert", "exp", "log_softmax", "matmul", "sub", *COSTS["view"].split()]
+) - {"permute", "rev", "transpose"}
 
 
 class Forward:
@@ -26,11 +43,14 @@ class Forward:
             for n in step.ins:
                 self.readers[n].append(step)
         results, self.given_on = set(self.alive), defaultdict[int, list[Step]](list)  # to what ends in a result
+        self.primal: list[Step] = []  # the steps on the way there, without those for the backward
         for step in reversed(trace.steps[: trace.turn]):
             if not results.isdisjoint(step.outs):
                 results.update(step.ins)
+                self.primal.append(step)
                 for n in step.ins:
                     self.given_on[n].append(step)
+        self.primal.reverse()
         self.saved: dict[int, list[Residual]] = defaultdict(list)
         for r in trace.crossing:
             if r.is_new:
@@ -53,7 +73,7 @@ class Forward:
                 todo += maker.ins
             elif all(self.values[factor].elements < size for factor in maker.ins):
                 product = maker
-        return seen, product
+        return {n for n in seen if self.values[n].dtype != "bool"}, product  # a mask any op has to keep
 
     def made_of(self, values: set[int]) -> set[int]:
         """These values and what is made of them that has their size."""
@@ -90,8 +110,23 @@ class Forward:
             along = {step.op for n in made for step in self.given_on[n] if step.axes == (-1,)}
             is_one = "logsumexp" in along or stages.get(operand) == "weights"
             is_one = is_one or "exp" in stages.values()
-            is_one = is_one and {self.makers[n].op for n in stages} <= _OF_LOGITS | {product.op, *COSTS["view"].split()}
+            is_one = is_one and {self.makers[n].op for n in stages} <= _OF_LOGITS and self.takes_labels(end)
         return is_one and None not in stages.values() and self.ends_in(end, made)
+
+    def takes_labels(self, step: Step) -> bool:
+        """Whether this step takes of each row the number of one class."""
+        if step.op == "nll_loss":
+            return True
+        logits = self.values[step.ins[0]]
+        if self.values[step.outs[0]].elements * logits.shape[-1] != logits.elements:
+            return False
+        todo, found = [*step.ins[1:]], set(step.ins[1:])  # by rows and classes, of which the rows are 0, 1, 2 and so on
+        while todo:
+            maker = self.makers.get(todo.pop())
+            if maker:
+                todo += {*maker.ins} - found
+                found.update(maker.ins)
+        return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in found)
 
     def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
         """What each of these values is on the way from a product through a softmax: "scores", their "exp", "weights",
@@ -118,7 +153,7 @@ class Forward:
             elif of[0] == "scores" and (
                 step.op in ("where", "masked_fill")
                 or (step.op == "sub" and is_row)
-                or (step.op == "add" and all(self.back_to_product(v.number)[1] is None for v in others))
+                or (step.op == "add" and all(v.number in self.alive or v.number not in self.makers for v in others))
                 or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
             ):
                 found[n] = "scores"

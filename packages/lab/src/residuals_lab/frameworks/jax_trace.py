@@ -231,7 +231,8 @@ class _Walk:
             return self._while(eqn.params, reads, avals)
         if name == "cond":
             return self._cond(eqn.params["branches"], *reads, avals=avals)
-        axes = [axis for axis in eqn.params.get("axes", ()) if hasattr(axis, "__index__")]  # not those of a mesh
+        axes = eqn.params["dimension_numbers"].start_index_map if name == "gather" else eqn.params.get("axes", ())
+        axes = [axis for axis in axes if hasattr(axis, "__index__")]  # not those of a mesh
         along = tuple(int(axis) - len(eqn.invars[0].aval.shape) for axis in axes)
         return self._make(OPS.get(name, name), str(eqn.params), reads, avals, along)
 

@@ -32,13 +32,14 @@ OPS = {
     "native_group_norm": "group_norm",
     "native_layer_norm": "layer_norm",
     "nll_loss_forward": "nll_loss",
-    "normal": "random",
-    "rand": "random",
-    "rand_like": "random",
-    "randn": "random",
-    "randn_like": "random",
+    "normal": "random_number",
+    "rand": "random_number",
+    "rand_like": "random_number",
+    "randn": "random_number",
+    "randn_like": "random_number",
     "t": "transpose",
     "threefry_uniform": "random",
+    "uniform": "random_number",
 }
 IDENTITIES = {"alias", "detach", "lift_fresh"}
 # Of which the operand gives the shape, and no number.

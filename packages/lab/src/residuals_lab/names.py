@@ -1,0 +1,111 @@
+"""What is called after an op of ours: functions and modules, by their names and by what they then really do."""
+
+import re
+from collections.abc import Sequence
+
+from residuals_lab.trace import COSTS, Step, Trace
+
+# The names that a module or function has where it does what an op does, without "_", in lower case.
+NAMES = {
+    "gelu": "gelu newgelu gelutanh newgeluactivation geluactivation pytorchgelutanh",
+    "silu": "silu swish siluactivation",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "softmax": "softmax",
+    "dropout": "dropout",
+    "layer_norm": "layernorm standardize",
+    "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm qwen3rmsnorm mistralrmsnorm gemmarmsnorm",
+}
+_OP = {name: op for op, names in NAMES.items() for name in names.split()}
+_COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
+_ANY_SCALE = frozenset(["div", "masked_fill", "mul", "where"])
+# What it does if it is that: at least one of the first, and beside them and views none but the second.
+DOES = {
+    "gelu": ("erf erfc tanh gelu gelu_tanh", "add div integer_pow mul neg pow square sub"),
+    "silu": ("silu sigmoid", "mul"),
+    "relu": ("relu maximum clamp clamp_min threshold where", "eq ge gt le lt"),
+    "sigmoid": ("sigmoid", ""),
+    "tanh": ("tanh", ""),
+    "softmax": ("softmax exp", "and div eq gt is_finite lt max maximum mul ne reciprocal sub sum where"),
+    "dropout": ("random random_number", f"random_fold_in random_seed random_split {COSTS['elementwise']}"),
+    "layer_norm": ("layer_norm rsqrt sqrt", f"mean std sum var var_mean {COSTS['elementwise']}"),
+    "rms_norm": ("rms_norm rsqrt sqrt", f"mean norm sum {COSTS['elementwise']}"),
+}
+_MAKING = frozenset(
+    [
+        "constant",
+        "convert",
+        "copy",
+        "clone",
+        "empty",
+        "empty_like",
+        "full",
+        "full_like",
+        "ones",
+        "scalar_tensor",
+        "zeros",
+    ]
+)
+
+
+def named(trace: Trace, scope: str) -> tuple[str, str] | None:
+    """The op that the innermost module or function of a scope is called after, and the scope up to there."""
+    names = scope.split("/")
+    for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
+        for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
+            plain = re.sub(r"_\d+$", "", name.removeprefix("eqx.nn.")).replace("_", "").lower()
+            if op := _OP.get(plain):
+                return op, outer
+    return None
+
+
+def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
+    """Whether these steps are what their function is called after, of one array."""
+    essential, others = (frozenset(names.split()) for names in DOES[op])
+    made = {n for step in steps for n in step.outs}
+    given = [trace.values[n] for n in {n for step in steps for n in step.ins} - made]
+    largest = max((value.elements for value in given), default=0)
+    whole = {v.number for v in given if v.elements == largest and re.match(r"b?float|complex", v.dtype)}
+    used = [step for step in steps if step.op in essential]
+    if len(whole) != 1 or not used:
+        return False
+    if not all(s.op in essential | others | _MAKING or s.cost == "view" for s in steps):
+        return False
+    axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
+    if op in ("layer_norm", "rms_norm"):
+        return axes <= {(-1,)}
+    if op == "softmax":
+        return len(axes) <= 1 and all(len(along) == 1 for along in axes)
+    if op == "dropout":
+        return _drops(steps, whole, largest, trace)
+    if op == "silu":
+        return all(s.op == "silu" or _is_gated(s, used, whole) for s in steps if s.cost != "view")
+    if op == "gelu":  # of x itself is only the op; else erf is of a multiple of it, and tanh of a polynomial
+        return not any(s.op in ("erf", "erfc", "tanh") and not whole.isdisjoint(s.ins) for s in used)
+    return True
+
+
+def _is_gated(step: Step, sigmoids: Sequence[Step], x: set[int]) -> bool:
+    """Whether this is a sigmoid of x, or the product of that and x."""
+    if step.op == "sigmoid":
+        return x.issuperset(step.ins)
+    return step.op == "mul" and any({*step.ins} == x | {*s.outs} for s in sigmoids)
+
+
+def _drops(steps: Sequence[Step], x: set[int], elements: int, trace: Trace) -> bool:
+    """Whether x is multiplied, or replaced, by what is drawn for each element, and nothing else is done to it."""
+    if not any(trace.values[n].elements >= elements for s in steps if s.cost == "random" for n in s.outs):
+        return False
+    of_x = set(x)
+    for step in steps:
+        if not of_x.isdisjoint(step.ins):
+            if step.op not in _ANY_SCALE | {"random", "convert"} and step.cost != "view":
+                return False
+            of_x.update(step.outs)
+    if any(step.op in _COMPARISONS for step in steps):
+        return True
+    drawn = {n for step in steps if step.op == "random" for n in step.outs}  # a mask, not a number
+    return any(step.op == "random" and not x.isdisjoint(step.ins) for step in steps) or any(
+        step.op in _ANY_SCALE and not drawn.isdisjoint(step.ins) for step in steps
+    )
