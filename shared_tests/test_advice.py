@@ -203,6 +203,19 @@ def test_what_is_freed_is_what_was_said(op: str, framework: str, tmp_path: Path)
     assert after.advice == []
 
 
+@BOTH
+def test_a_mask_is_freed_that_the_op_makes_by_itself(framework: str, tmp_path: Path) -> None:
+    """A causal one, say, and not one that is made of something given."""
+
+    def arrays(mask: str) -> int:
+        found = module(framework, tmp_path, f"softmax(n.where({mask}, h @ n.cos(x).T, -1e9)) @ n.exp(x)")
+        (advice,) = audit(found.fn, *arguments(framework), framework=framework).advice
+        assert advice.op == "flash_attention"
+        return advice.arrays
+
+    assert arrays("n.arange(64)[:, None] >= n.arange(64)") == arrays("x[:, :1] > x[:, 0]") + 1
+
+
 @pytest.mark.skipif("jax" not in frameworks.installed(), reason="JAX's own attention")
 def test_attention_of_grouped_heads() -> None:
     import jax
@@ -210,7 +223,7 @@ def test_attention_of_grouped_heads() -> None:
 
     q, k = jnp.ones((64, 4, 8), "bfloat16"), jnp.ones((64, 2, 8), "bfloat16")
     (advice,) = audit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True), q, k, k).advice
-    assert (advice.op, advice.arrays) == ("flash_attention", 2), "and no mask"
+    assert (advice.op, advice.arrays) == ("flash_attention", 3)
 
 
 @BOTH

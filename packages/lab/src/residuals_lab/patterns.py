@@ -1,7 +1,7 @@
 """What the forward of a trace does, whoever wrote it: a gate, a softmax between two products, a loss of logits."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from residuals_lab.trace import COSTS, Residual, Step, Trace
 
@@ -73,7 +73,18 @@ class Forward:
                 todo += maker.ins
             elif all(self.values[factor].elements < size for factor in maker.ins):
                 product = maker
-        return {n for n in seen if self.values[n].dtype != "bool"}, product  # a mask any op has to keep
+        # A causal mask an op makes by itself; one that is made of arguments, any op has to keep.
+        masks = {n for n in seen if self.values[n].dtype == "bool" and not self.made_from([n]).isdisjoint(self.alive)}
+        return seen - masks, product
+
+    def made_from(self, values: Sequence[int]) -> set[int]:
+        """These values and all that they are made of."""
+        todo, found = [*values], {*values}
+        while todo:
+            if maker := self.makers.get(todo.pop()):
+                todo += {*maker.ins} - found
+                found.update(maker.ins)
+        return found
 
     def made_of(self, values: set[int]) -> set[int]:
         """These values and what is made of them that has their size."""
@@ -120,13 +131,8 @@ class Forward:
         logits = self.values[step.ins[0]]
         if self.values[step.outs[0]].elements * logits.shape[-1] != logits.elements:
             return False
-        todo, found = [*step.ins[1:]], set(step.ins[1:])  # by rows and classes, of which the rows are 0, 1, 2 and so on
-        while todo:
-            maker = self.makers.get(todo.pop())
-            if maker:
-                todo += {*maker.ins} - found
-                found.update(maker.ins)
-        return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in found)
+        by = self.made_from(step.ins[1:])  # rows and classes, of which the rows are 0, 1, 2 and so on
+        return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in by)
 
     def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
         """What each of these values is on the way from a product through a softmax: "scores", their "exp", "weights",
