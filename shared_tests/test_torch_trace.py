@@ -1,6 +1,7 @@
 """What the PyTorch adapter sees: values through writes and views, and what is held where no hook looks."""
 
 import logging
+import sys
 from functools import partial
 from typing import Any
 
@@ -261,3 +262,41 @@ def test_what_is_written_over_gives_nothing_any_more() -> None:
     for then, found in ((lambda n: n.mul(3), ["derivable"]), (lambda n: n.mul_(3), []), (lambda n: n[:1].zero_(), [])):
         assert [f.what for f in audit(fn, x, n, then).findings] == found
         assert [f.what for f in audit(partial(fn, n=n, then=then), x).findings] == found
+
+
+def test_checkpoints_in_a_checkpoint_read_parameters() -> None:
+    """Which no rule has hidden; and two modules with a weight each have two weights."""
+    first, second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    again = partial(checkpoint, use_reentrant=True)
+
+    def fn(x: Tensor) -> Tensor:
+        return again(lambda y: again(lambda z: second(first(z)).sin(), y).cos(), x)
+
+    report = audit(fn, torch.ones(8, 8, requires_grad=True))
+    names = ["x", "weight", "bias", "Linear_1.weight", "Linear_1.bias"]
+    assert [(r.name, r.kind) for r in report.residuals[1:]] == [(name, "parameter") for name in names[1:]]
+    assert report.findings == []
+
+
+def test_what_is_drawn_where_nobody_says_so_is_not_the_same_twice() -> None:
+    report = audit(lambda x: F.rrelu(x, training=True) * F.rrelu(x, training=True), torch.ones(8, requires_grad=True))
+    assert report.findings == []
+
+
+def test_a_write_past_autograd_makes_another_value() -> None:
+    def fn(x: Tensor) -> Tensor:
+        y = x.sin()
+        z = y * x
+        y.data.mul_(2)
+        return (z * y).sum()
+
+    report = audit(fn, torch.ones(8, requires_grad=True))
+    assert (report.new_bytes, report.findings) == (64, [])
+
+
+def test_what_needs_numbers_is_run_with_some() -> None:
+    x = torch.ones(8, requires_grad=True)
+    with pytest.raises(UsageError, match=r"numpy\(\) is not supported .*; run it with --concrete"):
+        audit(lambda x: x * torch.from_numpy(x.detach().numpy()), x)
+    with pytest.raises(UsageError, match="SystemExit: 3"):
+        audit(lambda _: sys.exit(3), x)

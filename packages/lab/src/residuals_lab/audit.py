@@ -98,7 +98,7 @@ class Report:
         """
         try:
             compiled: Compiled = self.adapter.after_compilation(self.call)
-        except Exception as problem:  # of any kind, from a compiler and a function that are not ours
+        except (Exception, SystemExit) as problem:  # of any kind, from a compiler and a function that are not ours
             raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
         return compiled
 
@@ -160,7 +160,7 @@ def audit(
         )
     except UsageError:
         raise
-    except Exception as problem:  # of any kind, from a function that is not ours
+    except (Exception, SystemExit) as problem:  # of any kind, from a function that is not ours
         raise UsageError(explained(problem, is_concrete)) from problem
     values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
     named = dict(zip(kwargs, values[len(args) :], strict=True))

@@ -7,6 +7,7 @@ from residuals_lab.places import shown_as
 # What is raised where code asks an array without numbers for one.
 _WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
 _WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError"}
+_WITHOUT_A_TENSOR = ("numpy() is not supported", "no fake impl registered")
 # Of what PyTorch says, what it means here.
 _INSTEAD = {
     "support saved tensor hooks": "PyTorch shows nothing of what torch.func.grad and its like save; write it with "
@@ -17,7 +18,7 @@ _INSTEAD = {
 }
 
 
-def explained(problem: Exception, is_concrete: bool) -> str:
+def explained(problem: BaseException, is_concrete: bool) -> str:
     """In one line what went wrong while somebody's function was traced, where, and what to do about it."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
     what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # with the next, where that only leads up to it
@@ -25,6 +26,8 @@ def explained(problem: Exception, is_concrete: bool) -> str:
     if not is_concrete and names & _WITHOUT_NUMBERS:
         what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete "
         what += "(in Python is_concrete=True)"
+    if not is_concrete and any(said in what for said in _WITHOUT_A_TENSOR):
+        what = f"{what.partition('. ')[0].rstrip('.')}; run it with --concrete (in Python is_concrete=True)"
     what = next((instead for said, instead in _INSTEAD.items() if said in what), what)
     places = [(shown_as(f.f_code.co_filename), line) for f, line in traceback.walk_tb(problem.__traceback__)]
     at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")

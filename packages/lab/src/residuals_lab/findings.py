@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from residuals_lab.trace import CHEAP, Residual, Step, Trace
+from residuals_lab.trace import CHEAP, Residual, Step, Trace, cost_of
 
 What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
 
@@ -72,7 +72,9 @@ def _duplicates(trace: Trace, saved: list[Residual]) -> _Found:
     """Equal values in more than one storage. One of them has to stay, if none is alive anyway."""
     by_value: dict[int, dict[object, Residual]] = defaultdict(dict)
     for r in saved:
-        by_value[r.value.number].setdefault(r.storage, r)
+        # Nobody knows what is in what was not written to, nor whether an operation that nobody knows draws numbers.
+        if not r.op.startswith(("empty", "new_empty")) and (not r.op or cost_of(r.op) != "other"):
+            by_value[r.value.number].setdefault(r.storage, r)
     for number, same in by_value.items():
         first, *others = sorted(same.values(), key=lambda r: r.is_new)
         if first.is_new and number in trace.alive:
@@ -102,7 +104,7 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
             makers.setdefault(number, step)
     storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
     lost = {*makers, *trace.gone}  # unless it is there
-    there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}
+    there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}.difference(trace.gone)
     for step in trace.steps[: trace.turn]:  # a turn's part of what a loop goes over is there as well
         if step.op == "slice" and there.issuperset(step.ins):
             there.update(step.outs)
@@ -111,6 +113,8 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
         if maker.op in ("carry", "constant"):  # from turn to turn: to have it again takes the loop; or spelled out
+            continue
+        if maker.op.startswith(("empty", "new_empty")):  # and written to, by what does not say so
             continue
         if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
             continue

@@ -105,15 +105,18 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
         if array[1] not in DTYPES:
             raise UsageError(f"--{argument.how}: expected a dtype of {', '.join(DTYPES)}, got {argument.text!r}")
         shape = tuple(int(n) for n in array[2].split(",") if n.strip())
-        made = adapter.shaped(shape, DTYPES[array[1]])
-        return name, adapter.random_like(made) if is_concrete else made
+        try:
+            made = adapter.shaped(shape, DTYPES[array[1]])
+            return name, adapter.random_like(made) if is_concrete else made
+        except RuntimeError as problem:  # PyTorch's words for too many bytes
+            raise UsageError(f"--{argument.how}: {text} cannot be made: {problem}") from problem
     if ":" in text and not text.startswith(("{", "'", '"')):
         make = load_target(text)
         try:
             return name, adapter.without_computing(make)
         except UsageError:
             raise
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             what = f"{text} raised {explained(problem, is_concrete=True)}"
             raise UsageError(f"--{argument.how}: expected a function without arguments, and {what}") from problem
     try:

@@ -42,6 +42,10 @@ _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
 CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
 
 
+def cost_of(op: str) -> str:
+    return _COST.get(op, "other")
+
+
 @dataclass(frozen=True)
 class Value:
     """An array as far as a trace knows it; `dtype` is NumPy's name for it."""
@@ -77,7 +81,7 @@ class Step:
 
     @property
     def cost(self) -> str:
-        return _COST.get(self.op, "other")
+        return cost_of(self.op)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ class Modules:
                     self._buffers = {id(t): (t, t.detach().clone()) for t in module.buffers()} | self._buffers
             for name, t in (*module.named_parameters(), *module.named_buffers()):
                 if t.is_leaf:  # not what `torch.func.functional_call` puts in its place
-                    self.parameters.setdefault(name, t)
+                    is_taken = self.parameters.get(name, t) is not t  # by another module that is outermost
+                    self.parameters[f"{root}.{name}" if is_taken else name] = t
         scope = self._names.get(module, type(module).__name__)
         self._scopes.append(scope)
         self.classes[scope] = type(module).__name__

@@ -4,7 +4,8 @@ import dataclasses
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
 from types import FrameType, MappingProxyType, ModuleType
@@ -25,6 +26,8 @@ from residuals_lab.frameworks.torch_names import told_names
 from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, axes, word
 from residuals_lab.places import innermost
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
+
+CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
 
 
 def trace(
@@ -199,7 +202,7 @@ class _Recording(TorchDispatchMode):
     """Numbers every tensor that an operation reads or makes.
 
     Saved tensors come back as new objects, so a tensor is known by what it looks at: storage, offset, shape, strides,
-    dtype and version. Storages are kept alive, since a freed one's address is used again.
+    dtype, and how often that was written into. Storages are kept alive, since a freed one's address is used again.
     """
 
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
@@ -214,6 +217,7 @@ class _Recording(TorchDispatchMode):
         self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, which runs without gradients
         self._draws = Draws()
         self._known: dict[tuple[Any, ...], int] = {}
+        self._writes: Counter[int] = Counter()  # into each storage; a tensor's own count is not that of its `.data`
         self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
         self._alive: dict[int, Any] = {}
 
@@ -239,7 +243,9 @@ class _Recording(TorchDispatchMode):
         self.known |= made
         if self.recorder.phase == "backward":
             # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
-            in_rule = isinstance(torch._C._current_autograd_node(), BackwardCFunction) and not torch.is_grad_enabled()
+            node = torch._C._current_autograd_node()
+            is_rule = isinstance(node, BackwardCFunction) and type(node).__name__ != CHECKPOINT
+            in_rule = is_rule and not torch.is_grad_enabled()
             self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
             self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
         self.recorder.line, self.recorder.scope = self._place()
@@ -261,11 +267,10 @@ class _Recording(TorchDispatchMode):
         self.made |= dict.fromkeys(made, len(self.recorder.steps))
         if name not in IDENTITIES and self.recorder.phase == "backward":
             self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
-        versions = {self.storage(t): _version(t) for t in read}  # a view gets its base's only after this dispatch
+        self._writes.update({self.storage(t) for t in changed})
         for t, number in zip(outs, numbers, strict=True):
-            is_written = id(t) in written  # which counts only after this dispatch too
-            key = self._key(t, versions.get(self.storage(t), 0) + is_written)
-            if is_written or key not in self._known:  # a view that looks like what it is of has the same value
+            key = self._key(t)
+            if id(t) in written or key not in self._known:  # a view that looks like what it is of has the same value
                 self._known[key] = number
         return out
 
@@ -281,7 +286,7 @@ class _Recording(TorchDispatchMode):
         if self.recorder.phase == "backward":
             self.known_to_backward |= storages
             self.recorder.touch([], storages)
-        self._known |= {self._key(t, _version(t)): number for t in (made, given)}
+        self._known |= {self._key(t): number for t in (made, given)}
         return given
 
     def __enter__(self) -> "_Recording":
@@ -314,7 +319,7 @@ class _Recording(TorchDispatchMode):
         return place
 
     def number(self, t: Tensor) -> int:
-        key = self._key(t, _version(t))
+        key = self._key(t)
         if key not in self._known:
             self._known[key] = self.recorder.value(key, t.shape, dtype_name(t))
         return self._known[key]
@@ -330,18 +335,15 @@ class _Recording(TorchDispatchMode):
 
     def written_over(self) -> set[int]:
         """The numbers of values that are nowhere any more."""
-        latest: dict[Hashable, int] = {}
-        for storage, *_, version in self._known:
-            latest[storage] = max(latest.get(storage, 0), version)
-        there = {number for (storage, *_, version), number in self._known.items() if version == latest[storage]}
+        there = {n for (storage, *_, writes), n in self._known.items() if writes == self._writes[storage]}
         return {*self._known.values()} - there
 
     def known_as(self, t: Tensor, kind: Kind) -> Known:
         return Known(self.number(t), self.storage(t), kind)
 
-    def _key(self, t: Tensor, version: int) -> tuple[Any, ...]:
-        t = self.seen_as(t)
-        return self.storage(t), t.storage_offset(), t.shape, t.stride(), t.dtype, version
+    def _key(self, t: Tensor) -> tuple[Any, ...]:
+        t, storage = self.seen_as(t), self.storage(t)
+        return storage, t.storage_offset(), t.shape, t.stride(), t.dtype, self._writes[storage]
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -373,7 +375,7 @@ def _nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
 
 def _hung_on(node: Any) -> list[tuple[str, Tensor]]:
     """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`, and its name."""
-    if type(node).__name__ == "CheckpointFunctionBackward":  # the state of a generator
+    if type(node).__name__ == CHECKPOINT:  # the state of a generator
         return []
     return [(name, t) for name, a in getattr(node, "__dict__", {}).items() for t in _within(a, set())]
 
