@@ -261,3 +261,14 @@ def test_what_a_branch_is_chosen_by_is_read() -> None:
     report = audit(fn, x(), jnp.array([0, 1, 2, 1]))
     assert [(r.nbytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
     assert report.findings == [], "a number a turn is passed over"
+
+
+def test_a_value_that_the_backward_makes_itself_is_not_read() -> None:
+    def fn(uses: Callable[..., jax.Array]) -> Any:
+        bwd = lambda kept, g: (uses(g, *kept),)  # noqa: E731
+        return lambda y: rule(lambda x: (jnp.exp(x), (x, jnp.exp(x))), bwd)(jnp.sin(y)).sum()
+
+    for call in (lambda f: f, jax.jit, lambda f: lambda x: jax.lax.scan(lambda y, _: (y + f(y), None), x, None, 3)[0]):
+        remade, used = fn(lambda g, x, y: g * jnp.exp(x)), fn(lambda g, x, y: g * y)
+        assert [f.names for f in audit(call(remade), x()).findings if f.what == "unused"] == [("exp",)]
+        assert "exp" not in {n for f in audit(call(used), x()).findings if f.what == "unused" for n in f.names}

@@ -55,7 +55,8 @@ def _of_names(forward: Forward, trace: Trace, adapter: ModuleType) -> _Found:
     inside: dict[tuple[str, str], _Held] = defaultdict(dict)
     given_on = set[str]()  # scopes of which the backward of something else reads what they give
     for r in trace.crossing:
-        readers = {named(trace, trace.steps[i].scope) for i in r.reads}
+        scopes = [trace.steps[i].scope for i in r.reads] or [r.scope]  # nobody reads what JAX fills a `where` with
+        readers = {named(trace, scope) for scope in scopes}
         if r.is_new and r.value.shape and len(readers) == 1 and (reader := next(iter(readers))):
             inside[reader][r.storage] = r
         elif r.is_new and (maker := named(trace, r.scope)):

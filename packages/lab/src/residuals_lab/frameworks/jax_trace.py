@@ -17,7 +17,7 @@ from jax.extend import core
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax_places import place, scope
-from residuals_lab.frameworks.jax_words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS
+from residuals_lab.frameworks.jax_words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS, keeps_precision
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
 
@@ -103,7 +103,7 @@ def trace(
     known = [a.known_as("parameter" if i in parameters else "input") for i, a in enumerate(inputs)]
     held = [a.held(is_hidden=False) for a in saved] + [a.held(is_hidden=True) for a in walk.constants(read)]
     known += [a.known_as("output") for a in outputs]
-    return recorder.trace(held, known, [a.number for a in gradients], labels)
+    return recorder.trace(held, known, [a.storage for a in gradients], labels)
 
 
 def _reaches(jaxpr: Any, cotangents: int) -> bool:
@@ -130,7 +130,7 @@ class _Array(NamedTuple):
     def held(self, is_hidden: bool) -> Held:
         is_made = self.storage[0] == "made"
         sizes = self.nbytes, self.nbytes
-        return Held(self.number, self.number, self.storage, *sizes, is_made, is_hidden, made=self.made)
+        return Held(self.number, self.storage, self.storage, *sizes, is_made, is_hidden, made=self.made)
 
     def known_as(self, kind: Kind) -> Known:
         return Known(self.number, self.storage, kind)
@@ -211,13 +211,12 @@ class _Walk:
         name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
         if name == "name":  # of `checkpoint_name`
             self.fields.setdefault(reads[0].number, eqn.params["name"])
-        if name in IDENTITIES or _keeps_precision(eqn):
+        if name in IDENTITIES or keeps_precision(eqn):
             # A program gives buffers of their own, except where it gives the very same variable twice.
-            is_copied = self._jits or name in BARRIERS
+            is_copied = self.recorder.phase == "forward" and (self._jits or name in BARRIERS)
             return [self._new(a.number, aval) for a, aval in zip(reads, avals, strict=True)] if is_copied else reads
         if name in COPIES:
-            self.recorder.again(name, [reads[0].number], [reads[0].number])
-            return [self._new(reads[0].number, avals[0])]
+            return [self._again(name, reads[0], self._new(reads[0].number, avals[0]))]
         if name == "custom_vjp_call" and self.recorder.phase == "naming":
             self._name_fields(eqn.params, reads)
         if name in BODIES:
@@ -258,7 +257,20 @@ class _Walk:
         """New arrays, of one operation."""
         shapes = [(aval.shape, str(aval.dtype)) for aval in avals]
         numbers = self.recorder.step(op, attrs, [a.number for a in reads], shapes, axes)
-        return [self._new(number, aval) for number, aval in zip(numbers, avals, strict=True)]
+        outs = [self._new(number, aval) for number, aval in zip(numbers, avals, strict=True)]
+        self._touch(reads, outs)
+        return outs
+
+    def _again(self, op: str, read: _Array, out: _Array) -> _Array:
+        """One operation that gives an array with a number."""
+        self.recorder.again(op, [read.number], [out.number])
+        self._touch([read], [out])
+        return out._replace(made=len(self.recorder.steps))
+
+    def _touch(self, reads: Sequence[_Array], outs: Sequence[_Array]) -> None:
+        """What is read are arrays, not values: a backward that makes a value again does not read the saved one."""
+        if self.recorder.phase == "backward":
+            self.recorder.touch([a.storage for a in reads], [a.storage for a in outs])
 
     def _new(self, number: int, aval: Any) -> _Array:
         self._made_so_far += 1
@@ -304,15 +316,14 @@ class _Walk:
             for a, aval, times in zip(carry, avals, refuted, strict=True):
                 key = ("carried", turns, self._depth, a.number, seen[a.number], times)
                 seen[a.number] += 1
-                carried.append(self.array(key, aval))
-                self.recorder.again("carry", [a.number], [carried[-1].number])
+                carried.append(self._again("carry", a, self.array(key, aval)))
             outs = self.run(body, [*consts, *carried, *parts])
             next_turn = {c.number: out.number for c, out in zip(carried, outs, strict=False)}
             wrong = [i for i, n in enumerate(next_turn) if self._next_turn.get(n, next_turn[n]) != next_turn[n]]
             if not wrong:
                 self._next_turn |= next_turn
-                for n, out in next_turn.items():
-                    self.recorder.again("carry", [out], [n])
+                for c, out in zip(carried, outs, strict=False):
+                    self._again("carry", out, c)
                 self._depth -= 1
                 return carried, outs
             self.recorder.forget(begin)
@@ -330,8 +341,7 @@ class _Walk:
         """`x[i]` at turn i of a loop that begins here."""
         key = (x.number, self._depth)
         if key in self._turns:
-            self.recorder.again("slice", [x.number], [self._turns[key]])
-            return self._new(self._turns[key], aval)
+            return self._again("slice", x, self._new(self._turns[key], aval))
         (part,) = self._make("slice", ("turn", self._depth), [x], [aval])
         return part
 
@@ -358,8 +368,7 @@ class _Walk:
         of, numbers = self._branches.get(a.number, (None, ()))
         if of != index.number:
             return a
-        self.recorder.again("branch_in", [a.number], [numbers[i]])
-        return a._replace(number=numbers[i])
+        return self._again("branch_in", a, a._replace(number=numbers[i]))
 
 
 def _scan_parts(params: Any) -> tuple[int, int]:
@@ -383,11 +392,3 @@ def address(a: Any) -> Hashable:
 
 def _nbytes(like: Any) -> int:
     return int(like.size * like.dtype.itemsize)
-
-
-def _keeps_precision(eqn: Any) -> bool:
-    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: it reduces nothing."""
-    if eqn.primitive.name != "reduce_precision":
-        return False
-    kept = jnp.finfo(eqn.invars[0].aval.dtype)
-    return (eqn.params["exponent_bits"], eqn.params["mantissa_bits"]) == (kept.nexp, kept.nmant)

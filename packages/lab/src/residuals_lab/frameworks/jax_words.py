@@ -1,5 +1,9 @@
 """What JAX calls its operations, and which of them are none to a trace."""
 
+from typing import Any
+
+import jax.numpy as jnp
+
 # Where this framework has another word than the traces' for an operation.
 OPS = {
     "broadcast_in_dim": "broadcast",
@@ -39,3 +43,11 @@ PROGRAMS = {"jit", "pjit"}  # of these calls, those that are compiled and run as
 BARRIERS = {"optimization_barrier"}  # each a program by itself
 IDENTITIES = {"name", "stop_gradient", *BARRIERS}
 COPIES = {"copy", "copy_p"}  # the same values in another array
+
+
+def keeps_precision(eqn: Any) -> bool:
+    """Whether this is the `reduce_precision` that a checkpoint puts on what it saves: it reduces nothing."""
+    if eqn.primitive.name != "reduce_precision":
+        return False
+    kept = jnp.finfo(eqn.invars[0].aval.dtype)
+    return (eqn.params["exponent_bits"], eqn.params["mantissa_bits"]) == (kept.nexp, kept.nmant)
