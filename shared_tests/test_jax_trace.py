@@ -239,6 +239,8 @@ def test_a_run_with_numbers() -> None:
     def fn(x: jax.Array) -> Any:
         return (jnp.sin(x) * outside).sum(), (x * SHARED).sum(), 3, 4.0
 
+    with pytest.raises(UsageError, match="expected arrays to run it on, got ShapeDtypeStruct"):
+        audit(fn, jax.ShapeDtypeStruct((8,), "float32"), is_concrete=True)
     concrete = ADAPTER.trace(fn, [x()], ["x"], is_abstract=False)
     assert (concrete.saved_bytes, concrete.new_bytes) == (96, 32)
     assert trace(fn).new_bytes == 32

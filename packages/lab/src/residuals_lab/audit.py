@@ -129,6 +129,9 @@ def audit(
 ) -> Report:
     """Report what `fn(*args, **kwargs)` keeps for its backward.
 
+    Modules are afterwards what they were. What `fn` puts into a cache or a global variable stays there, in PyTorch as
+    a tensor without numbers: clear it, or have it filled before.
+
     Args:
         fn: a function, a `torch.nn.Module`, or a callable tree such as an Equinox module, whose arrays are parameters.
         *args: its arguments: arrays, `jax.ShapeDtypeStruct`s, or trees of them, each possibly marked as `parameter` or

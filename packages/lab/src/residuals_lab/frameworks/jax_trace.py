@@ -71,6 +71,8 @@ def trace(
         made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
         made_arrays = walk.run(made, inputs)
     else:
+        if shape := next((a for a in args if isinstance(a, jax.ShapeDtypeStruct)), None):
+            raise UsageError(f"expected arrays to run it on, got {shape}")
         args = [jnp.asarray(a) for a in args]  # on the device before they are known by their buffers
         alive = jax.live_arrays()
         out, rest, pull = forward(*args)
