@@ -68,6 +68,13 @@ def integers(x):
 
 def broken(x):
     return x @ x
+
+def stops(x):
+    raise type("Stop", (BaseException,), {{}})
+
+def prints(x):
+    print("half of it")
+    return n.sin(x)
 """,
     "torch": """
 import torch
@@ -141,6 +148,13 @@ def integers(x):
 
 def broken(x):
     return x @ x
+
+def stops(x):
+    raise type("Stop", (BaseException,), {{}})
+
+def prints(x):
+    print("half of it")
+    return n.sin(x)
 """,
 }
 
@@ -373,7 +387,9 @@ def test_kinds_and_places(framework: str, tmp_path: Path) -> None:
     assert made
     assert all("test_audit.py:" in r.line for r in made)
     assert report.peak_bytes == report.saved_bytes
-    assert report.new_bytes == sum(r.nbytes for r in made) + 4 * sum(r.is_new and not r.value.shape for r in made)
+    constants = [r.name for r in report.residuals if not r.value.shape]  # which JAX keeps as arrays
+    assert constants == {"jax": ["constant"], "torch": []}[framework]
+    assert report.new_bytes == sum(r.nbytes for r in made) + 4 * len(constants)
 
 
 @pytest.mark.skipif("torch" not in INSTALLED, reason="modules and checkpoints are PyTorch's")
@@ -492,8 +508,31 @@ def test_what_cannot_be_audited_gets_one_line(
     assert (code, "16 B of new memory" in out or "0 B of new memory" in out) == (0, True)
     assert_usage(run(capsys, f"{path}:integers", "--arg", "f32[4]"), "expected a result")
     assert_usage(run(capsys, f"{path}:broken", "--arg", "f32[4,8]"), "broken: ")
+    assert_usage(run(capsys, f"{path}:stops", "--arg", "f32[4]"), ": Stop\n")
     assert_usage(run(capsys, f"{path}:nothing"), "has no function 'nothing'")
     assert_usage(run(capsys, f"{path}:gate", "--arg", "f33[4]"), "expected a dtype of")
+    for shape in ("f32[4,-1]", "f32[4", "f32[n]"):
+        assert_usage(run(capsys, f"{path}:gate", "--arg", shape), "expected a dtype and whole numbers, as in f32[1024")
+    if framework == "torch":
+        assert_usage(run(capsys, f"{path}:gate", "--arg", f"f32[{'9' * 30}]"), "--arg: f32[999")
+    assert_usage(run(capsys, f"{path}:gate", "--arg", f"{path}:SHARED"), "--arg: ")
     assert_usage(run(capsys, f"{path}:gate", "--arg", "sideways"), "expected f32[1024,512], a Python literal")
     assert_usage(run(capsys, f"{path}:gate", "--input", "data.npy"), "expected NAME=FILE")
     assert_usage(run(capsys, f"{path}:gate", "--arg", "f32[4]", "--plot", tmp_path / "a" / "b.svg"), "no folder")
+
+
+@BOTH
+def test_what_a_target_prints_is_no_part_of_the_document(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, f"{source(framework, tmp_path)}:prints", "--arg", "f32[4]", "--json", "--compiled")
+    assert (code, json.loads(out)["new_bytes"], "half of it" in err) == (0, 16 if framework == "jax" else 0, True)
+
+
+def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "jax" not in INSTALLED:
+        pytest.skip("JAX's run")
+    path = source("jax", tmp_path)
+    code, out, _ = run(capsys, f"{path}:gate", "--arg", "f32[64,8]", "--concrete")
+    assert (code, "it is not seen how arrays are made" in out, "Nothing is wasted" in out) == (0, True, False)
+    assert "closed over" not in out, "the run has made them"

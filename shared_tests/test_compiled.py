@@ -30,6 +30,12 @@ class TestTorch:
         report = audit(model, self.x())
         assert (report.new_bytes, report.after_compilation.new_bytes) == (2 * 16384 + 2 * 256, 16384 + 2 * 256)
 
+    def test_a_pool_is_compiled(self) -> None:
+        import torch
+
+        pool = torch.nn.MaxPool2d(2)
+        assert audit(lambda x: pool(torch.sin(x[None])), self.x()).after_compilation.new_bytes > 0
+
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo reads it where it goes on
     def test_what_crosses_between_graphs(self) -> None:
         """A result of one graph, and of what runs between two, is not alive for that."""

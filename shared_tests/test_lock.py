@@ -131,6 +131,7 @@ def test_the_file_can_be_read_back() -> None:
         (None, "no file"),
         ("version = ", "is no TOML"),
         ("version = 2", "expected version 1"),
+        ("", "it has no 'version'"),
         ("version = 1\n[[target]]\ntarget = 3", "is not what `residuals lock write` writes"),
         (f'{ONE}\narguments = "f32[4]"\nnew_bytes = 0\nsaved_bytes = 0', "expected arguments to be a list, got 'f32"),
         (f'{ONE}\narguments = []\nnew_bytes = "lots"\nsaved_bytes = 0', "expected new_bytes to be an integer, got 'l"),

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
+from residuals_lab.audit_document import by, tree
 from residuals_lab.errors import UsageError
 from residuals_lab.findings import findings
 from residuals_lab.trace import Trace
@@ -300,3 +301,34 @@ def test_what_needs_numbers_is_run_with_some() -> None:
         audit(lambda x: x * torch.from_numpy(x.detach().numpy()), x)
     with pytest.raises(UsageError, match="SystemExit: 3"):
         audit(lambda _: sys.exit(3), x)
+
+
+@pytest.mark.parametrize("norm", [torch.nn.LayerNorm(8), torch.nn.GroupNorm(2, 4), torch.nn.BatchNorm1d(4)])
+def test_statistics_in_two_precisions(norm: torch.nn.Module) -> None:
+    """On fake tensors they are what they are in a run: of the parameters' dtype."""
+    x = torch.ones(4, 4, 8, dtype=torch.bfloat16, requires_grad=True)
+    shapes = [(r.value.shape, r.value.dtype) for r in audit(norm, x).residuals]
+    assert shapes == [(r.value.shape, r.value.dtype) for r in audit(norm, x, is_concrete=True).residuals]
+
+
+def test_a_view_of_what_is_derivable() -> None:
+    """Such as the transposed copy of a weight that autocast makes."""
+
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.linear(x, w)
+
+    found = audit(fn, torch.ones(4, 8, requires_grad=True), torch.ones(16, 8, requires_grad=True)).findings
+    assert {(f.what, f.nbytes) for f in found} == {("derivable", 2 * (4 * 8 + 16 * 8))}
+
+
+def test_modules_of_other_classes_are_not_alike() -> None:
+    layers = [torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8), torch.nn.Softmax(-1)]
+    trace = audit(torch.nn.Sequential(*layers, torch.nn.Linear(8, 8)), torch.ones(4, 8, requires_grad=True)).trace
+    (inside,) = tree(trace).branches.values()
+    assert {b.title: len(b.paths) for b in inside.branches.values()} == {"Tanh 1": 1, "Softmax 3": 1}
+    assert [g.label for g in by(trace, "module")][:2] == ["Sequential/1", "Sequential/3"]
+    trace = audit(torch.nn.Sequential(*layers, torch.nn.Tanh()), torch.ones(4, 8, requires_grad=True)).trace
+    (inside,) = tree(trace).branches.values()
+    assert {b.title: len(b.paths) for b in inside.branches.values()} == {"Tanh *": 2, "Softmax 3": 1}
+    assert {"Sequential/Tanh *", "Sequential/3"} <= {g.label for g in by(trace, "module")}

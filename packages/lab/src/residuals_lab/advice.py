@@ -31,7 +31,7 @@ class Advice:
 def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
     """All that would free something, the most first."""
     forward = Forward(trace)
-    patterns = (_of_attention, _of_logits, _of_gates)
+    patterns = (_of_attention, _of_logits, _of_gates, _of_dropout)
     found = [*_of_names(forward, trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
     chosen, freed = list[Advice](), set[Hashable]()
     for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
@@ -167,6 +167,21 @@ def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
                 instead[op, step.line] += _turns(held, value) * saved
     for (op, line), these in found.items():
         yield _advice("gate", line, op, these, instead[op, line])
+
+
+def _of_dropout(forward: Forward, adapter: ModuleType) -> _Found:
+    """Dropout that keeps a bit an element, where its mask is held in bytes or in floating numbers."""
+    found: dict[tuple[str, str], _Held] = defaultdict(dict)
+    instead: Counter[tuple[str, str]] = Counter()
+    for step in forward.primal:
+        mask = forward.drops(step)
+        if mask is not None and (held := forward.held({mask})):
+            out = forward.values[step.outs[0]]
+            found[step.line, out.dtype] |= held
+            ours = _beside_inputs(_traced(adapter, "dropout", out.dtype, out.shape))
+            instead[step.line, out.dtype] += _turns(held, out) * ours
+    for (line, dtype), these in found.items():
+        yield _advice("dropout", line, "dropout", these, instead[line, dtype])
 
 
 def _beside_inputs(trace: Trace) -> int:

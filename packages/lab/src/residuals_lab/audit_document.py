@@ -1,7 +1,8 @@
 """An audit as plain data: what the command prints as JSON, and what its tables are made of."""
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +42,14 @@ class Branch:
     branches: dict[str, "Branch"] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)  # of those that it stands for
 
+    @property
+    def title(self) -> str:
+        """Its name; of one that stands for itself alone, with its number."""
+        if len(self.paths) > 1:
+            return self.name
+        own = next(iter(self.paths), "").rpartition("/")[2]
+        return self.name.replace("*", own) if own.isdecimal() else own
+
 
 def stored(trace: Trace) -> list[Residual]:
     """One residual for each storage: the largest."""
@@ -66,7 +75,7 @@ def by(trace: Trace, what: By) -> list[Group]:
     """What each source line, module or kind has, the largest first."""
     label: Callable[[Residual], str] = {
         "source": lambda r: r.line or "(not the user's code)",
-        "module": lambda r: alike(r.scope) or "(no module)",
+        "module": _modules(trace),
         "kind": lambda r: r.kind,
     }[what]
     found: dict[str, Group] = {}
@@ -77,13 +86,36 @@ def by(trace: Trace, what: By) -> list[Group]:
     return sorted(found.values(), key=lambda group: (-group.new_bytes, -group.nbytes))
 
 
+def _modules(trace: Trace) -> Callable[[Residual], str]:
+    """What to call the module of a residual: alike ones the same."""
+    scopes: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for r in trace.crossing:
+        scopes[_kinds(trace, r.scope)].add(r.scope)
+
+    def label(r: Residual) -> str:
+        kinds = _kinds(trace, r.scope)
+        return ("/".join(kinds) if len(scopes[kinds]) > 1 else r.scope) or "(no module)"
+
+    return label
+
+
+def _kinds(trace: Trace, scope: str) -> tuple[str, ...]:
+    """The names in a scope, the same for alike ones of one class: the `Linear *` of a `Sequential`."""
+    names = scope.split("/") if scope else []
+    places = ["/".join(names[: i + 1]) for i in range(len(names))]
+    return tuple(
+        f"{trace.classes.get(place, '')} *".strip() if name.isdecimal() else alike(name)
+        for name, place in zip(names, places, strict=True)
+    )
+
+
 def tree(trace: Trace) -> Branch:
     """Bytes by module or function, where the arrays are made."""
     root = Branch("")
     for r in stored(trace):
         names = r.scope.split("/") if r.scope else []
         for depth in range(len(names) + 1):
-            branch = _reach(root, names[:depth])
+            branch = _reach(root, _kinds(trace, "/".join(names[:depth])))
             branch.paths.add("/".join(names[:depth]))
             branch.count += 1
             branch.nbytes += r.nbytes
@@ -91,8 +123,8 @@ def tree(trace: Trace) -> Branch:
     return root
 
 
-def _reach(root: Branch, names: list[str]) -> Branch:
-    for name in map(alike, names):
+def _reach(root: Branch, names: Sequence[str]) -> Branch:
+    for name in names:
         root = root.branches.setdefault(name, Branch(name))
     return root
 
@@ -149,7 +181,7 @@ def _residual(trace: Trace, r: Residual) -> dict[str, Any]:
 def _branch(branch: Branch) -> dict[str, Any]:
     inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
     return {
-        "name": branch.name,
+        "name": branch.title,
         "modules_alike": len(branch.paths),
         "arrays": branch.count,
         "bytes": branch.nbytes,

@@ -52,7 +52,10 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     for op, line in trace.unsure.items():
         console.print()
         console.print(f"Not exact: what {op} at {line} keeps is known in a run only; --concrete makes one")
-    if not report.findings:
+    if not trace.turn:
+        console.print()
+        console.print("In a run of JAX it is not seen how arrays are made; an audit without --concrete says more.")
+    elif not report.findings and not report.advice:
         console.print()
         console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
 
@@ -97,7 +100,7 @@ def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | No
         console.print()
     if len(reports) == 2:
         _show_beside(reports[0], reports[1], console, top)
-    else:
+    elif not console.record:  # a page has the picture
         every = len(rows(reports[0].trace))
         more = f"--top {every} shows every array, " if not group and every > top else ""
         console.print(f"Next: {more}--plot lanes.svg draws it, --beside TARGET compares, --by module sums up")
@@ -211,7 +214,8 @@ def _totals(report: Any) -> str:
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
         f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "
-        f"peak {size(report.peak_bytes)}; {trace.turn:,} operations forward, {len(trace.steps) - trace.turn:,} backward"
+        f"peak {size(report.peak_bytes)}; {trace.turn:,} operation{'' if trace.turn == 1 else 's'} forward, "
+        f"{len(trace.steps) - trace.turn:,} backward"
     )
 
 
@@ -272,10 +276,10 @@ def _modules(root: Branch) -> Tree:
         for b in inside:
             if b.new_bytes < 0.01 * root.new_bytes:
                 continue
-            name, alike = b.name, len(b.paths)
+            name, alike = b.title, len(b.paths)
             while len(b.branches) == 1 and _only(b):
                 b = next(iter(b.branches.values()))
-                name, alike = f"{name}/{b.name}", len(b.paths)
+                name, alike = f"{name}/{b.title}", len(b.paths)
             many = f"  ({alike} alike)" if alike > 1 else ""
             node = onto.add(Text.assemble((f"{size(b.new_bytes):>9}", "yellow"), f"  {name}{many}"))
             if depth < DEPTH:

@@ -1,6 +1,7 @@
 """The command `residuals`. The only place that knows about arguments; nothing heavy is imported until it is needed."""
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -257,7 +258,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         with show.progress(f"tracing {target}"):
             reports.append(audit_target(target, specs, framework, arguments.concrete))
     if arguments.compiled:
-        with show.progress("compiling"):
+        with show.progress("compiling"), contextlib.redirect_stdout(sys.stderr):
             for report in reports:
                 _ = report.after_compilation
     if arguments.plot:
@@ -292,7 +293,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         ops = [op(arguments.like)]
         if len(arguments.what) != 1:
             raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
-        fn = inputs.load_target(arguments.what[0])
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of what is asked for
+            fn = inputs.load_target(arguments.what[0])
         names = [arguments.framework or inputs.framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
     _check_plot(arguments)
@@ -317,7 +319,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         from residuals_lab import lanes
 
         lanes.draw(traces(ops[0], adapters, options, target), arguments.plot, is_dark=arguments.dark)
-    with show.progress(f"comparing {', '.join(op.name for op in ops)}"):
+    with show.progress(f"comparing {', '.join(op.name for op in ops)}"), contextlib.redirect_stdout(sys.stderr):
         document = compare(ops, adapters, options, target)
     if arguments.json:
         print(json.dumps(_finite(document), indent=2, allow_nan=False))

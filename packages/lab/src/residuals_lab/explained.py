@@ -31,4 +31,4 @@ def explained(problem: BaseException, is_concrete: bool) -> str:
     what = next((instead for said, instead in _INSTEAD.items() if said in what), what)
     places = [(shown_as(f.f_code.co_filename), line) for f, line in traceback.walk_tb(problem.__traceback__)]
     at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")
-    return f"{at}{type(problem).__name__}: {what}"
+    return f"{at}{type(problem).__name__}{what and f': {what}'}"

@@ -110,6 +110,8 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
             there.update(step.outs)
     for r in saved:
         maker = makers.get(trace.part(r.value.number))
+        while maker and maker.cost == "view" and maker.op != r.op:  # a view of what another step made
+            maker = makers.get(maker.ins[0]) if maker.ins[0] not in there else None
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
         if maker.op in ("carry", "constant"):  # from turn to turn: to have it again takes the loop; or spelled out

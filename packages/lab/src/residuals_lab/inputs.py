@@ -124,7 +124,9 @@ def _executed(place: str, folder: Path, run: Callable[[], types.ModuleType]) -> 
     sys.path.insert(0, str(folder))
     try:
         return run()
-    except (Exception, SystemExit) as problem:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
         raise UsageError(f"target: {place} could not be imported: {type(problem).__name__}: {problem}") from problem
     finally:
         sys.path.remove(str(folder))

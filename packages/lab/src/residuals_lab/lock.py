@@ -174,7 +174,9 @@ def read(path: Path) -> list[Entry]:
         return [_read_entry(found) for found in document.get("target", [])]
     except tomllib.TOMLDecodeError as problem:
         raise UsageError(f"lock: {path} is no TOML: {problem}") from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as problem:
+    except KeyError as problem:
+        raise UsageError(f"lock: {path} is not what `residuals lock write` writes: it has no {problem}") from None
+    except (TypeError, AttributeError, UnicodeDecodeError) as problem:
         raise UsageError(f"lock: {path} is not what `residuals lock write` writes: {problem}") from None
 
 

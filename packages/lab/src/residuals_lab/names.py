@@ -13,13 +13,10 @@ NAMES = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
     "softmax": "softmax",
-    "dropout": "dropout",
     "layer_norm": "layernorm standardize",
     "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm qwen3rmsnorm mistralrmsnorm gemmarmsnorm",
 }
 _OP = {name: op for op, names in NAMES.items() for name in names.split()}
-_COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
-_ANY_SCALE = frozenset(["div", "masked_fill", "mul", "where"])
 # What it does if it is that: at least one of the first, and beside them and views none but the second.
 DOES = {
     "gelu": ("erf erfc tanh gelu gelu_tanh", "add div integer_pow mul neg pow square sub"),
@@ -28,7 +25,6 @@ DOES = {
     "sigmoid": ("sigmoid", ""),
     "tanh": ("tanh", ""),
     "softmax": ("softmax exp", "and div eq gt is_finite lt max maximum mul ne reciprocal sub sum where"),
-    "dropout": ("random random_number", f"random_fold_in random_seed random_split {COSTS['elementwise']}"),
     "layer_norm": ("layer_norm rsqrt sqrt", f"mean std sum var var_mean {COSTS['elementwise']}"),
     "rms_norm": ("rms_norm rsqrt sqrt", f"mean norm sum {COSTS['elementwise']}"),
 }
@@ -77,8 +73,6 @@ def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
         return axes <= {(-1,)}
     if op == "softmax":
         return len(axes) <= 1 and all(len(along) == 1 for along in axes)
-    if op == "dropout":
-        return _drops(steps, whole, largest, trace)
     if op == "silu":
         return all(s.op == "silu" or _is_gated(s, used, whole) for s in steps if s.cost != "view")
     if op == "gelu":  # of x itself is only the op; else erf is of a multiple of it, and tanh of a polynomial
@@ -91,21 +85,3 @@ def _is_gated(step: Step, sigmoids: Sequence[Step], x: set[int]) -> bool:
     if step.op == "sigmoid":
         return x.issuperset(step.ins)
     return step.op == "mul" and any({*step.ins} == x | {*s.outs} for s in sigmoids)
-
-
-def _drops(steps: Sequence[Step], x: set[int], elements: int, trace: Trace) -> bool:
-    """Whether x is multiplied, or replaced, by what is drawn for each element, and nothing else is done to it."""
-    if not any(trace.values[n].elements >= elements for s in steps if s.cost == "random" for n in s.outs):
-        return False
-    of_x = set(x)
-    for step in steps:
-        if not of_x.isdisjoint(step.ins):
-            if step.op not in _ANY_SCALE | {"random", "convert"} and step.cost != "view":
-                return False
-            of_x.update(step.outs)
-    if any(step.op in _COMPARISONS for step in steps):
-        return True
-    drawn = {n for step in steps if step.op == "random" for n in step.outs}  # a mask, not a number
-    return any(step.op == "random" and not x.isdisjoint(step.ins) for step in steps) or any(
-        step.op in _ANY_SCALE and not drawn.isdisjoint(step.ins) for step in steps
-    )

@@ -27,6 +27,12 @@ _OF_LOGITS = frozenset(  # and to logits: our op has no scale and no mask, and i
     ["convert", "exp", "log_softmax", "matmul", "sub", *COSTS["view"].split()]
 ) - {"permute", "rev", "transpose"}
 
+_COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
+_FROM_BITS = frozenset(["add", "bitcast_convert_type", "div", "maximum", "mul", "or", "shift_right_logical", "sub"])
+_MAKING = frozenset(["constant", "convert", "empty_like", "full", "full_like", "new_empty", "scalar_tensor"])
+_DRAWING = frozenset(["random", "random_fold_in", "random_number", "random_seed", "random_split"])
+_OF_DRAWS = _COMPARISONS | _FROM_BITS | _MAKING | _DRAWING | {*COSTS["view"].split()}  # until they are a mask
+
 
 class Forward:
     """The forward of a trace, to walk in both directions."""
@@ -52,9 +58,12 @@ class Forward:
                     self.given_on[n].append(step)
         self.primal.reverse()
         self.saved: dict[int, list[Residual]] = defaultdict(list)
+        self.unread: dict[tuple[str, int], list[Residual]] = defaultdict(list)  # by line and size
         for r in trace.crossing:
             if r.is_new:
                 self.saved[trace.part(r.value.number)].append(r)
+            if r.is_new and not r.reads:
+                self.unread[r.line, trace.values[trace.part(r.value.number)].elements].append(r)
 
     def back_to_product(self, operand: int) -> tuple[set[int], Step | None]:
         """The values of one size from a product up to this one, and the product.
@@ -108,6 +117,24 @@ class Forward:
                     within = self.made_in[maker.scope, maker.line] if maker.scope != step.scope else {s}
                     return "swiglu", x, within
         return "", y, set()
+
+    def drops(self, step: Step) -> int | None:
+        """The mask with which a step drops elements of an array, each by a draw of its own, if it does that."""
+        if step.op == "random" and len(step.outs) == 2:  # it gives the array, and the mask
+            return step.outs[1]
+        if step.op not in ("masked_fill", "mul", "where") or len(step.ins) < 2:
+            return None
+        for mask in step.ins:
+            size, made_from = self.values[mask].elements, self.made_from([mask])
+            by = [(self.makers[n].op, n) for n in made_from if n in self.makers]
+            is_only_for_it = all(len(self.given_on[n]) == 1 for _, n in by if self.values[n].elements == size)
+            ops = {op for op, _ in by}
+            # A draw of numbers that are compared is a mask, and so is one that gives 0 and 1; bits alone are not.
+            draws = {op for op, n in by if not self.values[n].dtype.startswith("uint")} & {"random"}
+            draws = draws or ({"random", "random_number"} & ops if ops & _COMPARISONS else set())
+            if draws and is_only_for_it and ops <= _OF_DRAWS and size == self.values[step.outs[0]].elements > 1:
+                return mask
+        return None
 
     def is_softmax(self, product: Step, end: Step, operand: int) -> bool:
         """Whether a product goes through a softmax along the last axis to this step's operand, and nowhere else; or, if
@@ -206,4 +233,7 @@ class Forward:
         return all(ends(n) and n not in self.alive for n in values)
 
     def held(self, values: set[int]) -> dict[Hashable, Residual]:
-        return {r.storage: r for n in values for r in self.saved[n]}
+        """What is saved of these values; and what JAX saves beside them, such as what a `where` is filled with."""
+        found = [r for n in values for r in self.saved[n]]
+        places = {(self.makers[n].line, self.values[n].elements) for n in values if n in self.makers and found}
+        return {r.storage: r for r in (*found, *(r for place in places for r in self.unread[place]))}

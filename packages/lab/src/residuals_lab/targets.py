@@ -8,6 +8,7 @@ import ast
 import contextlib
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,11 @@ def audit_target(
     Raises:
         UsageError: in one line, for whatever goes wrong, with what to do.
     """
+    with contextlib.redirect_stdout(sys.stderr):  # what the target prints is no part of what is asked for
+        return _audit_target(target, arguments, framework, is_concrete)
+
+
+def _audit_target(target: str, arguments: Sequence[Argument], framework: str | None, is_concrete: bool) -> Report:
     framework = framework or _imported_by(target)
     if framework is None:
         framework = framework_of(load_target(target), target)
@@ -66,6 +72,10 @@ def _audited(
         return audit(fn, *args, framework=framework, is_concrete=is_concrete, name=target, **kwargs)
     except UsageError as problem:
         raise UsageError(f"{target}: {problem}") from problem
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # of a kind of its own
+        raise UsageError(f"{target}: {explained(problem, is_concrete)}") from problem
 
 
 def _imported_by(target: str) -> str | None:
@@ -108,15 +118,21 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
         try:
             made = adapter.shaped(shape, DTYPES[array[1]])
             return name, adapter.random_like(made) if is_concrete else made
-        except RuntimeError as problem:  # PyTorch's words for too many bytes
-            raise UsageError(f"--{argument.how}: {text} cannot be made: {problem}") from problem
+        except (RuntimeError, OverflowError, TypeError) as problem:  # PyTorch's words for too many bytes
+            what = str(problem).partition("\n")[0]
+            raise UsageError(f"--{argument.how}: {text} cannot be made: {what}") from problem
+    if re.match(r"\w+\[", text):
+        raise UsageError(f"--{argument.how}: expected a dtype and whole numbers, as in f32[1024,512], got {text!r}")
     if ":" in text and not text.startswith(("{", "'", '"')):
-        make = load_target(text)
+        try:
+            make = load_target(text)
+        except UsageError as problem:
+            raise UsageError(str(problem).replace("target:", f"--{argument.how}:", 1)) from problem
         try:
             return name, adapter.without_computing(make)
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as problem:
+        except BaseException as problem:
             what = f"{text} raised {explained(problem, is_concrete=True)}"
             raise UsageError(f"--{argument.how}: expected a function without arguments, and {what}") from problem
     try:

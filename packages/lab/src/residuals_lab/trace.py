@@ -152,6 +152,11 @@ class Trace:
         return self.parts.get(number, number)
 
 
+def _unmade(held: "Held", kind: Kind) -> str:
+    """What to call an array that no step is seen to make, and nobody names."""
+    return "closed over" if not held.is_made else "output" if kind == "output" else "array"
+
+
 class Held(NamedTuple):
     """An array held for the backward, as an adapter finds it."""
 
@@ -271,7 +276,7 @@ class Recorder:
             readers = reads.get(held_.key, ())
             title = titles.get(storage) if held_.size == held_.nbytes else None  # as large as what it is a view of
             residual = Residual(
-                name=names.get(number) or names.get(part) or title or (origin.op if origin else "closed over"),
+                name=names.get(number) or names.get(part) or title or (origin.op if origin else _unmade(held_, kind)),
                 value=self.values[number],
                 kind=kind,
                 storage=storage,

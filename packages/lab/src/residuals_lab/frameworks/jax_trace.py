@@ -194,7 +194,9 @@ class _Walk:
             if not isinstance(atom, core.Literal):
                 return env[atom]
             # The same value wherever it is written, and an array of its own each time that it is held.
-            return self.array(("literal", str(atom)), atom.aval)._replace(storage=("literal", id(atom)))
+            a = self.array(("literal", str(atom)), atom.aval)
+            self.fields.setdefault(a.number, "constant")
+            return a._replace(storage=("made", "literal", id(atom)))
 
         around = self.recorder.line, self.recorder.scope, self._named
         for eqn in jaxpr.eqns:

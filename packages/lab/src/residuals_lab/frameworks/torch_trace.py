@@ -23,7 +23,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_draws import Draws
 from residuals_lab.frameworks.torch_modules import METHODS, Modules
 from residuals_lab.frameworks.torch_names import told_names
-from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, axes, word
+from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
 from residuals_lab.places import innermost
 from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
 
@@ -235,6 +235,8 @@ class _Recording(TorchDispatchMode):
             changed = [*_written(func, args, kwargs)]
         written = {id(t) for t in changed}
         out = func(*args, **kwargs)
+        if self.fake:
+            out = as_in_a_run(func.overloadpacket.__name__, out, read)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if not (outs or written):  # a question about a tensor, such as where it is
             return out

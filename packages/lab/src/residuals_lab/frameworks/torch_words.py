@@ -47,6 +47,8 @@ LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_ze
 LIKES |= {"rand_like", "randint_like", "randn_like"}
 # Operations that keep other arrays in a run than they do on fake tensors.
 UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
+# Of which a run on a CPU gives statistics of the parameters' dtype, and fake tensors those of x's.
+NORMS = {"native_batch_norm", "native_group_norm", "native_layer_norm"}
 COPIES = {"clone"}  # the same values in another storage
 
 
@@ -61,6 +63,14 @@ def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         return "gelu_tanh"
     forward = name.removesuffix("_data").removesuffix("_backward")
     return OPS.get(forward, forward) + (" backward" if forward != name else "")
+
+
+def as_in_a_run(name: str, out: Any, read: Sequence[torch.Tensor]) -> Any:
+    """What an operation gives on fake tensors, in the dtypes that it has in a run."""
+    others = [t.dtype for t in read if t.dtype != read[0].dtype]
+    if name in NORMS and others and read[0].device.type == "cpu":
+        return (out[0], *(t.to(others[0]) for t in out[1:]))
+    return out
 
 
 def axes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
