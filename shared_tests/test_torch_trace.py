@@ -332,3 +332,9 @@ def test_modules_of_other_classes_are_not_alike() -> None:
     (inside,) = tree(trace).branches.values()
     assert {b.title: len(b.paths) for b in inside.branches.values()} == {"Tanh *": 2, "Softmax 3": 1}
     assert {"Sequential/Tanh *", "Sequential/3"} <= {g.label for g in by(trace, "module")}
+
+
+def test_where_a_backward_is_though_no_line_of_the_users_is() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
+    found = audit(model, torch.ones(4, 8, requires_grad=True)).trace
+    assert {step.scope for step in found.steps[found.turn :]} == {f"Sequential/{i}" for i in range(3)}

@@ -212,7 +212,7 @@ def _figure(traces: Mapping[str, Trace], theme: Theme) -> "Figure":
     entries = _entries([part for column in lines for row in column for part in row.parts], theme)
     height = HEAD + STAIRS + BETWEEN + lowest + FOOT + LEGEND_LINE * (-(-len(entries) // 4) + 0.4)
     figure = Figure(figsize=(width / 72, height / 72))
-    step = _byte_step(max(trace.saved_bytes for trace in traces.values()))
+    ticks = _byte_ticks(max(trace.saved_bytes for trace in traces.values()))
     for i, (name, trace) in enumerate(traces.items()):
         column = Column(trace, theme, wide)
         left = LEFT + i * (wide + GAP)
@@ -220,7 +220,7 @@ def _figure(traces: Mapping[str, Trace], theme: Theme) -> "Figure":
             figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
             for top, high in ((HEAD, STAIRS), (HEAD + STAIRS + BETWEEN, lowest))
         )
-        _draw_staircase(stairs, column, step)
+        _draw_staircase(stairs, column, ticks)
         _draw_rows(bars, column, lines[i], heights[i], lowest)
         _draw_ticks(bars, column)
         _note(stairs, _fit(name, wide, TITLE, is_bold=True), (0, 1), 19, theme.ink, size=TITLE, weight="bold")
@@ -251,15 +251,15 @@ def _heights(columns: Sequence[Sequence[Row]]) -> list[list[list[float]]]:
     return [[[max(HAIRLINE, p.nbytes / most * highest) for p in row.parts] for row in column] for column in columns]
 
 
-def _byte_step(most: int) -> int:
-    """The distance of lines at bytes: a power of two, of which there are at most four."""
+def _byte_ticks(most: int) -> list[int]:
+    """Where lines are at bytes: at most four powers of two apart, and one above the most there is."""
     step = 1
     while step * 4 < most:
         step *= 2
-    return step
+    return [*range(0, max(most, 1) + step, step)]
 
 
-def _draw_staircase(axes: "Axes", column: Column, step: int) -> None:
+def _draw_staircase(axes: "Axes", column: Column, ticks: Sequence[int]) -> None:
     stairs, theme = staircase(column.trace), column.theme
     x = [0.0, *(column.across(s.place) for s in stairs), column.width]
     base = [0] * len(x)
@@ -271,9 +271,8 @@ def _draw_staircase(axes: "Axes", column: Column, step: int) -> None:
         base = top
     _outline(axes, x, base, theme.muted, 0.9)
     _outline(axes, x, [0, *(s.new_bytes for s in stairs), 0], theme.new, 1.3)
-    ticks = [*range(0, 4 * step + 1, step)]
     axes.set_yticks(ticks, [size(n) if n else "0" for n in ticks])
-    axes.set_ylim(0, 4.4 * step)
+    axes.set_ylim(0, 1.1 * ticks[-1])
     _plain(axes, column)
     axes.grid(axis="y", color=theme.rule, linewidth=0.6)
     axes.axvline(column.half, -BETWEEN / STAIRS, color=theme.muted, linewidth=0.9, linestyle=":", clip_on=False)

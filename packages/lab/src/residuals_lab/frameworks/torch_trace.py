@@ -316,8 +316,10 @@ class _Recording(TorchDispatchMode):
         _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
         named = function if function.isidentifier() and function not in METHODS else ""
         place = line, "/".join(filter(None, (self.modules.running, named)))
-        if self.recorder.phase == "forward" and line:  # not for what a hook does to what is saved
-            self._places.setdefault(torch._C._autograd._get_sequence_nr() - 1, place)
+        number = torch._C._autograd._get_sequence_nr() - 1
+        before = self._places.get(number, ("", ""))  # what a hook does to what is saved has no line
+        if self.recorder.phase == "forward" and (not any(before) or (line and not before[0])):
+            self._places[number] = place
         return place
 
     def number(self, t: Tensor) -> int:
