@@ -16,6 +16,7 @@ SOURCE = {
 import jax, jax.numpy as n, residuals_jax as ours
 
 KEY = n.array([1, 2], "uint32")
+EVEN = n.ones((64, 8))
 
 def gelu(x):
     return 0.5 * x * (1 + n.tanh(0.79788456 * (x + 0.044715 * x**3)))
@@ -25,6 +26,9 @@ def dropout(x, rate):
 
 def rms_norm(x):
     return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+def columns(x):
+    return x * jax.lax.rsqrt((x * x).mean(0, keepdims=True) + 1e-6)
 
 def cross_entropy(logits, labels):
     top = logits.max(-1, keepdims=True)
@@ -65,6 +69,7 @@ def noise(x):
 import torch as n, torch.nn.functional as F, residuals_torch as ours
 
 KEY = n.tensor([1, 2]).to(n.uint32)
+EVEN = n.ones((64, 8))
 
 def gelu(x):
     return 0.5 * x * (1 + n.tanh(0.79788456 * (x + 0.044715 * x**3)))
@@ -75,6 +80,10 @@ def dropout(x, rate):
 def rms_norm(x):
     wide = x.double()
     return (wide * n.rsqrt((wide * wide).mean(-1, keepdim=True) + 1e-6)).float()
+
+def columns(x):
+    wide = x.double()
+    return (wide * n.rsqrt((wide * wide).mean(0, keepdim=True) + 1e-6)).float()
 
 def cross_entropy(logits, labels):
     return F.cross_entropy(logits, labels)
@@ -158,13 +167,18 @@ ELSE = {
 NAMED = [
     ("Softmax", "n.exp(n.sin(n.exp(x))) * n.tanh(x)"),
     ("softmax", "n.exp(x) / n.exp(x).sum()"),
+    ("softmax", "(lambda e: e / e.sum(0))(n.exp(x - x.sum(-1)[:, None]))"),
+    ("softmax", "(lambda e: e / e.sum(-1)[:, None])(n.exp(x)) * EVEN"),
+    ("gelu", "0.5 * x * (1 + n.tanh(x))"),
     ("softmax", "n.exp(x) / (1 + n.exp(x).sum(-1)[:, None])"),
     ("gelu", "n.exp(x) * x / (1 + n.exp(-1.702 * x)) * n.sin(x)"),
     ("gelu", "x * (1 + n.tanh(x + x**3)) * n.roll(x, 1, 0)"),
     ("rms_norm", "n.tanh(x) * n.exp(n.sin(x))"),
+    ("rms_norm", "columns(x)"),
     ("Dropout", "n.where((n.sin(x) > 0.1), n.exp(x) * n.tanh(x), 0.0)"),
     ("dropout", "x + noise(x)"),
     ("dropout", "x * uniform(x)"),
+    ("dropout", "x * n.exp((uniform(x) < 0.5) * 1.0)"),
     ("dropout", "(lambda m: x * m + n.cos(x) * (m - 1))((uniform(x) < 0.5) * 1.0)"),
     ("silu", "x / (1 + n.exp(-2 * x))"),
     ("swish", "sigmoid(2 * x) * x"),
@@ -185,9 +199,9 @@ def module(framework: str, tmp_path: Path, expression: str) -> ModuleType:
     return found
 
 
-def arguments(framework: str) -> list[Any]:
+def arguments(framework: str, dtype: str = "float32") -> list[Any]:
     adapter = frameworks.load(framework)
-    x, w = (adapter.shaped(shape, "float32") for shape in ((64, 8), (40, 8)))
+    x, w = (adapter.shaped(shape, dtype) for shape in ((64, 8), (40, 8)))
     if framework == "torch":
         x, w = x.requires_grad_(), w.requires_grad_()
     return [x, w, adapter.shaped((64,), {"jax": "int32", "torch": "int64"}[framework])]
@@ -206,6 +220,14 @@ def test_what_is_freed_is_what_was_said(op: str, framework: str, tmp_path: Path)
     freed = before.new_bytes - after.new_bytes
     assert 0.8 * freed <= advice.freed <= freed, "an output that the op saves may be alive anyway"
     assert after.advice == []
+
+
+@BOTH
+def test_a_loss_in_two_precisions(framework: str, tmp_path: Path) -> None:
+    """In JAX the sum of a softmax in bfloat16 is one in float32."""
+    found = module(framework, tmp_path, "-pick(log_softmax(h @ w.T), labels).sum()")
+    (advice,) = audit(found.fn, *arguments(framework, "bfloat16"), framework=framework).advice
+    assert advice.op == "linear_cross_entropy"
 
 
 @BOTH

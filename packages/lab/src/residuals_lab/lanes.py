@@ -338,7 +338,7 @@ def _write(axes: "Axes", column: Column, row: Row, y: float, high: float) -> Non
         if any(part.is_unused for part in row.parts):  # text on hatching is hard to read
             box = {"facecolor": LOOKS[row.parts[0].is_new, row.parts[0].kind][0], "edgecolor": "none", "pad": 1.2}
     elif place.is_within:
-        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.6}
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.6, "alpha": 0.8}  # the bar goes on below
     text = _fit(text, place.room, TEXT)
     axes.text(place.x, y, text, ha=place.align, va="center_baseline", fontsize=TEXT, color=colour, bbox=box)
 

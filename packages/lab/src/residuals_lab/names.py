@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from residuals_lab.trace import COSTS, Step, Trace
+from residuals_lab.trace import COSTS, MAKING, Step, Trace
 
 # The names that a module or function has where it does what an op does, without "_", in lower case.
 NAMES = {
@@ -28,21 +28,6 @@ DOES = {
     "layer_norm": ("layer_norm rsqrt sqrt", f"mean std sum var var_mean {COSTS['elementwise']}"),
     "rms_norm": ("rms_norm rsqrt sqrt", f"mean norm sum {COSTS['elementwise']}"),
 }
-_MAKING = frozenset(
-    [
-        "constant",
-        "convert",
-        "copy",
-        "clone",
-        "empty",
-        "empty_like",
-        "full",
-        "full_like",
-        "ones",
-        "scalar_tensor",
-        "zeros",
-    ]
-)
 
 
 def named(trace: Trace, scope: str) -> tuple[str, str] | None:
@@ -66,7 +51,7 @@ def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
     used = [step for step in steps if step.op in essential]
     if len(whole) != 1 or not used:
         return False
-    if not all(s.op in essential | others | _MAKING or s.cost == "view" for s in steps):
+    if not all(s.op in essential | others | MAKING or s.cost == "view" for s in steps):
         return False
     axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
     if op in ("layer_norm", "rms_norm"):

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from residuals_lab.trace import COSTS, Residual, Step, Trace
+from residuals_lab.trace import COSTS, MAKING, Residual, Step, Trace
 
 _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
     [
@@ -29,9 +29,8 @@ _OF_LOGITS = frozenset(  # and to logits: our op has no scale and no mask, and i
 
 _COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
 _FROM_BITS = frozenset(["add", "bitcast_convert_type", "div", "maximum", "mul", "or", "shift_right_logical", "sub"])
-_MAKING = frozenset(["constant", "convert", "empty_like", "full", "full_like", "new_empty", "scalar_tensor"])
 _DRAWING = frozenset(["random", "random_fold_in", "random_number", "random_seed", "random_split"])
-_OF_DRAWS = _COMPARISONS | _FROM_BITS | _MAKING | _DRAWING | {*COSTS["view"].split()}  # until they are a mask
+_OF_DRAWS = _COMPARISONS | _FROM_BITS | MAKING | _DRAWING | {*COSTS["view"].split()}  # until they are a mask
 
 
 class Forward:

@@ -40,6 +40,8 @@ COSTS = {
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
 CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
+_MAKING = "clone constant convert copy empty empty_like full full_like new_empty ones scalar_tensor zeros"
+MAKING = frozenset(_MAKING.split())  # what spells out an array or copies one, and computes nothing
 
 
 def cost_of(op: str) -> str:
