@@ -27,7 +27,7 @@ def dropout(x, rate):
 def rms_norm(x):
     return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
 
-def columns(x):
+def rms_norm_0(x):
     return x * jax.lax.rsqrt((x * x).mean(0, keepdims=True) + 1e-6)
 
 def cross_entropy(logits, labels):
@@ -81,7 +81,7 @@ def rms_norm(x):
     wide = x.double()
     return (wide * n.rsqrt((wide * wide).mean(-1, keepdim=True) + 1e-6)).float()
 
-def columns(x):
+def rms_norm_0(x):
     wide = x.double()
     return (wide * n.rsqrt((wide * wide).mean(0, keepdim=True) + 1e-6)).float()
 
@@ -174,7 +174,7 @@ NAMED = [
     ("gelu", "n.exp(x) * x / (1 + n.exp(-1.702 * x)) * n.sin(x)"),
     ("gelu", "x * (1 + n.tanh(x + x**3)) * n.roll(x, 1, 0)"),
     ("rms_norm", "n.tanh(x) * n.exp(n.sin(x))"),
-    ("rms_norm", "columns(x)"),
+    ("rms_norm", "rms_norm_0(x)"),
     ("Dropout", "n.where((n.sin(x) > 0.1), n.exp(x) * n.tanh(x), 0.0)"),
     ("dropout", "x + noise(x)"),
     ("dropout", "x * uniform(x)"),
