@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
 from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.torch_fakes import Fakes, models_can_change
 from residuals_lab.frameworks.torch_trace import dtype_name
 from residuals_lab.frameworks.torch_trace import trace as trace
 from residuals_torch import _lib
@@ -208,9 +208,11 @@ def random_like(a: Tensor) -> Tensor:
     return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
 
 
-def abstractly() -> AbstractContextManager[Any]:
+@contextmanager
+def abstractly() -> Iterator[None]:
     """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    with Fakes(), models_can_change():
+        yield
 
 
 def after_compilation(call: Call) -> Compiled:

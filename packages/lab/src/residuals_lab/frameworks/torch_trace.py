@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_draws import Draws
+from residuals_lab.frameworks.torch_fakes import Fakes, models_can_change
 from residuals_lab.frameworks.torch_modules import METHODS, Modules
 from residuals_lab.frameworks.torch_names import told_names
 from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
@@ -49,13 +50,18 @@ def trace(
     those that hang on a node of the graph otherwise, or that an `autograd.Function` finds in a closure, an object, a
     module. The parameters and buffers of every module that runs are known as such.
     """
-    fake = detect_fake_mode(args) or FakeTensorMode(allow_non_fake_inputs=True) if is_abstract else None
+    fake = detect_fake_mode(args) or Fakes() if is_abstract else None
     # One tensor that is given twice stays one, for code that asks whether its key is its query.
     differentiated = [a.requires_grad and i not in frozen for i, a in enumerate(args)]
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), fake or nullcontext(), _unlogged("torch._subclasses.fake_tensor"):
+    with (
+        torch.random.fork_rng(devices),
+        fake or nullcontext(),
+        models_can_change() if fake else nullcontext(),
+        _unlogged("torch._subclasses.fake_tensor"),
+    ):
         return _trace(fn, args, names, fields, parameters, around, _Recording(fake))
 
 

@@ -1,0 +1,101 @@
+"""Models that a file copies or converts once they are made: on fake tensors as in a run, and nothing is allocated."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from residuals_lab import frameworks
+from residuals_lab.audit import audit
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is that of the last layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 16), nn.Linear(16, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embedding(tokens)))
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+
+TOKENS, ROWS, IMAGES = torch.arange(20), torch.ones(4, 10, 32), torch.ones(2, 3, 8, 8)
+NARROW = torch.bfloat16
+MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "encoder, which copies its layer": (encoder, ROWS),
+    "copy of copies, converted": (lambda: copy.deepcopy(encoder()).bfloat16(), ROWS.to(NARROW)),
+    "converted": (lambda: nn.Sequential(nn.Linear(32, 32), nn.GELU()).to(NARROW), ROWS.to(NARROW)),
+    "by type": (lambda: nn.Sequential(nn.Linear(32, 32), nn.GELU()).type(NARROW), ROWS.to(NARROW)),
+    "converted twice": (lambda: nn.Sequential(nn.Linear(32, 32), nn.GELU()).half().double(), ROWS.double()),
+    "converted and frozen": (lambda: nn.Linear(32, 32).requires_grad_(False).to(NARROW), ROWS.to(NARROW)),
+    "tied, converted": (lambda: Tied().to(NARROW), TOKENS),
+    "tied, copied, converted": (lambda: copy.deepcopy(Tied().half()).to(NARROW), TOKENS),
+    "counter of batches, copied": (lambda: copy.deepcopy(convolutions()).bfloat16(), IMAGES.to(NARROW)),
+    "channels last": (lambda: convolutions().to(memory_format=torch.channels_last), IMAGES),
+    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(32, 32)).to(NARROW), ROWS.to(NARROW)),
+    "with a gradient": (lambda: with_gradient().to(NARROW), ROWS.to(NARROW)),
+}
+
+
+def with_gradient() -> nn.Module:
+    module = nn.Linear(32, 32)
+    module.weight.grad = torch.zeros_like(module.weight)
+    return module
+
+
+def kept(make: Callable[[], nn.Module], x: Tensor, is_concrete: bool) -> list[tuple[Any, ...]]:
+    """What an audit says that a model keeps."""
+    x = x.clone().requires_grad_(x.is_floating_point())
+    if is_concrete:
+        report = audit(make(), x, is_concrete=True)
+    else:
+        with frameworks.load("torch").abstractly(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            report = audit(make(), x)
+    return sorted((r.name, r.kind, r.is_new, r.nbytes, r.value.dtype, r.value.shape) for r in report.residuals)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_is_copied_and_converted_as_in_a_run(model: str) -> None:
+    make, x = MODELS[model]
+    assert kept(make, x, is_concrete=False) == kept(make, x, is_concrete=True)
+
+
+def test_a_module_is_copied_within_the_forward() -> None:
+    module = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32)).double()
+
+    def fn(x: Tensor) -> Tensor:
+        return copy.deepcopy(module).float()(x)
+
+    x = torch.ones(4, 32, requires_grad=True)
+    assert audit(fn, x).new_bytes == audit(fn, x, is_concrete=True).new_bytes > 0
+
+
+def test_a_conversion_allocates_nothing_and_keeps_its_device() -> None:
+    with frameworks.load("torch").abstractly():
+        million = nn.Linear(10**6, 10**6, bias=False).to(NARROW)  # four TB, and two
+        moved = copy.deepcopy(million).to("meta")
+    assert (million.weight.dtype, million.weight.device.type) == (NARROW, "cpu")
+    assert (moved.weight.device.type, million.weight is moved.weight) == ("meta", False)
+
+
+def test_pytorch_is_afterwards_as_it_was() -> None:
+    before = torch.utils.swap_tensors, Tensor.__deepcopy__
+    with frameworks.load("torch").abstractly():
+        assert before != (torch.utils.swap_tensors, Tensor.__deepcopy__)
+    assert before == (torch.utils.swap_tensors, Tensor.__deepcopy__)
