@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import residuals_torch
 from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.torch_fakes import Fakes, models_can_change
+from residuals_lab.frameworks.torch_fakes import abstractly as abstractly
 from residuals_lab.frameworks.torch_trace import dtype_name
 from residuals_lab.frameworks.torch_trace import trace as trace
 from residuals_torch import _lib
@@ -206,13 +206,6 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
 def random_like(a: Tensor) -> Tensor:
     """Random numbers in place of an array without any; zeros in place of integers."""
     return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
-
-
-@contextmanager
-def abstractly() -> Iterator[None]:
-    """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory."""
-    with Fakes(), models_can_change():
-        yield
 
 
 def after_compilation(call: Call) -> Compiled:

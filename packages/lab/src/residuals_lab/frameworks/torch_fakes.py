@@ -1,5 +1,6 @@
 """Fake tensors, which have no numbers and take no memory, made so that models can be copied and converted as usual."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,13 @@ class Fakes(FakeTensorMode):
 
 
 @contextmanager
-def models_can_change() -> Iterator[None]:
-    """Inside it, `copy.deepcopy(module)`, `module.to(torch.bfloat16)` and the like work on fake parameters."""
+def abstractly(mode: FakeTensorMode | None = None) -> Iterator[None]:
+    """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory.
+
+    `copy.deepcopy(module)`, `module.to(torch.bfloat16)` and the like work on them.
+    """
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # it logs with a traceback what is raised as well
+    was_disabled, logger.disabled = logger.disabled, True
     swap, deepcopy = torch.utils.swap_tensors, Tensor.__deepcopy__
 
     def give(old: Tensor, new: Tensor) -> None:
@@ -47,6 +53,8 @@ def models_can_change() -> Iterator[None]:
 
     torch.utils.swap_tensors, Tensor.__deepcopy__ = give, copied  # type: ignore[method-assign]
     try:
-        yield
+        with mode or Fakes():
+            yield
     finally:
+        logger.disabled = was_disabled
         torch.utils.swap_tensors, Tensor.__deepcopy__ = swap, deepcopy  # type: ignore[method-assign]

@@ -1,12 +1,11 @@
 """How the PyTorch adapter traces: it runs a function and its backward, and numbers what operations read and make."""
 
 import dataclasses
-import logging
 import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import takewhile
 from types import FrameType, MappingProxyType, ModuleType
 from typing import Any
@@ -21,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_draws import Draws
-from residuals_lab.frameworks.torch_fakes import Fakes, models_can_change
+from residuals_lab.frameworks.torch_fakes import Fakes, abstractly
 from residuals_lab.frameworks.torch_modules import METHODS, Modules
 from residuals_lab.frameworks.torch_names import told_names
 from residuals_lab.frameworks.torch_words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
@@ -56,24 +55,8 @@ def trace(
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
     devices = range(torch.cuda.device_count())
-    with (
-        torch.random.fork_rng(devices),
-        fake or nullcontext(),
-        models_can_change() if fake else nullcontext(),
-        _unlogged("torch._subclasses.fake_tensor"),
-    ):
+    with torch.random.fork_rng(devices), abstractly(fake) if fake else nullcontext():
         return _trace(fn, args, names, fields, parameters, around, _Recording(fake))
-
-
-@contextmanager
-def _unlogged(name: str) -> Iterator[None]:
-    """Without this logger, which says with a traceback what is raised as well."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 class _Packed:
