@@ -61,6 +61,23 @@ BOTH += [
         | {"return torch.func.grad(f_with_sin)(x)": "torch.func.grad(f_with_sin)(x)\n    return x.sin() + x * x.cos()"},
     ),
 ]
+BOTH += [
+    (
+        "right_only_once",
+        "state-between-calls",
+        "is right only the first time",
+        {"return jax.grad": "CALLS.append(x)\n    return len(CALLS) * jax.grad"}
+        | {"return torch.func.grad": "CALLS.append(x)\n    return len(CALLS) * torch.func.grad"}
+        | {"def custom": "CALLS = []\n\n\ndef custom"},
+    ),
+    ("interrupts", "raises", "KeyboardInterrupt", {"def custom": "raise KeyboardInterrupt\n\n\ndef custom"}),
+    (
+        "in_another_folder",
+        "raises",
+        "line 1: ",
+        {'"""f_with_sin(x) = Σ': 'import os; os.chdir("/"); 1 / 0\n"""f_with_sin(x) = Σ'},
+    ),
+]
 JAX = [
     ("swapped_rule", "rule-swapped", "where `_bwd(residuals, g)` comes first", {"(_fwd, _bwd)": "(_bwd, _fwd)"}),
     (
@@ -143,10 +160,84 @@ JAX = [
     ),
     (
         "global_array",
-        "closed-over",
-        "from a global or a closure; the residuals are x (input",
+        "state-between-calls",
+        "called twice before the first backward",
         {"(x, sin_x)\n": "(KEPT.append(sin_x), x)[1]\n", "x, sin_x = residuals": "x, sin_x = residuals, KEPT[-1]"}
         | {"Residuals = ": "KEPT = []\nResiduals = "},
+    ),
+    (
+        "global_stack",
+        "state-between-calls",
+        "the gradient of the first of two calls",
+        {"(x, sin_x)\n": "(KEPT.append(sin_x), x)[1]\n", "x, sin_x = residuals": "x, sin_x = residuals, KEPT.pop()"}
+        | {"Residuals = ": "KEPT = []\nResiduals = "},
+    ),
+    (
+        "global_queue",
+        "state-between-calls",
+        "the gradient of the second of two calls",
+        {"(x, sin_x)\n": "(KEPT.append(sin_x), x)[1]\n", "x, sin_x = residuals": "x, sin_x = residuals, KEPT.pop(0)"}
+        | {"Residuals = ": "KEPT = []\nResiduals = "},
+    ),
+    (
+        "class_attribute",
+        "state-between-calls",
+        "its argument `residuals`",
+        {"    return jnp.sum(x * sin_x), ": "    Kept.sin_x = sin_x\n    return jnp.sum(x * sin_x), "}
+        | {
+            "x, sin_x = residuals": "x, sin_x = residuals[0], Kept.sin_x",
+            "Residuals = ": "class Kept: ...\n\nResiduals = ",
+        },
+    ),
+    (
+        "last_call_alone",
+        "state-between-calls",
+        "got: AssertionError: another x",
+        {"(x, sin_x)\n": "(KEPT.append((x, sin_x)), x)[1]\n", "Residuals = ": "KEPT = []\nResiduals = "}
+        | {"x, sin_x = residuals": "x, (kept, sin_x) = residuals, KEPT[-1]\n    assert (x == kept).all(), 'another x'"},
+    ),
+    (
+        "function_attribute",
+        "state-between-calls",
+        "an attribute of a class or a function",
+        {"    return jnp.sum(x * sin_x), ": "    _fwd.sin_x = sin_x\n    return jnp.sum(x * sin_x), "}
+        | {"x, sin_x = residuals": "x, sin_x = residuals[0], _fwd.sin_x"},
+    ),
+    (
+        "default_argument",
+        "state-between-calls",
+        "the value for x =",
+        {
+            "def _fwd(x: Array)": "def _fwd(x, kept={})",
+            "    sin_x = jnp.sin(x)\n": "    sin_x = kept.setdefault(0, jnp.sin(x))\n",
+        },
+    ),
+    (
+        "constant_array",
+        "closed-over",
+        "from a global or a closure; the residuals are x (input",
+        {"(g * (sin_x": "(g * ONES * (sin_x", "Residuals = ": "ONES = jnp.ones(1)\nResiduals = "},
+    ),
+    (
+        "gradient_stopped",
+        "no-custom-rule",
+        "without a `detach` or `stop_gradient` in between",
+        {
+            "def f_with_sin": "def rule",
+            "f_with_sin.defvjp(_fwd, _bwd)": "rule.defvjp(_fwd, _bwd)\n\n\n"
+            "def f_with_sin(x):\n    plain = jnp.sum(x * jnp.sin(x))\n"
+            "    return plain + jax.lax.stop_gradient(rule(x) - plain)",
+        },
+    ),
+    (
+        "rule_in_the_function",
+        "rule-made-anew",
+        "move the rule out",
+        {
+            "@jax.custom_vjp\ndef f_with_sin(x: Array) -> Array:\n    return": "def value(x):\n    return",
+            "f_with_sin.defvjp(_fwd, _bwd)": "def f_with_sin(x):\n    rule = jax.custom_vjp(value)\n"
+            "    rule.defvjp(_fwd, _bwd)\n    return rule(x)",
+        },
     ),
     (
         "sine_stopped",
@@ -170,6 +261,7 @@ OLD_STYLE = {
     " + g_sin_x * cos_x": "",
     "y, _ = XSinX": "y = XSinX",
 }
+SINE = "def sine(x, kept={}):\n    return kept.setdefault(0, torch.sin(x).detach()).clone()\n\n\n"
 COTANGENTS = "ctx: Any, g: Tensor, g_sin_x: Tensor"  # of the solution's `backward`
 TORCH = [
     (
@@ -319,10 +411,75 @@ TORCH = [
     ),
     (
         "global_tensor",
-        "closed-over",
-        "from a global or a closure; the residuals are x (input",
+        "state-between-calls",
+        "called twice before the first backward",
         {"_backward(x, sin_x)": "_backward(x)\n        KEPT.append(sin_x)", "class XSinX": "KEPT = []\n\n\nclass XSinX"}
         | {"x, sin_x = ctx.saved_tensors": "(x,), sin_x = ctx.saved_tensors, KEPT[-1]"},
+    ),
+    (
+        "global_tensors_by_index",
+        "closed-over",
+        "from a global or a closure; the residuals are x (input",
+        {"_backward(x, sin_x)": "_backward(x)\n        KEPT.append(sin_x)\n        ctx.i = len(KEPT) - 1"}
+        | {
+            "class XSinX": "KEPT = []\n\n\nclass XSinX",
+            "x, sin_x = ctx.saved_tensors": "(x,), sin_x = ctx.saved_tensors, KEPT[ctx.i]",
+        },
+    ),
+    (
+        "class_attribute",
+        "state-between-calls",
+        "`ctx.saved_tensors`",
+        {"_backward(x, sin_x)": "_backward(x, sin_x)\n        XSinX.sin_x = sin_x"}
+        | {"x, sin_x = ctx.saved_tensors": "x, sin_x = ctx.saved_tensors[0], XSinX.sin_x"},
+    ),
+    (
+        "function_attribute",
+        "state-between-calls",
+        "an attribute of a class or a function",
+        {"_backward(x, sin_x)": "_backward(x, sin_x)\n        f_with_sin.sin_x = sin_x"}
+        | {"x, sin_x = ctx.saved_tensors": "x, sin_x = ctx.saved_tensors[0], f_with_sin.sin_x"},
+    ),
+    (
+        "default_argument",
+        "state-between-calls",
+        "the value for x =",
+        {"sin_x = torch.sin(x)": "sin_x = sine(x)", "class XSinX": f"{SINE}class XSinX"},
+    ),
+    (
+        "rule_in_the_function",
+        "rule-made-anew",
+        "move the rule out",
+        {
+            "XSinX.apply(x)": "type('Rule', (XSinX,), {}).apply(x)",
+        },
+    ),
+    (
+        "gradient_stopped",
+        "no-custom-rule",
+        "the `apply` of a torch.autograd.Function",
+        {"return y\n": "plain = torch.sum(x * torch.sin(x))\n    return plain + (y - plain).detach()\n"},
+    ),
+    (
+        "writes_grad",
+        "writes-grad",
+        "which a second call makes twice the gradient",
+        {"return torch.func.grad(f_with_sin)(x)": "f_with_sin(x).backward()\n    return x.grad"},
+    ),
+    (
+        "clears_grad",
+        "writes-grad",
+        "another x.grad than before the call",
+        {"return torch.func.grad(f_with_sin)(x)": "x.grad = None\n    f_with_sin(x).backward()\n    return x.grad"},
+    ),
+    (
+        "takes_grad_away",
+        "writes-grad",
+        "x.grad belongs to the caller",
+        {
+            "return torch.func.grad(f_with_sin)(x)": "x.grad = None\n    f_with_sin(x).backward()\n"
+            "    d = x.grad\n    x.grad = None\n    return d"
+        },
     ),
 ]
 WRONG = [
@@ -331,6 +488,37 @@ WRONG = [
     for row in rows
     if framework in frameworks.installed()
 ]
+
+
+def _in_the_backward(line: str) -> dict[str, str]:
+    unpacking = "= residuals\n", "= ctx.saved_tensors\n"
+    return {unpacking[0]: f"{unpacking[0]}    {line}\n", unpacking[1]: f"{unpacking[1]}        {line}\n"}
+
+
+# Answers that end the process that runs them, or that never end.
+ENDING = [
+    Wrong(framework, *row)
+    for framework in frameworks.installed()
+    for row in (
+        ("endless", "does-not-end", ": `while True: pass`", _in_the_backward("while True: pass")),
+        ("exits", "exits-process", "exit code 0", {"def custom": "import os\n\nos._exit(0)\n\n\ndef custom"}),
+        (
+            "too_much",
+            "too-much-memory",
+            ": `while True: kept += [b'x' * 2**24]`",
+            {"def custom": "kept = []\nwhile True: kept += [b'x' * 2**24]\n\n\ndef custom"},
+        ),
+        (
+            "crashes",
+            "crashes",
+            ": `import ctypes; ctypes.string_at(0)`",
+            _in_the_backward("import ctypes; ctypes.string_at(0)"),
+        ),
+    )
+]
+
+RULE = {"def f_with_sin": "def rule", "f_with_sin.defvjp(_fwd, _bwd)\n": "rule.defvjp(_fwd, _bwd)\n\n\nBEHIND\n"}
+BEHIND = "BEHIND"  # in place of which an answer has what calls its rule
 
 # Other answers that are right: the framework, a name, the edits.
 RIGHT = [
@@ -354,6 +542,88 @@ RIGHT = [
     ("jax", "defaults", {ARGUMENTS: "residuals, g=1.0"}),
     ("jax", "other_names", {"_fwd": "f_with_sin_fwd", "_bwd": "f_with_sin_bwd"}),
     ("jax", "numpy_at_the_end", {"return jax.grad(f_with_sin)(x)": "return jax.device_get(jax.grad(f_with_sin)(x))"}),
+    ("jax", "behind_a_function", RULE | {BEHIND: "def f_with_sin(x):\n    return rule(x)"}),
+    ("jax", "behind_a_jitted_function", RULE | {BEHIND: "@jax.jit\ndef f_with_sin(x):\n    return rule(x)"}),
+    ("jax", "jitted_rule", RULE | {BEHIND: "f_with_sin = jax.jit(rule)"}),
+    ("jax", "partial", RULE | {BEHIND: "from functools import partial\n\nf_with_sin = partial(rule)"}),
+    (
+        "jax",
+        "wraps",
+        RULE
+        | {BEHIND: "from functools import wraps\n\n\n@wraps(rule)\ndef f_with_sin(*args):\n    return rule(*args)"},
+    ),
+    (
+        "jax",
+        "object",
+        RULE
+        | {BEHIND: "class Function:\n    def __call__(self, x):\n        return rule(x)\n\n\nf_with_sin = Function()"},
+    ),
+    (
+        "jax",
+        "static_argument",
+        RULE
+        | {
+            BEHIND: "def f_with_sin(x):\n    return rule(x, 1)",
+            "@jax.custom_vjp": "@partial(jax.custom_vjp, nondiff_argnums=(1,))",
+        }
+        | {"rule(x: Array)": "rule(x, n)", "_fwd(x: Array)": "_fwd(x, n)", ARGUMENTS: "n, residuals, g"}
+        | {"import jax\n": "from functools import partial\n\nimport jax\n"},
+    ),
+    (
+        "jax",
+        "second_argument",
+        RULE
+        | {BEHIND: "def f_with_sin(x):\n    return rule(x, 1.0)", "jnp.cos(x)),)": "jnp.cos(x)), None)"}
+        | {"rule(x: Array)": "rule(x, scale)", "_fwd(x: Array)": "_fwd(x, scale)"},
+    ),
+    (
+        "jax",
+        "sum_outside",
+        RULE
+        | {BEHIND: "def f_with_sin(x):\n    return jnp.sum(rule(x))"}
+        | {"jnp.sum(x * jnp.sin(x))": "x * jnp.sin(x)", "jnp.sum(x * sin_x)": "x * sin_x"},
+    ),
+    ("torch", "compiled", {"def f_with_sin": "@torch.compile\ndef f_with_sin"}),
+    ("torch", "compiled_whole", {"def f_with_sin": "@torch.compile(fullgraph=True)\ndef f_with_sin"}),
+    (
+        "torch",
+        "compiled_behind_a_function",
+        {
+            "def f_with_sin": "@torch.compile\ndef compiled",
+            "def custom": "def f_with_sin(x):\n    return compiled(x)\n\n\ndef custom",
+        },
+    ),
+    (
+        "torch",
+        "behind_a_function",
+        {
+            "def f_with_sin": "def inner",
+            "def custom": "def f_with_sin(x):\n    return inner(x)\n\n\ndef custom",
+        },
+    ),
+    (
+        "torch",
+        "apply_at_the_top",
+        {"def f_with_sin": "apply = XSinX.apply\n\n\ndef f_with_sin", "_ = XSinX.apply(x)": "_ = apply(x)"},
+    ),
+    (
+        "torch",
+        "second_argument",
+        {
+            "forward(x: Tensor)": "forward(x, scale)",
+            "(x,), (_": "(x, _), (_",
+            "apply(x)": "apply(x, 1.0)",
+            f"return {GRADIENT}": f"return {GRADIENT}, None",
+        },
+    ),
+    (
+        "torch",
+        "backward_on_a_copy",
+        {
+            "return torch.func.grad(f_with_sin)(x)": "x = x.detach().requires_grad_()\n"
+            "    f_with_sin(x).backward()\n    return x.grad",
+        },
+    ),
     ("torch", "residuals_in_another_order", {"(x, sin_x)\n": "(sin_x, x)\n", "x, sin_x = ctx": "sin_x, x = ctx"}),
     (
         "torch",

@@ -43,8 +43,9 @@ ARROWS = {
     "compare_view": {"frameworks", "show"},
     "compare_summary": {"compare_view", "frameworks"},
     "call": {"ops", "trace"},
-    "grading": {"call", "ops", "tolerance", "trace"},
-    "learn": {"frameworks", "grading", "show"},
+    "grading": {"call", "frameworks", "isolated", "ops", "show", "tolerance", "trace"},
+    "isolated": set(),
+    "learn": {"frameworks", "grading", "isolated", "show"},
     "inputs": {"frameworks"},
     "audit": {
         "advice",

@@ -2,17 +2,17 @@
 
 import json
 import re
-import sys
 import textwrap
-from contextlib import redirect_stdout
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from residuals_lab import frameworks, show
+from residuals_lab import frameworks, isolated, show
 from residuals_lab.errors import MissingFramework, UsageError
-from residuals_lab.grading import Grade, grade
+from residuals_lab.grading import Grade, ended
+from residuals_lab.isolated import Limits
 
+LIMITS = Limits(seconds=60, nbytes=4 << 30)  # of grading a file
 _EXERCISES = files("residuals_lab") / "exercises"
 
 
@@ -61,7 +61,7 @@ def hint(exercise: str, framework: str, number: int) -> Hint:
 
 
 def check(exercise: str, framework: str) -> Grade:
-    """Grade the learner's file. What the file prints goes to stderr: stdout is for the result."""
+    """Grade the learner's file, in a child process. What the file prints goes to stderr: stdout is for the result."""
     path = file_of(exercise, framework)
     try:
         path.read_bytes()
@@ -69,10 +69,14 @@ def check(exercise: str, framework: str) -> Grade:
         raise UsageError(f"{path}: no such file here; start with: {_command(exercise, framework)}") from None
     except OSError as problem:
         raise UsageError(f"{path}: cannot be read: {problem.strerror or problem}") from None
-    with show.progress(f"importing {frameworks.TITLES[framework]}"):
-        adapter = frameworks.load(framework)
-    with redirect_stdout(sys.stderr):
-        return grade(exercise, adapter, path)
+    frameworks.require(framework)
+    function, imports = "residuals_lab.grading:grade", [f"residuals_lab.frameworks.{framework}"]
+    with show.progress(f"grading {path}"):
+        try:
+            grade: Grade = isolated.call(function, exercise, framework, path, limits=LIMITS, imports=imports)
+        except isolated.Ended as end:
+            return Grade(ended(end, path), (), "")
+    return grade
 
 
 def run(exercise: str, framework: str | None, *, check: bool, hint: int | None, reset: bool, as_json: bool) -> int:

@@ -35,10 +35,15 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in NAMES if is_installed(name))
 
 
-def load(name: str) -> ModuleType:
-    """The adapter of a framework; MissingFramework if it is not installed."""
+def require(name: str) -> None:
+    """MissingFramework if a framework is not installed."""
     if name not in NAMES:
         raise UsageError(f"framework: expected one of {', '.join(NAMES)}, got {name!r}")
     if not is_installed(name):
         raise MissingFramework(f"{TITLES[name]} or residuals_{name} is not installed; run: {INSTALL[name]}")
+
+
+def load(name: str) -> ModuleType:
+    """The adapter of a framework; MissingFramework if it is not installed."""
+    require(name)
     return importlib.import_module(f"{__name__}.{name}")

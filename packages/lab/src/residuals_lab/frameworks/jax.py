@@ -6,6 +6,7 @@ from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -111,10 +112,37 @@ def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[
 
     @quickly
     def run(args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
-        y, pull = jax.vjp(fn, *args)
+        y, pull = vjp(fn, args)
         return y, pull(g)
 
     return run(args, g)
+
+
+def vjp(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """`fn(*args)`, and the backward of this call: the gradients for a cotangent."""
+    return jax.vjp(fn, *args)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which what somebody compiled runs as it is written, on arrays of numbers."""
+    return jax.disable_jit()
+
+
+def rule_of(fn: Callable[..., Any], x: jax.Array) -> Any:
+    """The first custom rule that `fn(x)` calls, with its `fwd` and its `bwd`; None if there is none."""
+    called, call = [], jax.custom_vjp.__call__
+
+    def noted(rule: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(rule)
+        return call(rule, *args, **kwargs)
+
+    with patch.object(jax.custom_vjp, "__call__", noted), uncompiled():
+        try:
+            fn(x)
+        except Exception:
+            if not called:
+                raise
+    return called[0] if called and called[0].bwd else None
 
 
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:

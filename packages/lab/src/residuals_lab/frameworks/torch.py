@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ import residuals_torch
 from residuals_lab.compiled import Call, Compiled
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch_fakes import abstractly as abstractly
-from residuals_lab.frameworks.torch_trace import dtype_name
+from residuals_lab.frameworks.torch_trace import dtype_name, nodes, tensors
 from residuals_lab.frameworks.torch_trace import trace as trace
 from residuals_torch import _lib
 
@@ -133,8 +134,32 @@ def dtype_of(a: Tensor) -> str:
 
 
 def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
+    y, pull = vjp(fn, args)
+    return y, pull(g)
+
+
+def vjp(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     y = fn(*args)
-    return y, torch.autograd.grad(y, tuple(args), g, allow_unused=True, materialize_grads=True)
+    return y, lambda g: torch.autograd.grad(y, tuple(args), g, allow_unused=True, materialize_grads=True)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    def compile(model: Any = None, **options: Any) -> Any:
+        return model if model is not None else lambda model: model
+
+    return patch.object(torch, "compile", compile)
+
+
+def rule_of(fn: Callable[..., Any], x: Tensor) -> Any:
+    """The `autograd.Function` that `fn(x)` calls last; None if there is none."""
+    with uncompiled():
+        return getattr(node_of(fn(x)), "_forward_cls", None)
+
+
+def node_of(y: Any) -> Any:
+    """The node of the last `autograd.Function` in the graph of one output or several; None if there is none."""
+    outs = [out for out in tensors(y) if out.grad_fn is not None]
+    return next((node for node in nodes(outs) if hasattr(node, "_forward_cls")), None)
 
 
 def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:

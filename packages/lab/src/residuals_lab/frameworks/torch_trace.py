@@ -108,7 +108,7 @@ def _trace(
             out = fn(*args)
         held = [a for saved, a in packed if saved() is not None]  # without those of a graph that nothing leads to
         seen = {a.storage for a in held}
-        outs = [y for y in _tensors(out) if y.requires_grad]
+        outs = [y for y in tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
         known = [recording.known_as(a, k.kind) for a, k in zip(args, known, strict=True)]  # if written into, no longer
@@ -117,14 +117,14 @@ def _trace(
                 continue
             known.append(recording.known_as(t, "parameter"))
             labels.setdefault(known[-1].number, name)
-        known += [recording.known_as(y, "output") for y in _tensors(out)]
+        known += [recording.known_as(y, "output") for y in tensors(out)]
         recorder.gone = recording.written_over()
         forward = len(recorder.steps)
         cotangents = [torch.ones_like(y) for y in outs]
         recorder.forget(forward)  # which is no step of the function
         recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
         leaves = [*args, *recording.hidden_leaves.values()]
-        for node in _nodes(outs):
+        for node in nodes(outs):
             if type(node).__name__ == "AccumulateGrad":
                 leaves.append(node.variable)
             for name, t in _hung_on(node):
@@ -149,8 +149,8 @@ def _trace(
 
 def backward_of(out: Any) -> None:
     """Run the backward of all that a function gives, and leave no gradient behind."""
-    outs = [y for y in _tensors(out) if y.requires_grad]
-    leaves = [node.variable for node in _nodes(outs) if type(node).__name__ == "AccumulateGrad"]
+    outs = [y for y in tensors(out) if y.requires_grad]
+    leaves = [node.variable for node in nodes(outs) if type(node).__name__ == "AccumulateGrad"]
     _backward(outs, [torch.ones_like(y) for y in outs], leaves)
 
 
@@ -170,19 +170,19 @@ def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequ
             t.grad = grad
 
 
-def _tensors(out: Any) -> list[Tensor]:
+def tensors(out: Any) -> list[Tensor]:
     """The tensors among results of any shape, those in dataclasses too."""
     found: list[Tensor] = []
     for leaf in tree_leaves(out):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += _tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
+            found += tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
     return found
 
 
 def _without_gradient(out: Any) -> str:
-    found = _tensors(out)
+    found = tensors(out)
     got = f"{len(found)} of them, none of which does" if found else f"{type(out).__name__} without a tensor"
     return f"expected a result that requires a gradient, got {got}; does an argument or a parameter require one?"
 
@@ -355,7 +355,7 @@ def dtype_name(t: Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
 
-def _nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
+def nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes of the graph."""
     todo, seen = [y.grad_fn for y in outs], set()
     while todo:

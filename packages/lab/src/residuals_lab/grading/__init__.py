@@ -4,13 +4,21 @@ A folder here holds the checks of the exercise of its name; this module loads a 
 """
 
 import importlib
+import signal
 import sys
 import textwrap
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
+from unittest.mock import patch
 
+from residuals_lab import frameworks
+from residuals_lab.isolated import Ended
+from residuals_lab.show import size
 from residuals_lab.trace import Residual
 
 
@@ -38,38 +46,47 @@ class Grade(NamedTuple):
     report: str
 
 
-def grade(exercise: str, adapter: ModuleType, path: Path) -> Grade:
+def grade(exercise: str, framework: str, path: Path) -> Grade:
     """Run the checks of an exercise on a file, up to the first that finds something."""
-    checks = importlib.import_module(f"{__name__}.{exercise}")
-    with adapter.precision("float64"):
+    checks, adapter = importlib.import_module(f"{__name__}.{exercise}"), frameworks.load(framework)
+    source = path.read_bytes()
+    with adapter.precision("float64"), _warnings_without_paths():
         try:
-            module = _execute(path)
-        except (Exception, SystemExit) as error:
-            return Grade(_raised(error, path, adapter), (), "")
+            with adapter.uncompiled():
+                module = _execute(source, path)
+        except BaseException as error:  # whatever a learner raises, SystemExit and KeyboardInterrupt too
+            return Grade(_raised(error, source, path, adapter), (), "")
         answer = checks.Answer(adapter, module)
         for check in checks.CHECKS:
             try:
                 finding = check(answer)
-            except (Exception, SystemExit) as error:
-                finding = _raised(error, path, adapter)
+            except BaseException as error:
+                finding = _raised(error, source, path, adapter)
             if finding:
                 return Grade(finding, answer.residuals, "")
         return Grade(None, answer.residuals, checks.report(answer))
 
 
-def _execute(path: Path) -> ModuleType:
+@contextmanager
+def _warnings_without_paths() -> Iterator[None]:
+    """A warning names the line that is to blame, which mostly is the framework's or ours."""
+    with patch.object(warnings, "formatwarning", lambda text, kind, *_, **__: f"{kind.__name__}: {text}\n"):
+        yield
+
+
+def _execute(source: bytes, path: Path) -> ModuleType:
     """The file as a module, compiled anew: a cached one could be older than the learner's last edit."""
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    code = compile(path.read_bytes(), str(path), "exec")
+    code = compile(source, str(path), "exec")
     sys.modules[path.stem] = module  # dataclasses look for their module there
     exec(code, module.__dict__)
     return module
 
 
-def _raised(error: BaseException, path: Path, adapter: ModuleType) -> Finding:
+def _raised(error: BaseException, source: bytes, path: Path, adapter: ModuleType) -> Finding:
     """An exception, told by its type, its text and the learner's own line."""
-    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    lines = _lines(source)
     text = textwrap.shorten(str(error), 300) or "no text"
     what = f"{type(error).__name__}: {text}"
     if isinstance(error, SyntaxError) and error.filename == str(path):
@@ -112,6 +129,54 @@ def _raised(error: BaseException, path: Path, adapter: ModuleType) -> Finding:
         "what raises cannot be graded any further",
         f"make line {number} run, then check again",
     )
+
+
+def ended(end: Ended, path: Path) -> Finding:
+    """A file that ended the process which graded it, or would not end."""
+    number = end.line_in(str(path))
+    where = f", at {_line(_lines(path.read_bytes()), number)}" if number else ""
+    if end.how == "time":
+        return Finding(
+            "does-not-end",
+            f"your file did not end within {end.number:g} s",
+            "a file that is graded in a few seconds",
+            f"still running after {end.number:g} s{where}",
+            "whoever calls your functions would wait for ever",
+            f"look at the loop around line {number}: something in it has to bring it to an end"
+            if number
+            else "look for a loop whose condition is never false",
+        )
+    if end.how == "memory":
+        return Finding(
+            "too-much-memory",
+            f"your file took more than {size(int(end.number))} of memory, and was stopped",
+            "a few MiB: the x of the checks has 5 elements",
+            f"more than {size(int(end.number))}{where}",
+            "a system that runs out of memory stops other programs too",
+            "look for an array of a size that does not come from x, or for a list that grows in a loop",
+        )
+    if end.how == "exit":
+        return Finding(
+            "exits-process",
+            "your file ends the Python process",
+            "a file that runs to its last line, and functions that return",
+            f"the process ended with exit code {end.number:g}, without a word",
+            "whoever imports your file would end with it",
+            "take out what ends the process, such as `os._exit`; to stop with an error, raise an exception",
+        )
+    name = signal.strsignal(int(end.number)) or "unknown"
+    return Finding(
+        "crashes",
+        f"your file crashes the Python process: {name}",
+        "a file that runs to its last line, and functions that return",
+        f"signal {end.number:g} ({name}){where}",
+        "no exception tells whoever calls your functions what went wrong",
+        "look for code that goes past Python, such as `ctypes`, or for a signal that it sends to itself",
+    )
+
+
+def _lines(source: bytes) -> list[str]:
+    return source.decode("utf-8", "replace").splitlines()
 
 
 def _line(lines: list[str], number: int) -> str:

@@ -19,6 +19,7 @@ CHECKS: tuple[Callable[[Answer], Finding | None], ...] = (
     runs.backward_takes_what_it_is_given,
     runs.arguments_are_in_order,
     gradients.backward_returns_a_gradient,
+    kept.calls_are_independent,
     gradients.gradient,
     kept.nothing_is_overwritten,
     gradients.gradient_function,

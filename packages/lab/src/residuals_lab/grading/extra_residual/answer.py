@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from residuals_lab.call import Call
+from residuals_lab.grading.words import shape
 from residuals_lab.ops import BY_NAME
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 from residuals_lab.trace import Residual, Trace
@@ -47,11 +48,15 @@ class Answer:
 
     @cached_property
     def rule(self) -> Any:
-        """The learner's custom_vjp object or Function class; None if there is none."""
+        """The learner's custom_vjp object or Function class, wherever f_with_sin calls it; None if there is none."""
+        return self.adapter.rule_of(self.f, self.array(self.x))
+
+    @cached_property
+    def inputs(self) -> int:
+        """How many gradients the rule has to return: one for each input that may have one."""
         if self.is_jax:
-            found = inspect.unwrap(self.f, stop=lambda f: hasattr(f, "defvjp"))
-            return found if getattr(found, "bwd", None) else None
-        return getattr(self.node(self.array(self.x)), "_forward_cls", None)
+            return self.in_forward(lambda _, given: len(given)) - len(self.rule.nondiff_argnums)
+        return len(self.node(self.array(self.x)).needs_input_grad)
 
     @property
     def slot(self) -> str:
@@ -60,7 +65,7 @@ class Answer:
 
     def node(self, x: Any) -> Any:
         """The node that the learner's Function puts into the PyTorch graph of f_with_sin(x)."""
-        return node_of(self.f(x))
+        return self.adapter.node_of(self.f(x))
 
     @cached_property
     def trace(self) -> Trace:
@@ -76,23 +81,37 @@ class Answer:
     def backward_ops(self) -> Counter[str]:
         return Counter(step.op for step in self.trace.steps if step.phase == "backward")
 
+    def in_forward(self, look: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> Any:
+        """What `look` returns for the learner's `_fwd` in JAX and the arguments that it is given."""
+        return self._in_part("fwd", look)
+
     def in_backward(self, look: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> Any:
-        """What `look` returns for the learner's backward and the arguments that the framework has for it."""
-        x, g, rule = self.array(self.x), self.array(self.g), self.rule
-        original, seen = getattr(rule, self.slot), []
-        if self.is_jax:
-            return look(original, (rule.fwd(x)[1], g))
+        """What `look` returns for the learner's backward and its arguments; None if the backward is never called."""
+        return self._in_part(self.slot, look)
+
+    def _in_part(self, slot: str, look: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> Any:
+        original, seen = getattr(self.rule, slot), []
 
         def spy(*arguments: Any) -> None:
             seen.append(look(original, arguments))
 
-        with patch.object(rule, self.slot, staticmethod(spy)):
+        with patch.object(self.rule, slot, self._part(spy)), self.adapter.uncompiled():
             try:
-                self.adapter.value_and_vjp(self.f, [x], g)
+                self.adapter.value_and_vjp(self.f, [self.array(self.x)], self.array(self.g))
             except Exception:
                 if not seen:
-                    raise  # the learner's own; the engine's come of an empty return
-        return seen[0]
+                    raise  # the learner's own; the framework's come of an empty return
+        return seen[0] if seen else None
+
+    def _part(self, function: Callable[..., Any]) -> Any:
+        """A function as an attribute of the rule, which is an object in JAX and a class in PyTorch."""
+        return function if self.is_jax else staticmethod(function)
+
+    def gradient_of_x(self, returned: Any) -> Any:
+        """The gradient of x out of what the backward returned, which may be one for each input of the rule."""
+        if not isinstance(returned, (tuple, list)) or not returned:
+            return returned
+        return next((d for d in returned if shape(d) == self.x.shape), returned[0])
 
     def gradient_function_with_doubled_rule(self) -> tuple[Any, np.ndarray]:
         """What custom_vjp_with_extra_residual returns while the rule returns twice the gradient, and the truth of it.
@@ -103,10 +122,11 @@ class Answer:
 
         def doubled(*arguments: Any) -> Any:
             returned = original(*arguments)
-            return tuple(2 * d for d in returned) if isinstance(returned, (tuple, list)) else 2 * returned
+            several = returned if isinstance(returned, (tuple, list)) else (returned,)
+            return tuple(None if d is None else 2 * d for d in several)
 
         x = self.x[:3]
-        with patch.object(self.rule, self.slot, doubled if self.is_jax else staticmethod(doubled)):
+        with patch.object(self.rule, self.slot, self._part(doubled)):
             found = self.module.custom_vjp_with_extra_residual(self.array(x))
         return found, 2 * (np.sin(x) + x * np.cos(x))
 
@@ -133,19 +153,3 @@ def signature(function: Callable[..., Any]) -> str:
     except ValueError:
         return "(...)"
     return f"({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})"
-
-
-def node_of(y: Any) -> Any:
-    """The last node of a custom Function in the PyTorch graph of y; None if there is none."""
-    return next((node for node in _nodes(y) if hasattr(node, "_forward_cls")), None)
-
-
-def _nodes(y: Any) -> Iterator[Any]:
-    """The nodes of the PyTorch graph of one output or several, the last operation first."""
-    todo, seen = [getattr(out, "grad_fn", None) for out in (y if isinstance(y, (tuple, list)) else [y])], set()
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            todo += [following for following, _ in node.next_functions]
-            yield node

@@ -10,21 +10,30 @@ from residuals_lab.grading.words import kind, shape, show
 
 
 def backward_returns_a_gradient(answer: Answer) -> Finding | None:
-    returned = answer.in_backward(lambda function, arguments: function(*arguments))
-    if isinstance(returned, (tuple, list)) and len(returned) == 1:
-        returned = returned[0]
-    elif answer.is_jax or isinstance(returned, (tuple, list)):
+    returned, count = answer.in_backward(lambda function, arguments: function(*arguments)), answer.inputs
+    is_several = isinstance(returned, (tuple, list))
+    if len(returned) != count if is_several else answer.is_jax or count > 1:
         return Finding(
             "wrong-number-of-gradients",
-            f"{answer.backward} does not return one gradient for one argument",
-            "a tuple with one array, (dx,)" if answer.is_jax else "one tensor, dx",
+            f"{answer.backward} does not return one gradient for {'one argument' if count == 1 else 'each argument'}",
+            _gradients(count, answer.is_jax),
             kind(returned),
-            "the gradients are handed out in the order of the arguments, and f_with_sin has one: x",
-            "return `(dx,)`, with the comma that makes it a tuple" if answer.is_jax else "return dx alone",
+            "the gradients are handed out in the order of the rule's arguments, and it has "
+            + ("one: x" if count == 1 else str(count)),
+            "return `(dx,)`, with the comma that makes it a tuple"
+            if answer.is_jax and count == 1
+            else f"return {_gradients(count, answer.is_jax)}",
         )
-    if returned is None or shape(returned) == answer.x.shape:
+    dx = answer.gradient_of_x(returned)
+    if dx is None or shape(dx) == answer.x.shape:
         return None  # None means zero, which the next check tells
-    return _wrong_shape(answer, f"the gradient that {answer.backward} returns", returned)
+    return _wrong_shape(answer, f"the gradient that {answer.backward} returns", dx)
+
+
+def _gradients(count: int, is_jax: bool) -> str:
+    if count > 1:
+        return f"a tuple of {count}, with None for what has no gradient"
+    return "a tuple with one array, (dx,)" if is_jax else "one tensor, dx"
 
 
 def gradient(answer: Answer) -> Finding | None:
@@ -33,14 +42,48 @@ def gradient(answer: Answer) -> Finding | None:
 
 
 def gradient_function(answer: Answer) -> Finding | None:
-    d = answer.module.custom_vjp_with_extra_residual(answer.array(answer.x))
+    function, x = answer.module.custom_vjp_with_extra_residual, answer.array(answer.x)
+    d = function(x)
     if shape(d) != answer.x.shape:
         return _wrong_shape(answer, "what custom_vjp_with_extra_residual(x) returns", d)
-    wrong = _wrong_gradient(answer, d, np.array(1.0))
-    return wrong and wrong._replace(
-        title=f"custom_vjp_with_extra_residual(x): {wrong.title}",
-        next="f_with_sin has the right gradient: return that of f_with_sin at x, and nothing else",
+    first = answer.numpy(d).copy()
+    wrong = _wrong_gradient(answer, first, np.array(1.0))
+    if wrong:
+        return wrong._replace(
+            title=f"custom_vjp_with_extra_residual(x): {wrong.title}",
+            next="f_with_sin has the right gradient: return that of f_with_sin at x, and nothing else",
+        )
+    second = answer.numpy(function(x))
+    if not answer.is_jax and not _leaves_grad_alone(answer):
+        return Finding(
+            "writes-grad",
+            "custom_vjp_with_extra_residual(x) writes into x.grad",
+            "the gradient as a new tensor, and x as it was",
+            "the right gradient, and another x.grad than before the call"
+            + (", which a second call makes twice the gradient" if close(second, 2 * first) else ""),
+            "x.grad belongs to the caller, whose optimizer steps by it; `backward()` adds to it, so that every call "
+            "changes what the calls before it returned",
+            "`return torch.func.grad(f_with_sin)(x)`, or `torch.autograd.grad(f_with_sin(x), x)[0]`: neither writes",
+        )
+    if close(second, first):
+        return None
+    return Finding(
+        "state-between-calls",
+        "custom_vjp_with_extra_residual(x) is right only the first time",
+        f"{show(first)} from every call on the same x",
+        f"{show(second)} from the second call",
+        "a function of x alone can be called anywhere, any number of times",
+        "let it keep nothing from one call for the next, and leave x as it is",
     )
+
+
+def _leaves_grad_alone(answer: Answer) -> bool:
+    """Whether custom_vjp_with_extra_residual(x) leaves x.grad as it is, be it there or not."""
+    x, with_grad = answer.array(answer.x), answer.array(answer.x)
+    with_grad.grad = answer.array(answer.u).detach()
+    for a in (x, with_grad):
+        answer.module.custom_vjp_with_extra_residual(a)
+    return x.grad is None and with_grad.grad is not None and close(answer.numpy(with_grad.grad), answer.u)
 
 
 def rule_is_used(answer: Answer) -> Finding | None:

@@ -1,13 +1,56 @@
 """What is kept: the checks of the residuals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from residuals_lab.grading import Finding
-from residuals_lab.grading.extra_residual.answer import Answer, close, node_of
-from residuals_lab.grading.words import join, listed
+from residuals_lab.grading.extra_residual.answer import Answer, close
+from residuals_lab.grading.words import join, listed, show
 
 SAVED = ("x", "sin_x")
+
+
+def calls_are_independent(answer: Answer) -> Finding | None:
+    """Two forwards, then their backwards in either order: each call has to be as if it were alone."""
+    with answer.adapter.uncompiled():
+        if _wrong_call(answer, [answer.x], [0]):
+            return None  # the next check tells what is wrong with one call alone
+        both = answer.x, answer.x + 0.5
+        try:
+            wrong = _wrong_call(answer, both, [0, 1]) or _wrong_call(answer, both, [1, 0])
+        except Exception as problem:
+            wrong = "two calls before the first backward, and no exception", _text(problem)
+    if not wrong:
+        return None
+    given = "its argument `residuals`" if answer.is_jax else "`ctx.saved_tensors`"
+    return Finding(
+        "state-between-calls",
+        "f_with_sin is right when it is called once, and wrong when it is called twice before the first backward",
+        *wrong,
+        "a model may call it in many places before its first backward; most such gradients are wrong without an error",
+        f"read in {answer.backward} only what this call has saved, {given}: what is in a global, in an attribute of a "
+        "class or a function, or in a default argument is of another call",
+    )
+
+
+def _wrong_call(answer: Answer, xs: Sequence[np.ndarray], order: Sequence[int]) -> tuple[str, str] | None:
+    """What was expected and what came, where f_with_sin at `xs` and then the backwards in this order are wrong."""
+    pulls = []
+    for x in xs:
+        y, pull = answer.adapter.vjp(answer.f, [answer.array(x)])
+        truth = np.sum(x * np.sin(x))
+        if not close(answer.numpy(y), truth):
+            return f"{show(truth)}, the value for x = {show(x)}", show(answer.numpy(y))
+        pulls.append(pull)
+    for i in order:
+        (d,) = pulls[i](answer.array(answer.g))
+        truth = answer.g * (np.sin(xs[i]) + xs[i] * np.cos(xs[i]))
+        if not close(answer.numpy(d), truth):
+            of = f"the gradient of the {('first', 'second')[i]} of two calls"
+            return f"{show(truth)}, {of}", show(answer.numpy(d))
+    return None
 
 
 def nothing_hidden(answer: Answer) -> Finding | None:
@@ -31,7 +74,7 @@ def nothing_hidden(answer: Answer) -> Finding | None:
         f"{answer.backward} reads an array that it was not given",
         f"everything {answer.backward} reads is a residual: {join(SAVED)}",
         f"an array from a global or a closure; the residuals are {listed(given)}",
-        "after two forwards the first one's backward finds the second one's array there: wrong, and no error",
+        "an array in a global or a closure is never freed, and no tool counts it",
         f"save the array in {'the pair that `_fwd` returns' if answer.is_jax else '`ctx.save_for_backward`'}",
     )
 
@@ -91,7 +134,7 @@ def nothing_is_overwritten(answer: Answer) -> Finding | None:
         return None  # its arrays cannot be overwritten
     x, g = answer.array(answer.x), answer.array(answer.g)
     y = answer.f(x)
-    saved = node_of(y).saved_tensors
+    saved = answer.adapter.node_of(y).saved_tensors
     before = [(t._version, answer.numpy(t).copy()) for t in saved]
 
     def backward() -> Any:
@@ -134,8 +177,12 @@ def _other(first: Any, backward: Callable[[], Any]) -> str:
     try:
         same = close(backward(), first)
     except Exception as problem:
-        return f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        return _text(problem)
     return "" if same else "another gradient"
+
+
+def _text(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
 
 
 def _big(a: Any) -> bool:

@@ -56,7 +56,7 @@ def _runs_swapped(answer: Answer, rule: Any) -> bool:
 
 def has_a_rule(answer: Answer) -> Finding | None:
     if answer.rule is not None:
-        return None
+        return _rule_is_always_the_same(answer)
     way = ("@jax.custom_vjp, and `f_with_sin.defvjp(_fwd, _bwd)`", "the `apply` of a torch.autograd.Function")
     return Finding(
         "no-custom-rule",
@@ -68,21 +68,37 @@ def has_a_rule(answer: Answer) -> Finding | None:
     )
 
 
+def _rule_is_always_the_same(answer: Answer) -> Finding | None:
+    if answer.adapter.rule_of(answer.f, answer.array(answer.x)) is answer.rule:
+        return None
+    return Finding(
+        "rule-made-anew",
+        "f_with_sin makes a new rule each time it is called",
+        f"one rule, defined once: {'a jax.custom_vjp' if answer.is_jax else 'a class'} at the top of the file",
+        f"another {'jax.custom_vjp' if answer.is_jax else 'class'} from each call",
+        "each is another function to the framework: what was compiled for one call serves no other",
+        "move the rule out of the function that calls it",
+    )
+
+
 def rule_is_in_order(answer: Answer) -> Finding | None:
     if not answer.is_jax:
         return None  # PyTorch goes by the names `forward` and `backward`
-    fwd, bwd = answer.rule.fwd, answer.rule.bwd
+    fwd, bwd, rule = answer.rule.fwd, answer.rule.bwd, _name(answer.rule)
     if (takes(fwd, 1) and takes(bwd, 2)) or not (takes(fwd, 2) and takes(bwd, 1)):
         return None
-    names = [getattr(function, "__name__", "a function") for function in (fwd, bwd)]
     return Finding(
         "rule-swapped",
         "the forward rule and the backward rule are in each other's place",
-        "`f_with_sin.defvjp(_fwd, _bwd)`: first the one that takes x, then the one that takes residuals and g",
-        f"`f_with_sin.defvjp({', '.join(names)})`, where `{names[0]}{signature(fwd)}` comes first",
+        f"`{rule}.defvjp(_fwd, _bwd)`: first the one that takes x, then the one that takes residuals and g",
+        f"`{rule}.defvjp({_name(fwd)}, {_name(bwd)})`, where `{_name(fwd)}{signature(fwd)}` comes first",
         "JAX goes by the place, not by the name",
         "let the two change places",
     )
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", "a function")
 
 
 def value(answer: Answer) -> Finding | None:
@@ -96,19 +112,37 @@ def value(answer: Answer) -> Finding | None:
             "a gradient is defined for a scalar, so nobody can call grad on this",
             "sum x·sin x over its elements; return that alone",
         )
-    return _wrong_value(answer, "f_with_sin(x)", y)
+    if _is_value(answer, y, truth):
+        return None
+    return Finding(
+        "wrong-value",
+        "f_with_sin(x) is not Σ x·sin x",
+        f"{show(truth)} for x = {show(answer.x)}",
+        show(answer.numpy(y)) if hasattr(y, "shape") else kind(y),
+        "a rule gives the gradient of one function: first the function has to be that one",
+        "compute sin x once, multiply it by x, and sum",
+    )
 
 
 def forward_returns_a_pair(answer: Answer) -> Finding | None:
     if not answer.is_jax:
         return None  # PyTorch's forward may return any number of outputs
-    returned = answer.rule.fwd(answer.array(answer.x))
+    returned, value = answer.in_forward(lambda fwd, given: (fwd(*given), answer.rule.fun(*given)))
     if isinstance(returned, (tuple, list)) and len(returned) == 2:
-        wrong = _wrong_value(answer, "the value that `_fwd` returns", returned[0])
-        if wrong and not _wrong_value(answer, "", returned[1]):
-            wrong = wrong._replace(next="the value comes first: `return y, (x, sin_x)`")
-        why = "JAX calls `_fwd` instead of f_with_sin as soon as somebody asks for a gradient: the two have to agree"
-        return wrong and wrong._replace(code="fwd-value-wrong", why=why)
+        y, residuals = returned
+        if not hasattr(value, "shape") or _is_value(answer, y, answer.numpy(value)):
+            return None  # JAX itself compares the trees of several outputs
+        return Finding(
+            "fwd-value-wrong",
+            f"the value that `_fwd` returns is not what {_name(answer.rule)} returns",
+            f"{show(value)} for x = {show(answer.x)}",
+            show(answer.numpy(y)) if hasattr(y, "shape") else kind(y),
+            f"JAX calls `_fwd` instead of {_name(answer.rule)} as soon as somebody asks for a gradient: the two have "
+            "to agree",
+            "the value comes first: `return y, (x, sin_x)`"
+            if _is_value(answer, residuals, answer.numpy(value))
+            else "compute sin x once, multiply it by x, and sum",
+        )
     several = isinstance(returned, (tuple, list)) and len(returned) > 2
     return Finding(
         "two-residual-objects" if several else "fwd-not-a-pair",
@@ -121,7 +155,17 @@ def forward_returns_a_pair(answer: Answer) -> Finding | None:
 
 
 def backward_takes_what_it_is_given(answer: Answer) -> Finding | None:
-    own, count = answer.in_backward(lambda function, arguments: (function, len(arguments)))
+    found = answer.in_backward(lambda function, arguments: (function, len(arguments)))
+    if found is None:
+        return Finding(
+            "no-custom-rule",
+            "the gradient of f_with_sin does not come from its rule",
+            f"a gradient that {answer.backward} has made",
+            f"a gradient for which {answer.backward} is never called",
+            "plain autodiff chooses what to keep; a rule is how you choose",
+            "return from f_with_sin what the rule returns, without a `detach` or `stop_gradient` in between",
+        )
+    own, count = found
     if takes(own, count):
         return None
     outputs = "the one output" if count == 2 else f"each of the {count - 1} outputs"
@@ -168,11 +212,10 @@ def _run_backward(answer: Answer, function: Any, arguments: Any) -> tuple[bool, 
     """Whether a backward runs on these arguments, and what it makes of them, if that is one array of x's shape."""
     try:
         returned = function(*arguments)
-    except (Exception, SystemExit):
+    except BaseException:
         return False, None
-    if isinstance(returned, (tuple, list)) and len(returned) == 1:
-        returned = returned[0]
-    return True, answer.numpy(returned) if shape(returned) == answer.x.shape else None
+    dx = answer.gradient_of_x(returned)
+    return True, answer.numpy(dx) if shape(dx) == answer.x.shape else None
 
 
 def _arguments_swapped(what: str, expected: str, got: str) -> Finding:
@@ -186,15 +229,5 @@ def _arguments_swapped(what: str, expected: str, got: str) -> Finding:
     )
 
 
-def _wrong_value(answer: Answer, what: str, y: Any) -> Finding | None:
-    truth = answer.truth.forward()
-    if hasattr(y, "shape") and close(answer.numpy(y), truth):
-        return None
-    return Finding(
-        "wrong-value",
-        f"{what} is not Σ x·sin x",
-        f"{show(truth)} for x = {show(answer.x)}",
-        show(answer.numpy(y)) if hasattr(y, "shape") else kind(y),
-        "a rule gives the gradient of one function: first the function has to be that one",
-        "compute sin x once, multiply it by x, and sum",
-    )
+def _is_value(answer: Answer, y: Any, truth: np.ndarray) -> bool:
+    return hasattr(y, "shape") and close(answer.numpy(y), truth)
