@@ -161,7 +161,7 @@ JAX = [
     (
         "global_array",
         "state-between-calls",
-        "called twice before the first backward",
+        "two calls of f_with_sin disturb each other",
         {"(x, sin_x)\n": "(KEPT.append(sin_x), x)[1]\n", "x, sin_x = residuals": "x, sin_x = residuals, KEPT[-1]"}
         | {"Residuals = ": "KEPT = []\nResiduals = "},
     ),
@@ -217,6 +217,12 @@ JAX = [
         "closed-over",
         "from a global or a closure; the residuals are x (input",
         {"(g * (sin_x": "(g * ONES * (sin_x", "Residuals = ": "ONES = jnp.ones(1)\nResiduals = "},
+    ),
+    (
+        "branches_on_numbers",
+        "raises",
+        "has a shape and no numbers yet",
+        {"x, sin_x = residuals": "x, sin_x = residuals\n    if x[0] > 0:\n        g = 1 * g"},
     ),
     (
         "gradient_stopped",
@@ -412,7 +418,7 @@ TORCH = [
     (
         "global_tensor",
         "state-between-calls",
-        "called twice before the first backward",
+        "two calls of f_with_sin disturb each other",
         {"_backward(x, sin_x)": "_backward(x)\n        KEPT.append(sin_x)", "class XSinX": "KEPT = []\n\n\nclass XSinX"}
         | {"x, sin_x = ctx.saved_tensors": "(x,), sin_x = ctx.saved_tensors, KEPT[-1]"},
     ),

@@ -59,6 +59,7 @@ def test_wrong_answer_is_named(wrong: Wrong) -> None:
     assert finding.code == wrong.code, finding.message
     assert wrong.phrase in finding.message
     assert "Traceback" not in finding.message
+    assert str(Path(learn.__file__).parent) not in finding.message
 
 
 @pytest.mark.parametrize("wrong", ENDING, ids=lambda w: f"{w.framework}-{w.name}")
@@ -185,6 +186,13 @@ def test_json_is_one_document(framework: str, capsys: pytest.CaptureFixture[str]
     assert wrong["passed"] is False
     assert set(wrong["finding"]) == {"code", "message"}
     assert wrong["finding"]["code"] == "cotangent-ignored"
+
+
+@each_framework
+def test_a_warning_names_no_file_of_ours(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hand_in(framework, "import warnings\n\nwarnings.warn('of the learner', stacklevel=2)\n" + solution(framework))
+    assert run(framework, check=True) == 0
+    assert capsys.readouterr().err == "UserWarning: of the learner\n"
 
 
 @each_framework

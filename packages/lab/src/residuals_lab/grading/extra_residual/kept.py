@@ -27,9 +27,10 @@ def calls_are_independent(answer: Answer) -> Finding | None:
     given = "its argument `residuals`" if answer.is_jax else "`ctx.saved_tensors`"
     return Finding(
         "state-between-calls",
-        "f_with_sin is right when it is called once, and wrong when it is called twice before the first backward",
+        "two calls of f_with_sin disturb each other",
         *wrong,
-        "a model may call it in many places before its first backward; most such gradients are wrong without an error",
+        "one call alone is right, but a model may call it in many places before its first backward; most such "
+        "gradients are wrong without an error",
         f"read in {answer.backward} only what this call has saved, {given}: what is in a global, in an attribute of a "
         "class or a function, or in a default argument is of another call",
     )
