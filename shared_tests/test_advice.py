@@ -1,5 +1,7 @@
 """The audit's advice: what it says an op would free is what is freed when the op is taken."""
 
+import re
+from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -52,8 +54,15 @@ def linear(x, w, b):
 def gelu_tanh(x):
     return jax.nn.gelu(x)
 
+def layer_norm(x):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-6)
+
 silu = jax.nn.silu
 relu = jax.nn.relu
+
+def tanh(x):
+    return n.tanh(x)
 sigmoid = jax.nn.sigmoid
 
 def swish(x):
@@ -109,6 +118,12 @@ def gelu_tanh(x):
 def silu(x):
     return F.silu(x)
 
+def layer_norm(x):
+    return F.layer_norm(x, x.shape[-1:])
+
+def tanh(x):
+    return n.tanh(x)
+
 relu = F.relu
 sigmoid = n.sigmoid
 
@@ -135,6 +150,52 @@ WRITTEN = {
         "softmax(h @ n.cos(x).T * 8**-0.5) @ n.exp(x)",
         "ours.flash_attention(h[None], n.cos(x)[None], n.exp(x)[None])",
     ),
+}
+
+# Functions of one array, with the op for each. Some keep all that the op keeps and no more.
+FUNCTIONS = {
+    "gelu": ("gelu", "ours.gelu"),
+    "rms_norm": ("rms_norm", "ours.rms_norm"),
+    "layer_norm": ("layer_norm", "ours.layer_norm"),
+    "silu": ("swish", "ours.silu"),
+    "softmax": ("softmax", "ours.softmax"),
+    "tanh": ("tanh", "ours.tanh"),
+    "dropout": ("(lambda x: dropout(x, 0.5))", "(lambda x: ours.dropout(x, 0.5, KEY))"),
+    "swiglu": ("(lambda x: silu(x) * n.cosh(x + 1))", "(lambda x: ours.swiglu(x, n.cosh(x + 1)))"),
+    "linear_cross_entropy": (
+        "(lambda x: cross_entropy(x @ w.T, labels[:len(x)]) + x)",
+        "(lambda x: ours.linear_cross_entropy(x, w, labels[:len(x)]) + x)",
+    ),
+    "flash_attention": (
+        "(lambda x: (softmax(x[None] @ n.cos(x)[None].mT * 8**-0.5) @ n.sin(x + 1)[None])[0])",
+        "(lambda x: ours.flash_attention(x[None], n.cos(x)[None], n.sin(x + 1)[None])[0])",
+    ),
+}
+USED = {
+    "once": "f(h) @ w.T",
+    "one after the other": "f(f(h)) @ w.T",
+    "three, one after the other": "f(f(f(h))) @ w.T",
+    "in layers": "f(n.sin(f(n.sin(f(h) @ w.T @ w)) @ w.T @ w)) @ w.T",
+    "in a comprehension": "sum([f(n.sin(h * i)) for i in (1.0, 2.0, 3.0)]) @ w.T",
+    "of the same array": "(f(h) + n.cos(f(h))) @ w.T",
+    "of equal arrays": "(f(n.sin(h)) + n.cos(f(n.sin(h)))) @ w.T",
+    "on two lines": "(f(n.sin(h)) +\n    n.sin(f(n.cos(h)))) @ w.T",
+    "on two lines, one after the other": "f(\n    f(h)) @ w.T",
+    "of two shapes": "(n.sin(f(h)) + f(n.sin(h[:32])).sum()) @ w.T",
+    "of which one is a result": "(f(n.sin(h)), f(n.cos(h)) @ w.T)",
+    "of arrays that are made in two ways": "f(f(f(w[labels]) + h) + h) @ w.T",
+}
+USED_IN = {
+    "jax": {
+        "in a loop": "jax.lax.scan(lambda h, _: (f(n.sin(h)), f(n.sin(h + 1))), h, length=3)",
+        "compiled": "jax.jit(lambda h: f(f(h)))(h) @ w.T",
+        "mapped": "jax.vmap(lambda h: f(f(h)))(n.stack([h, h + 1])) @ w.T",
+        "with one in a checkpoint": "f(n.sin(h)) @ w.T + jax.checkpoint(lambda h: n.sin(f(n.cos(h))))(h) @ w.T",
+    },
+    "torch": {
+        "with one in a checkpoint": "f(n.sin(h)) @ w.T"
+        " + n.utils.checkpoint.checkpoint(lambda h: n.sin(f(n.cos(h))), h, use_reentrant=False) @ w.T",
+    },
 }
 
 # What looks like one of them and is something else, for which the op would be wrong.
@@ -220,6 +281,63 @@ def test_what_is_freed_is_what_was_said(op: str, framework: str, tmp_path: Path)
     freed = before.new_bytes - after.new_bytes
     assert 0.8 * freed <= advice.freed <= freed, "an output that the op saves may be alive anyway"
     assert after.advice == []
+
+
+@pytest.mark.parametrize(
+    ("framework", "used"), [(name, used) for name in frameworks.installed() for used in {**USED, **USED_IN[name]}]
+)
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_what_is_used_again_frees_what_was_said(op: str, used: str, framework: str, tmp_path: Path) -> None:
+    expression = {**USED, **USED_IN[framework]}[used]
+    with frameworks.load(framework).abstractly():
+        before, after = (
+            audit(module(framework, tmp_path, re.sub(r"\bf\(", f"{f}(", expression)).fn, *arguments(framework))
+            for f in FUNCTIONS[op]
+        )
+    assert {advice.op for advice in before.advice} <= {op}
+    said, freed = sum(advice.freed for advice in before.advice), before.new_bytes - after.new_bytes
+    assert 0.8 * freed <= said <= max(freed, 0), "a loss keeps a few numbers a row that no advice counts"
+    assert after.advice == []
+
+
+@pytest.mark.skipif("torch" not in frameworks.installed(), reason="modules of PyTorch")
+@pytest.mark.parametrize("name", ["gelu", "rms_norm"])
+def test_a_module_that_runs_again_frees_what_was_said(name: str, tmp_path: Path) -> None:
+    """One module runs twice, and another once, in a program that keeps each one's input as a part of a larger array."""
+    import torch
+    from torch import nn
+
+    found = module("torch", tmp_path, "x")
+
+    def model(fn: Callable[..., Any]) -> nn.Module:
+        once, again = (type(name, (nn.Module,), {"forward": lambda _, x: fn(x)})() for _ in range(2))
+        split = type("Split", (nn.Module,), {"forward": lambda _, x: x.chunk(2, -1)[1]})()
+        return nn.Sequential(nn.Linear(8, 8), once, nn.Linear(8, 16), split, again, nn.Linear(8, 8), again)
+
+    x = torch.zeros(64, 8, requires_grad=True)
+    before, after = (audit(model(fn), x) for fn in (getattr(found, name), getattr(found.ours, name)))
+    assert sum(advice.freed for advice in before.advice) == before.new_bytes - after.new_bytes > 0
+    assert after.advice == []
+
+
+@BOTH
+@pytest.mark.parametrize(("expression", "count"), [("f(g(h)) @ w.T", 0), ("(f(h) + g(n.sin(h))) @ w.T", 2)])
+def test_calls_that_differ_are_counted_or_none_is(expression: str, count: int, framework: str, tmp_path: Path) -> None:
+    """Two functions of one name: one after the other, nobody sees where the first ends, and nothing is guessed."""
+    erf = {"jax": "jax.lax.erf", "torch": "n.erf"}[framework]
+    written = (f"0.5 * x * (1 + {erf}(x * 2**-0.5))", "x * 0.5 * (n.tanh(0.79788456 * (x + 0.044715 * x**3)) + 1)")
+
+    def kept(*bodies: str) -> Any:
+        found = module(framework, tmp_path, expression)
+        for name, body in zip("fg", bodies, strict=True):
+            exec(f"def gelu(x):\n    return {body}\n{name} = gelu", vars(found))
+        return audit(found.fn, *arguments(framework))
+
+    before, after = kept(*written), kept("ours.gelu(x)", "ours.gelu(x)")
+    assert [advice.op for advice in before.advice] == ["gelu"] * bool(count)
+    if count:
+        freed = before.new_bytes - after.new_bytes
+        assert 0.95 * freed <= sum(advice.freed for advice in before.advice) <= freed
 
 
 @BOTH

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-from residuals_lab.names import does, named
+from residuals_lab.names import Call, calls, named
 from residuals_lab.patterns import Forward
-from residuals_lab.trace import Residual, Step, Trace, Value
+from residuals_lab.trace import Residual, Trace, Value
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,17 @@ def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
     """All that would free something, the most first."""
     forward = Forward(trace)
     patterns = (_of_attention, _of_logits, _of_gates, _of_dropout)
-    found = [*_of_names(forward, trace, adapter), *(a for pattern in patterns for a in pattern(forward, adapter))]
     chosen, freed = list[Advice](), set[Hashable]()
-    for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
-        rest = sum(r.nbytes for storage, r in held.items() if storage not in freed)
-        if one.freed > 0.05 * one.nbytes and rest > one.nbytes / 2:  # and not done by other advice
-            chosen.append(one)
-            freed.update(held)
-    return chosen
+
+    def choose(found: Iterable[tuple[_Held, Advice]]) -> None:
+        for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
+            if one.freed > 0.05 * one.nbytes and _is_most_left(held, freed):
+                chosen.append(one)
+                freed.update(held)
+
+    choose(a for pattern in patterns for a in pattern(forward, adapter))
+    choose(_of_names(forward, trace, adapter, freed))  # of what is a part of nothing larger
+    return sorted(chosen, key=lambda one: (-one.freed, -one.arrays))
 
 
 _Held = dict[Hashable, Residual]  # new arrays, each by its storage
@@ -50,49 +53,89 @@ def _advice(what: str, line: str, op: str, held: _Held, instead: int) -> tuple[_
     return held, Advice(what, line, op, len(held), sum(r.nbytes for r in held.values()), instead)
 
 
-def _of_names(forward: Forward, trace: Trace, adapter: ModuleType) -> _Found:
+def _is_most_left(held: _Held, freed: Set[Hashable]) -> bool:
+    """Whether other advice does not free half of these arrays, or more."""
+    left = sum(r.nbytes for storage, r in held.items() if storage not in freed)
+    return left > sum(r.nbytes for r in held.values()) / 2
+
+
+def _of_names(forward: Forward, trace: Trace, adapter: ModuleType, freed: Set[Hashable]) -> _Found:
     """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
-    inside: dict[tuple[str, str], _Held] = defaultdict(dict)
-    given_on = set[str]()  # scopes of which the backward of something else reads what they give
+    readers: dict[Hashable, set[tuple[str, str] | None]] = defaultdict(set)
     for r in trace.crossing:
         scopes = [trace.steps[i].scope for i in r.reads] or [r.scope]  # nobody reads what JAX fills a `where` with
-        readers = {named(trace, scope) for scope in scopes}
-        if r.is_new and r.value.shape and len(readers) == 1 and (reader := next(iter(readers))):
+        readers[r.storage] |= {named(trace, scope) for scope in scopes}
+    inside: dict[tuple[str, str], _Held] = defaultdict(dict)
+    for r in trace.crossing:
+        if r.is_new and r.value.shape and len(readers[r.storage]) == 1 and (reader := next(iter(readers[r.storage]))):
             inside[reader][r.storage] = r
-        elif r.is_new and (maker := named(trace, r.scope)):
-            given_on.add(maker[1])
-    found: dict[tuple[str, str, str, bool], _Held] = defaultdict(dict)
-    steps = _by_scope(forward.primal)
-    for (op, scope), these in inside.items():
-        if does(op, steps[scope], trace):
-            line, dtype = _line_and_dtype(trace, steps[scope])
-            found[op, line, dtype, scope in given_on] |= these
-    for (op, line, dtype, output_is_alive), these in found.items():
-        largest = max(these.values(), key=lambda r: r.value.elements)
-        # Each call makes an array of this shape by each of these operations, at least one.
-        of_shape = Counter((r.op, r.value.dtype) for r in these.values() if r.value.shape == largest.value.shape)
-        ours = _traced(adapter, op, dtype, largest.value.shape).crossing
-        instead = sum(r.nbytes for r in ours if not (output_is_alive and r.kind == "output"))
-        yield _advice(op, line, op, these, instead * min(of_shape.values()))
+    places = _by_scope(forward)
+    found: list[tuple[str, Call, _Held]] = []
+    for (op, scope), held in inside.items():
+        if known := calls(op, [place for place in places[scope] if place in forward.primal], trace):
+            of_calls = _held_by(known, places[scope], held, forward, trace)
+            found += [(op, call, its) for call, its in of_calls if not its or _is_most_left(its, freed)]
+    together: dict[tuple[str, str, str], tuple[_Held, int]] = defaultdict(lambda: ({}, 0))
+    for (op, call, its), instead in zip(found, _instead(found, forward, trace, adapter), strict=True):
+        held, before = together[op, call.line, call.x.dtype]
+        together[op, call.line, call.x.dtype] = held | its, before + instead
+    for (op, line, _), (held, instead) in together.items():
+        yield _advice(op, line, op, held, instead)
 
 
-def _by_scope(steps: Sequence[Step]) -> dict[str, list[Step]]:
-    """These steps, by each scope that they are in."""
-    found: dict[str, list[Step]] = defaultdict(list)
-    for step in steps:
+def _by_scope(forward: Forward) -> dict[str, list[int]]:
+    """The places of the forward's steps, by each scope that they are in."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, step in enumerate(forward.all):
         names = step.scope.split("/")
         for i in range(len(names)):
-            found["/".join(names[: i + 1])].append(step)
+            found["/".join(names[: i + 1])].append(place)
     return found
 
 
-def _line_and_dtype(trace: Trace, steps: Sequence[Step]) -> tuple[str, str]:
-    """The line of most of these steps, and the dtype of the largest array that they are given."""
-    made = {n for step in steps for n in step.outs}
-    given = [trace.values[n] for step in steps for n in step.ins if n not in made]
-    largest = max(given or [trace.values[n] for n in made], key=lambda value: value.elements)
-    lines = Counter(step.line for step in steps if step.line)
-    return max(lines, key=lambda line: lines[line], default=""), largest.dtype
+def _held_by(
+    found: Sequence[Call], places: Sequence[int], held: _Held, forward: Forward, trace: Trace
+) -> Iterator[tuple[Call, _Held]]:
+    """Calls with one scope, and which of these arrays is held by each. A call of which the arrays are not held, such as
+    one in a checkpoint, is left out.
+    """
+    ends = [call.places[0] for call in found[1:]] + [len(forward.all)]
+    arrays = [  # that a call is given or makes, for the backward too
+        {forward.array(call.x.number, call.places[0]), *(i for i in places if call.places[0] <= i < end)}
+        for call, end in zip(found, ends, strict=True)
+    ]
+    of_each: list[_Held] = [{} for _ in found]
+    for storage, r in held.items():
+        lines = {trace.steps[i].line for i in r.reads}
+        likely = [(forward.array_of(r) in its, call.line in lines) for its, call in zip(arrays, found, strict=True)]
+        of_each[likely.index(max(likely))][storage] = r
+    all_held = {forward.array_of(r) for r in held.values()}
+    return ((call, its) for call, its, a in zip(found, of_each, arrays, strict=True) if a & all_held)
+
+
+def _instead(
+    found: Sequence[tuple[str, Call, _Held]], forward: Forward, trace: Trace, adapter: ModuleType
+) -> Iterator[int]:
+    """The bytes that the op keeps in place of each call: nothing for an array that is kept anyway, by another call or
+    by somebody else.
+    """
+    held = {storage: r for _, _, its in found for storage, r in its.items()}
+    now = {forward.array_of(r): r.nbytes for r in held.values()}
+    kept = {forward.array(n, len(forward.all)) for n in forward.alive}
+    kept |= {forward.array_of(r) for r in trace.crossing if r.storage not in held}
+    for op, call, _ in found:
+        its = {"input": (call.x, call.places[0]), "output": (call.y, call.places[-1] + 1)}
+        instead = 0
+        for r in _traced(adapter, op, call.x.dtype, call.x.shape).crossing:
+            if r.kind not in its:
+                instead += r.nbytes * call.times
+                continue
+            value, place = its[r.kind]
+            array = forward.array(value.number, place)
+            if array >= 0 and array not in kept:
+                kept.add(array)
+                instead += now.get(array, forward.nbytes(array) * call.times)
+        yield instead
 
 
 def _of_attention(forward: Forward, adapter: ModuleType) -> _Found:
@@ -129,6 +172,8 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
 
 def _of_logits(forward: Forward, adapter: ModuleType) -> _Found:
     """A loss that holds no logits, where those of a product are held to take from each row what its label says."""
+    found: dict[str, _Held] = defaultdict(dict)
+    instead: Counter[str] = Counter()
     for step in forward.steps:
         if step.op not in ("nll_loss", "gather") or not step.ins:
             continue
@@ -143,39 +188,45 @@ def _of_logits(forward: Forward, adapter: ModuleType) -> _Found:
             features = math.isqrt(left.elements * right.elements // logits.elements)
             shapes = [(logits.elements // classes, features), (classes, features)]
             ours = _traced(adapter, "linear_cross_entropy", left.dtype, *shapes)
-            instead = _turns(held, logits) * _beside_inputs(ours)
-            yield _advice("cross entropy", step.line, "linear_cross_entropy", held, instead)
+            found[step.line] |= held
+            instead[step.line] += _turns(held, logits) * _beside_inputs(ours)
+    for line, these in found.items():
+        yield _advice("cross entropy", line, "linear_cross_entropy", these, instead[line])
 
 
 def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
     """One rule for an activation and the product with it, which also keeps what the activation gives."""
     found: dict[tuple[str, str], _Held] = defaultdict(dict)
-    instead: Counter[tuple[str, str]] = Counter()
-    for step in forward.steps:
+    instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # each array that is kept once
+    for place, step in enumerate(forward.all):
         if step.op != "mul" or len(step.ins) != 2:
             continue
         for y, up in (step.ins, step.ins[::-1]):
             op, gate, within = forward.activation(step, y)
-            is_read_here = len(forward.given_on[y]) == 1 and y not in forward.alive
+            is_read_here = forward.is_read_once(y) and y not in forward.alive
             if op and forward.saved[y] and is_read_here and forward.values[up].shape == forward.values[gate].shape:
-                given = [r for n in {gate, up} for r in forward.saved[n][:1]]
-                held = forward.held({y} | within) | {r.storage: r for r in given}
+                given = [r for n in {gate, up} for r in forward.saved[n] if forward.is_at(place, n, r)]
+                held = forward.held({y} | within, place) | {r.storage: r for r in given}
                 found[op, step.line] |= held
                 value = forward.values[gate]
+                turns = _turns({r.storage: r for r in forward.saved[y]}, value)
                 ours = _traced(adapter, op, value.dtype, value.shape, value.shape)
-                saved = sum(r.nbytes for r, n in zip(ours.crossing, (gate, up), strict=True) if n not in forward.alive)
-                instead[op, step.line] += _turns(held, value) * saved
+                for r, n in zip(ours.crossing, (gate, up), strict=True):
+                    if n not in forward.alive:
+                        array = forward.array(n, place)
+                        nbytes = next((r.nbytes for r in given if forward.array_of(r) == array), turns * r.nbytes)
+                        instead[op, step.line][array] = nbytes
     for (op, line), these in found.items():
-        yield _advice("gate", line, op, these, instead[op, line])
+        yield _advice("gate", line, op, these, sum(instead[op, line].values()))
 
 
 def _of_dropout(forward: Forward, adapter: ModuleType) -> _Found:
     """Dropout that keeps a bit an element, where its mask is held in bytes or in floating numbers."""
     found: dict[tuple[str, str], _Held] = defaultdict(dict)
     instead: Counter[tuple[str, str]] = Counter()
-    for step in forward.primal:
+    for place, step in forward.primal.items():
         mask = forward.drops(step)
-        if mask is not None and (held := forward.held({mask})):
+        if mask is not None and (held := forward.held({mask}, place)):
             out = forward.values[step.outs[0]]
             found[step.line, out.dtype] |= held
             ours = _beside_inputs(_traced(adapter, "dropout", out.dtype, out.shape))

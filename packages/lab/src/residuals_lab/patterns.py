@@ -1,5 +1,6 @@
 """What the forward of a trace does, whoever wrote it: a gate, a softmax between two products, a loss of logits."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
@@ -37,8 +38,9 @@ class Forward:
     """The forward of a trace, to walk in both directions."""
 
     def __init__(self, trace: Trace) -> None:
-        self.values, self.alive = trace.values, trace.alive
-        self.steps = [step for step in trace.steps[: trace.turn] if step.op != "carry"]
+        self.values, self.alive, self.views_share = trace.values, trace.alive, trace.views_share
+        self.all = trace.steps[: trace.turn]
+        self.steps = [step for step in self.all if step.op != "carry"]
         self.makers = {n: step for step in self.steps for n in step.outs}
         self.order = {n: i for i, step in enumerate(self.steps) for n in step.outs}
         self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -47,15 +49,19 @@ class Forward:
             self.made_in[step.scope, step.line].update(step.outs)
             for n in step.ins:
                 self.readers[n].append(step)
+        self.made_at: dict[int, list[int]] = defaultdict(list)  # the places of the steps that make a value
+        for place, step in enumerate(self.all):
+            for n in step.outs:
+                self.made_at[n].append(place)
         results, self.given_on = set(self.alive), defaultdict[int, list[Step]](list)  # to what ends in a result
-        self.primal: list[Step] = []  # the steps on the way there, without those for the backward
-        for step in reversed(trace.steps[: trace.turn]):
+        self.primal: dict[int, Step] = {}  # the steps on the way there, by place, without those for the backward
+        for place, step in reversed([*enumerate(self.all)]):
             if not results.isdisjoint(step.outs):
                 results.update(step.ins)
-                self.primal.append(step)
+                self.primal[place] = step
                 for n in step.ins:
                     self.given_on[n].append(step)
-        self.primal.reverse()
+        self.primal = dict(reversed(self.primal.items()))
         self.saved: dict[int, list[Residual]] = defaultdict(list)
         self.unread: dict[tuple[str, int], list[Residual]] = defaultdict(list)  # by line and size
         for r in trace.crossing:
@@ -84,6 +90,29 @@ class Forward:
         # A causal mask an op makes by itself; one that is made of arguments, any op has to keep.
         masks = {n for n in seen if self.values[n].dtype == "bool" and not self.made_from([n]).isdisjoint(self.alive)}
         return seen - masks, product
+
+    def array(self, n: int, place: int) -> int:
+        """The array of this value that a step at this place reads, as the place where the array is made: a program that
+        makes a value twice has two arrays. Less than 0 if no step makes it.
+        """
+        before = bisect_left(self.made_at[n], place) - 1
+        if before < 0:
+            return ~n
+        made = self.made_at[n][before]
+        maker = self.all[made]
+        return self.array(maker.ins[0], made) if self.views_share and maker.cost == "view" else made
+
+    def array_of(self, r: Residual) -> int:
+        """The array that is held, by the place where it is made."""
+        return r.saved - 1 if r.op else ~r.value.number
+
+    def nbytes(self, array: int) -> int:
+        """The bytes of an array that a step makes: all of them, though a value may be a view of a part."""
+        return max(self.values[n].nbytes for n in self.all[array].outs)
+
+    def is_read_once(self, n: int) -> bool:
+        """Whether each array of this value is read by one step: a program that makes a value twice has two."""
+        return len(self.given_on[n]) <= len(self.made_at[n])
 
     def made_from(self, values: Sequence[int]) -> set[int]:
         """These values and all that they are made of."""
@@ -126,7 +155,7 @@ class Forward:
         for mask in step.ins:
             size, made_from = self.values[mask].elements, self.made_from([mask])
             by = [(self.makers[n].op, n) for n in made_from if n in self.makers]
-            is_only_for_it = all(len(self.given_on[n]) == 1 for _, n in by if self.values[n].elements == size)
+            is_only_for_it = all(self.is_read_once(n) for _, n in by if self.values[n].elements == size)
             ops = {op for op, _ in by}
             # A draw of numbers that are compared is a mask, and so is one that gives 0 and 1; bits alone are not.
             draws = {op for op, n in by if not self.values[n].dtype.startswith("uint")} & {"random"}
@@ -218,7 +247,7 @@ class Forward:
 
         def ends(n: int) -> bool:
             for step in self.given_on[n]:
-                if step is end or not rows.isdisjoint(step.outs):
+                if step.outs == end.outs or not rows.isdisjoint(step.outs):
                     continue
                 is_reduction = step.op in ("logsumexp", "max", "sum") and self.values[n].elements == size
                 for out in {*step.outs} - values:
@@ -231,8 +260,14 @@ class Forward:
 
         return all(ends(n) and n not in self.alive for n in values)
 
-    def held(self, values: set[int]) -> dict[Hashable, Residual]:
-        """What is saved of these values; and what JAX saves beside them, such as what a `where` is filled with."""
-        found = [r for n in values for r in self.saved[n]]
-        places = {(self.makers[n].line, self.values[n].elements) for n in values if n in self.makers and found}
-        return {r.storage: r for r in (*found, *(r for place in places for r in self.unread[place]))}
+    def held(self, values: set[int], place: int | None = None) -> dict[Hashable, Residual]:
+        """What is saved of these values, if at a place then of those arrays that a step there has; and what JAX saves
+        beside them, such as what a `where` is filled with.
+        """
+        found = [r for n in values for r in self.saved[n] if place is None or self.is_at(place, n, r)]
+        sizes = {(self.makers[n].line, self.values[n].elements) for n in values if n in self.makers and found}
+        return {r.storage: r for r in (*found, *(r for size in sizes for r in self.unread[size]))}
+
+    def is_at(self, place: int, n: int, r: Residual) -> bool:
+        """Whether what is saved is the array of this value that a step at this place reads or makes."""
+        return self.array(n, place + 1) == self.array_of(r)

@@ -119,6 +119,7 @@ class Trace:
     classes: Mapping[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
     unsure: Mapping[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
     gone: Collection[int] = ()  # values that were written over before the backward
+    views_share: bool = False  # a view is no array of its own
 
     @property
     def saved_bytes(self) -> int:
@@ -294,7 +295,7 @@ class Recorder:
             )
             crossing.setdefault((number, storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
-        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone
+        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone, self.views_share
         return Trace(steps, tuple(crossing.values()), *rest)
 
     @staticmethod
