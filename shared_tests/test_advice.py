@@ -341,6 +341,20 @@ def test_calls_that_differ_are_counted_or_none_is(expression: str, count: int, f
 
 
 @BOTH
+def test_a_part_of_a_pattern_is_advised_where_it_stands_alone(framework: str, tmp_path: Path) -> None:
+    """A softmax in an attention, and a larger one elsewhere by the same function."""
+    expression = "{}(h) + n.cos({}(n.sin(x @ x.T)) @ h)"
+    with frameworks.load(framework).abstractly():
+        before, after = (
+            audit(module(framework, tmp_path, expression.format(*fs)).fn, *arguments(framework))
+            for fs in zip(FUNCTIONS["flash_attention"], FUNCTIONS["softmax"], strict=True)
+        )
+    assert {advice.op for advice in before.advice} == {"flash_attention", "softmax"}
+    said, freed = sum(advice.freed for advice in before.advice), before.new_bytes - after.new_bytes
+    assert 0.9 * freed <= said <= freed
+
+
+@BOTH
 def test_a_loss_in_two_precisions(framework: str, tmp_path: Path) -> None:
     """In JAX the sum of a softmax in bfloat16 is one in float32."""
     found = module(framework, tmp_path, "-pick(log_softmax(h @ w.T), labels).sum()")
