@@ -210,7 +210,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="at least one trace"):
         draw({}, tmp_path / "lanes.svg")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match="drawing needs matplotlib; run: pip install matplotlib"):
+    with pytest.raises(UsageError, match=r"drawing needs matplotlib; run: pip install '\./packages/lab\[plot\]'"):
         draw({"small": SMALL}, tmp_path / "lanes.svg")
 
 

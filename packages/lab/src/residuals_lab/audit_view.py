@@ -1,6 +1,5 @@
 """An audit for people: tables on a terminal, text, a page of HTML."""
 
-import importlib.util
 import io
 import re
 import tempfile
@@ -18,7 +17,7 @@ from rich.tree import Tree
 from residuals_lab.audit_document import SCHEMA_VERSION, Branch, By, by, rows, tree
 from residuals_lab.beside import document as beside_document
 from residuals_lab.beside import explained, matched
-from residuals_lab.show import size
+from residuals_lab.show import can_draw, size
 from residuals_lab.trace import Residual, Trace
 
 COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
@@ -103,7 +102,8 @@ def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | No
     elif not console.record:  # a page has the picture
         every = len(rows(reports[0].trace))
         more = f"--top {every} shows every array, " if not group and every > top else ""
-        console.print(f"Next: {more}--plot lanes.svg draws it, --beside TARGET compares, --by module sums up")
+        more += "--plot lanes.svg draws it, " if can_draw() else ""
+        console.print(f"Next: {more}--beside TARGET compares, --by module sums up")
 
 
 def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
@@ -171,7 +171,7 @@ def html(reports: Sequence[Any], top: int = 30) -> str:
 def page(reports: Sequence[Any], top: int = 30) -> str:
     """A page of its own, with the lanes where matplotlib is installed; light or dark, as its reader has it."""
     pictures = []
-    if importlib.util.find_spec("matplotlib"):
+    if can_draw():
         from residuals_lab import lanes
 
         with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,8 @@ def show(document: Record, console: Console) -> None:
         for line in _between(entry, document):
             console.print(line)
         console.print()
-    show_verdict(document, console, "Next: residuals learn extra_residual")
+    framework, *_ = document["ops"][0]["frameworks"]
+    show_verdict(document, console, f"Next: residuals learn extra_residual --framework {framework}")
 
 
 def show_verdict(document: Record, console: Console, following: str) -> None:

@@ -11,13 +11,13 @@ computed and nothing is allocated: a model of any size is traced on shapes.
 TARGET is path/to/file.py:function or package.module:function; it may also be a
 torch.nn.Module or a callable tree of arrays. Its arguments follow it, in order:
 
-  --arg f32[1024,512]     an array, differentiated if it is of floating numbers
-  --param f32[512,512]    the same, but a parameter: kept alive by somebody else
-  --frozen f32[1024,512]  the same, but not differentiated
-  --input x=data.npy      an array from a .npy, .npz or .csv file, by name
-  --arg file.py:function  what that function gives: a tree of arrays, say
-  --arg 0.1               a Python literal
-  --arg eps=1e-5          any of them by name
+  --arg 'f32[1024,512]'     an array, differentiated if of floating numbers
+  --param 'f32[512,512]'    the same, but a parameter: kept alive by others
+  --frozen 'f32[1024,512]'  the same, but not differentiated
+  --input x=data.npy        an array from a .npy, .npz or .csv file, by name
+  --arg file.py:function    what that function gives: a tree of arrays, say
+  --arg 0.1                 a Python literal
+  --arg eps=1e-5            any of them by name
 
 dtypes: f64 f32 bf16 f16 i64 i32 i16 i8 u8 u32 bool key
 """
@@ -32,11 +32,11 @@ kinds of arrays in a report:
   hidden     kept past what a rule saves: closed over, or hung on its ctx
 
 examples:
-  residuals audit residuals_jax:gelu --arg f32[4096,1024]
-  residuals audit model.py:loss --param model.py:init --frozen i32[8,1024] \\
+  residuals audit residuals_jax:gelu --arg 'f32[4096,1024]'
+  residuals audit model.py:loss --param model.py:init --frozen 'i32[8,1024]' \\
     --top 30 --plot lanes.svg
-  residuals audit port.py:block --arg f32[512,256] \\
-    --beside original.py:block --arg f32[512,256]
+  residuals audit port.py:block --arg 'f32[512,256]' \\
+    --beside original.py:block --arg 'f32[512,256]'
 
 """
 

@@ -7,7 +7,6 @@ steps they have. Where there are too many arrays, a module shows only its larges
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from itertools import pairwise
 from os.path import basename
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from residuals_lab.errors import UsageError
 from residuals_lab.live import Lane, Run, grouped, lanes, module, outermost, runs, staircase
-from residuals_lab.show import size
+from residuals_lab.show import can_draw, size
 from residuals_lab.trace import Kind, Trace
 
 if TYPE_CHECKING:
@@ -148,8 +147,8 @@ def check(path: Path) -> None:
         raise UsageError(f"lanes: expected a path that ends in .svg or .png, got {str(path)!r}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: no folder {path.parent}")
-    if find_spec("matplotlib") is None:
-        raise UsageError("lanes: drawing needs matplotlib; run: pip install matplotlib")
+    if not can_draw():
+        raise UsageError("lanes: drawing needs matplotlib; run: pip install './packages/lab[plot]'")
 
 
 def rows(trace: Trace, most: int = MOST_ROWS) -> list[Row]:

@@ -7,6 +7,7 @@ moves. Targets are found from the directory that the command runs in.
 import contextlib
 import json
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -50,7 +51,7 @@ class Entry:
 
     target: str
     framework: str
-    arguments: tuple[str, ...]  # as on a command line, "--arg f32[4,8]"
+    arguments: tuple[str, ...]  # "--arg f32[4,8]", as a program gets it, without the quotes that a shell needs
     new_bytes: int = 0
     saved_bytes: int = 0
     residuals: dict[Key, Amount] = field(default_factory=dict)
@@ -90,7 +91,7 @@ def now(target: str, arguments: Sequence[str], framework: str | None = None) -> 
 def _argument(text: str) -> Argument:
     how, _, value = text.removeprefix("--").partition(" ")
     if how not in ("arg", "param", "frozen", "input") or not value:
-        raise UsageError(f"lock: expected an argument such as '--arg f32[4,8]', got {text!r}")
+        raise UsageError(f"lock: expected an argument of a target, such as '--arg 0.5', got {text!r}")
     return Argument(how, value)  # type: ignore[arg-type]
 
 
@@ -166,7 +167,7 @@ def updated(entries: Iterable[Entry], entry: Entry) -> list[Entry]:
 def read(path: Path) -> list[Entry]:
     """The entries of a file; UsageError, in one line, if it is missing or is not one."""
     if not path.is_file():
-        raise UsageError(f"lock: no file {path}; write one with: residuals lock write TARGET --arg f32[4,8]")
+        raise UsageError(f"lock: no file {path}; write one with: {command(path, 'TARGET', '--arg', 'f32[4,8]')}")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         if document["version"] != VERSION:
@@ -239,8 +240,9 @@ def write(path: Path, entries: Iterable[Entry]) -> None:
     try:
         temporary.write_text(text(entries), encoding="utf-8")
         temporary.replace(path)
-    except OSError as problem:
-        raise UsageError(f"lock: cannot write {path}: {problem.strerror}") from problem
+    except (OSError, UnicodeEncodeError) as problem:  # a target's name may be no text
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise UsageError(f"lock: cannot write {path}: {why}") from problem
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -292,8 +294,10 @@ def run_check(path: Path, targets: Sequence[str], framework: str | None, as_json
     targets = [named(target) for target in targets]
     unknown = [target for target in targets if target not in {e.target for e in entries}]
     if unknown:
-        raise UsageError(f"lock: {unknown[0]} is not in {path}; residuals lock write {unknown[0]} adds it")
+        add = command(path, unknown[0], "--arg", "SPEC", "...")
+        raise UsageError(f"lock: {unknown[0]} is not in {path}; add it, with its arguments: {add}")
     entries = [e for e in entries if not targets or e.target in targets]
+    accept = command(path, *targets, *(["--framework", framework] if framework else []))
     found, missing, unclear = check(entries, framework)
     worse = {c.entry.place for c in found if c.is_worse}
     checked = _counted(len([e for e in entries if framework in (None, e.framework)]))
@@ -303,9 +307,9 @@ def run_check(path: Path, targets: Sequence[str], framework: str | None, as_json
     else:
         _show(found)
         if worse:
-            print(f"FAILED: {len(worse)} of {checked}. To accept what is kept now: residuals lock write")
+            print(f"FAILED: {len(worse)} of {checked}. To accept what is kept now: {accept}")
         elif found:
-            print("Nothing grew, and something is less: residuals lock write keeps it so.")
+            print(f"Nothing grew and something shrank. To lock the smaller numbers: {accept}")
         elif not unclear and not missing:
             print(f"{checked} as locked.")
     for problem in (*unclear, *missing):
@@ -321,10 +325,17 @@ def _document(c: Change) -> dict[str, Any]:
     return {**entry, "how": c.how, "what": c.what, **amounts, **key}
 
 
+def command(path: Path, *words: str) -> str:
+    """The words of a `residuals lock write` on this file, as a shell takes them."""
+    file = [] if path == Path(FILE) else ["--file", str(path)]
+    return shlex.join(["residuals", "lock", "write", *words, *file])
+
+
 def _show(found: Sequence[Change]) -> None:
     last = None
     for c in found:
         if c.entry.place != last:
-            print(f"{c.entry.target}  {frameworks.TITLES[c.entry.framework]}  {' '.join(c.entry.arguments)}")
+            arguments = shlex.join(word for argument in c.entry.arguments for word in argument.split(" ", 1))
+            print(f"{c.entry.target}  {frameworks.TITLES[c.entry.framework]}  {arguments}")
             last = c.entry.place
         print(f"  {c.how:<8}  {size(c.before):>9} -> {size(c.after):<9}  {c.what}")

@@ -3,13 +3,20 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command that nobody reads on, instead of exiting with 1 as rich does."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Data goes to stdout: with colours on a terminal, as plain rows of any length in a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
+    return _Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -20,6 +27,11 @@ def progress(what: str) -> Iterator[None]:
         return
     with Console(stderr=True).status(what):
         yield
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is here, an extra of the lab that draws pictures."""
+    return find_spec("matplotlib") is not None
 
 
 def size(nbytes: int) -> str:
