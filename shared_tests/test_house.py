@@ -34,6 +34,7 @@ ARROWS = {
         "learn",
         "ops",
         "show",
+        "streams",
     },
     "__main__": {"cli"},
     "compare": {"call", "measure", "ops", "trace", "verdict"},
@@ -46,7 +47,7 @@ ARROWS = {
     "grading": {"call", "frameworks", "isolated", "ops", "show", "tolerance", "trace"},
     "isolated": set(),
     "learn": {"frameworks", "grading", "isolated", "show"},
-    "inputs": {"frameworks"},
+    "inputs": {"explained", "frameworks"},
     "audit": {
         "advice",
         "audit_document",

@@ -86,7 +86,8 @@ BAD_FUNCTIONS = {
         "def fn(x): return None": "fn: expected one float64[], as x_sin_x returns, got NoneType",
         "def fn(x, *, k): return x.sum()": "fn raised TypeError: fn() missing 1 required keyword-only argument: 'k'",
         "class fn: pass": "has no function 'fn'",
-        "raise SystemExit(3)": "could not be imported: SystemExit: 3",
+        "raise SystemExit(3)": "bad.py could not be imported: bad.py:2: SystemExit: 3",
+        "raise ValueError('first line\\nsecond line')": "could not be imported: bad.py:2: ValueError: first line",
     },
     "jax": {
         "def fn(x): return x.sum() if x.sum() > 0 else -x.sum()": "fn raised TracerBoolConversionError",

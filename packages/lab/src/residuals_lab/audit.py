@@ -183,11 +183,11 @@ def _flat(
     adapter: ModuleType, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[_Leaf]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. What `fn` itself holds are parameters."""
-    given = {"": Marked(fn, is_parameter=True)}
-    given |= dict(zip(_names(fn, len(args)), map(_marked, args), strict=True))
-    given |= {key: _marked(a) for key, a in kwargs.items()}
+    given = [("", Marked(fn, is_parameter=True))]
+    given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
+    given += [(key, _marked(a)) for key, a in kwargs.items()]
     leaves, rebuilds = [], []
-    for name, marked in given.items():
+    for name, marked in given:
         found, rebuild = adapter.arrays_in(marked.tree)
         leaves += [_Leaf(name + path, array, marked) for path, array in found.items()]
         rebuilds.append((len(found), rebuild))

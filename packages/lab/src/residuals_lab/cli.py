@@ -4,13 +4,13 @@ import argparse
 import contextlib
 import json
 import math
-import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from residuals_lab import __version__
+from residuals_lab import __version__, streams
 from residuals_lab.errors import MissingFramework, UsageError
 from residuals_lab.helps import AUDIT, AUDIT_EXAMPLES, EXIT_CODES, LOCK
 
@@ -28,23 +28,26 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    streams.prepare()
     try:
-        arguments = _parser().parse_args(argv)
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()  # so that a full disk is noticed here
+        try:
+            arguments = _parser().parse_args(argv)
+            code: int = arguments.run(arguments)
+        finally:  # after --help, too
+            sys.stdout.flush()  # so that a full disk is noticed here, and a pipe that nobody reads
         return code
     except (UsageError, MissingFramework) as problem:
-        print(f"residuals: {problem}", file=sys.stderr)
-        return problem.exit_code
+        message, code = str(problem), problem.exit_code
     except KeyboardInterrupt:
-        print("residuals: interrupted", file=sys.stderr)
-        return 130
+        message, code = "interrupted", 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        message, code = "", 0
     except (OSError, MemoryError) as problem:
-        print(f"residuals: {problem or 'out of memory'}", file=sys.stderr)
-        return UsageError.exit_code
+        file, why = getattr(problem, "filename", None), getattr(problem, "strerror", None)
+        message = f"{file}: {why}" if file and why else str(problem) or "out of memory"
+        code = UsageError.exit_code
+    streams.last_words(message)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +111,7 @@ class _Target(argparse.Action):
     """A target, to which the arguments after it belong."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
-        if value:  # and not the default of one that may be absent
+        if isinstance(value, str):  # and not the default of one that may be absent
             setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
 
 
@@ -166,17 +169,23 @@ def _audit_parser(commands: Any) -> None:
     audit.add_argument("--by", choices=("source", "module", "kind"), help="sum up instead of listing arrays")
     audit.add_argument("--compiled", action="store_true", help="also what is kept once a compiler has had its say")
     audit.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    audit.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page")
+    audit.add_argument("--html", type=_path, metavar="FILE", help="also write the report as a page")
     _plot(audit, "the lanes")
 
 
 def _plot(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"also draw {what}, as .svg or .png")
+    parser.add_argument("--plot", type=_path, metavar="FILE", help=f"also draw {what}, as .svg or .png")
     parser.add_argument("--dark", action="store_true", help="with --plot: for a dark page")
 
 
-def _check_plot(arguments: argparse.Namespace) -> None:
-    """Refuse a picture that cannot be drawn, before anything is run for it."""
+def _check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
+    """Refuse a picture or a page that cannot be made, before anything is run for it."""
+    page = getattr(arguments, "html", None)
+    if page and not page.parent.is_dir():
+        raise UsageError(f"{page}: no folder {page.parent}")
+    for target in targets if arguments.plot or page else ():
+        if not target.isprintable():  # no text: a path of bytes that are no UTF-8
+            raise UsageError(f"target: expected a name that can be written into a file, got {target!r}")
     if arguments.plot:
         from residuals_lab import lanes
 
@@ -211,7 +220,7 @@ def _lock_parser(commands: Any) -> None:
     for parser in (write, check):
         parser.set_defaults(run=_lock, targets=[], early=[], json=False)
         parser.add_argument("targets", action=_Target, nargs="?", metavar="TARGET", help="only this one")
-        parser.add_argument("--file", type=Path, default=Path("residuals.lock"), help="default: residuals.lock")
+        parser.add_argument("--file", type=_path, default=Path("residuals.lock"), help="default: residuals.lock")
         parser.add_argument("--framework", choices=FRAMEWORKS, help="only targets of this one")
     _arguments(write)
     write.add_argument("--concrete", action="store_true", help="compute the forward, now and whenever it is checked")
@@ -243,9 +252,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     (first, own), *others = arguments.targets
     if len(others) > 1:
         raise UsageError("--beside: expected it once")
-    _check_plot(arguments)
-    if arguments.html and not arguments.html.parent.is_dir():
-        raise UsageError(f"{arguments.html}: no folder {arguments.html.parent}")
+    _check_files(arguments, [target for target, _ in arguments.targets])
     with show.progress("importing"):
         from residuals_lab import audit_view
         from residuals_lab.targets import Argument, audit_target
@@ -254,7 +261,9 @@ def _audit(arguments: argparse.Namespace) -> int:
     specs: list[Argument] = []
     for target, given in [(first, [*arguments.early, *own]), *others]:
         specs = [Argument(how, text) for how, text in given if how != "framework"] or specs
-        framework = next((text for how, text in given if how == "framework"), None)
+        framework, *more = [text for how, text in given if how == "framework"] or [None]
+        if more:
+            raise UsageError(f"--framework: expected it once for {target}, got {', '.join([str(framework), *more])}")
         with show.progress(f"tracing {target}"):
             reports.append(audit_target(target, specs, framework, arguments.concrete))
     if arguments.compiled:
@@ -282,7 +291,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     def op(name: str) -> Any:
         if name not in BY_NAME:
-            raise UsageError(f"op: expected one of {', '.join(BY_NAME)}, got {name!r}")
+            own = f"; for your own function: {shlex.join(['residuals', 'compare', name, '--like', 'OP'])}"
+            raise UsageError(f"op: expected one of {', '.join(BY_NAME)}, got {name!r}{own if ':' in name else ''}")
         return BY_NAME[name]
 
     target = None
@@ -297,12 +307,15 @@ def _compare(arguments: argparse.Namespace) -> int:
             fn = inputs.load_target(arguments.what[0])
         names = [arguments.framework or inputs.framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
-    _check_plot(arguments)
+    _check_files(arguments, arguments.what)
     if arguments.plot and len(ops) != 1:
         raise UsageError(f"--plot: expected one op, got {len(ops)}")
     if not names:
         raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
-    arrays = dict(_input(text) for text in arguments.input)
+    arrays: dict[str, Path] = {}
+    for name, path in map(inputs.named_file, arguments.input):
+        if arrays.setdefault(name, path) is not path:
+            raise UsageError(f"--input: {name} is given twice, as {arrays[name]} and as {path}")
     options = Options(
         dtypes=(arguments.dtype,) if arguments.dtype else Options.dtypes,
         device=arguments.device,
@@ -361,19 +374,21 @@ def _dtype(text: str) -> str:
 
 
 def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
+    return _whole(text, 1, "expected a whole number above 0")
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or above, got {text!r}")
-    return int(text)
+    return _whole(text, 0, "expected a whole number, 0 or above")
 
 
-def _input(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise UsageError(f"--input: expected NAME=FILE, got {text!r}")
-    return name, Path(path)
+def _whole(text: str, least: int, expected: str) -> int:
+    with contextlib.suppress(ValueError):  # of thousands of digits, which Python refuses to read
+        if text.isdecimal() and int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)

@@ -64,7 +64,11 @@ def make_call(op: Op, options: Options) -> Call:
                     raise UsageError(f"{name}: expected axis {letter} of size {axes[letter]}, got shape {a.shape}")
     axes = op.default_axes(options.size) | axes
     rng = np.random.default_rng(options.seed)
-    call = Call.of(op, op.draw(rng, axes) | {name: a for name, a in options.inputs.items() if name in op.arrays})
+    try:
+        drawn = op.draw(rng, axes)
+    except (ValueError, OverflowError) as problem:  # NumPy's, of more elements than there are addresses
+        raise UsageError(f"--size: {options.size} is too large for {op.name}: {problem}") from problem
+    call = Call.of(op, drawn | {name: a for name, a in options.inputs.items() if name in op.arrays})
     try:
         call.results()
     except ValueError as problem:  # such as one number a channel

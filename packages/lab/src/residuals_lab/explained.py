@@ -1,5 +1,6 @@
 """What went wrong in somebody's function, in one line that says what to do."""
 
+import contextlib
 import traceback
 
 from residuals_lab.places import shown_as
@@ -20,7 +21,7 @@ _INSTEAD = {
 
 def explained(problem: BaseException, is_concrete: bool) -> str:
     """In one line what went wrong while somebody's function was traced, where, and what to do about it."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
+    lines = [line.strip() for line in _said(problem).splitlines() if line.strip()] or [""]
     what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # with the next, where that only leads up to it
     names = {c.__name__ for c in type(problem).__mro__}
     if not is_concrete and names & _WITHOUT_NUMBERS:
@@ -32,3 +33,10 @@ def explained(problem: BaseException, is_concrete: bool) -> str:
     places = [(shown_as(f.f_code.co_filename), line) for f, line in traceback.walk_tb(problem.__traceback__)]
     at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")
     return f"{at}{type(problem).__name__}{what and f': {what}'}"
+
+
+def _said(problem: BaseException) -> str:
+    """The words of an exception, or none where its own class cannot tell them."""
+    with contextlib.suppress(Exception):
+        return str(problem)
+    return ""

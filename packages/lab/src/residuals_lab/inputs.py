@@ -10,12 +10,23 @@ import types
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from residuals_lab import frameworks
 from residuals_lab.errors import UsageError
+from residuals_lab.explained import explained
+
+T = TypeVar("T")
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """The name and the path in `NAME=FILE`."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UsageError(f"--input: expected NAME=FILE, got {text!r}")
+    return name, Path(path)
 
 
 def read_array(name: str, path: Path) -> np.ndarray:
@@ -24,7 +35,7 @@ def read_array(name: str, path: Path) -> np.ndarray:
 
 
 def read_numbers(name: str, path: Path) -> np.ndarray:
-    """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype that they have there.
+    """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype that they have there, but for long doubles.
 
     An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
     Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or not finite.
@@ -49,7 +60,8 @@ def read_numbers(name: str, path: Path) -> np.ndarray:
             raise UsageError(
                 f"{name}: {path} has {len(wrong)} {what} of {a.size} numbers, the first at index [{first}]"
             )
-    return a
+    native = a.astype(a.dtype.newbyteorder("="))  # no framework takes the other order of bytes, or long doubles
+    return native.astype(np.float64) if native.dtype.kind == "f" and native.itemsize > 8 else native
 
 
 def _read_npz(name: str, path: Path) -> np.ndarray:
@@ -64,7 +76,8 @@ def _read_npz(name: str, path: Path) -> np.ndarray:
 
 
 def _read_csv(name: str, path: Path) -> np.ndarray:
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8-sig")  # a spreadsheet begins it with a mark
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return np.zeros(0)
     titles = 1 if len(lines) > 1 and not _is_number(lines[0].split(",")[0]) else 0
@@ -92,7 +105,7 @@ def load_target(target: str) -> Callable[..., Any]:
     if not place or not name:
         raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found = getattr(module, name, None)
+    found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import what is asked for
     if not callable(found) or isinstance(found, type):
         public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
         functions = [key for key, value in public.items() if not isinstance(value, type)]
@@ -112,22 +125,23 @@ def _load_file(path: Path) -> types.ModuleType:
         loader.exec_module(module)
         return module
 
-    return _executed(str(path), path.resolve().parent, run)
+    return executed(str(path), path.resolve().parent, run)
 
 
 def _load_module(name: str) -> types.ModuleType:
-    return _executed(name, Path.cwd(), lambda: importlib.import_module(name))
+    return executed(name, Path.cwd(), lambda: importlib.import_module(name))
 
 
-def _executed(place: str, folder: Path, run: Callable[[], types.ModuleType]) -> types.ModuleType:
-    """Import with `folder` in front of the path, as Python does for a file that it runs."""
+def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
+    """What `run` gives that imports `place`, with `folder` in front of the path, as Python does for a file it runs."""
     sys.path.insert(0, str(folder))
     try:
         return run()
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        raise UsageError(f"target: {place} could not be imported: {type(problem).__name__}: {problem}") from problem
+        why = explained(problem, is_concrete=True)
+        raise UsageError(f"target: {place} could not be imported: {why}") from problem
     finally:
         sys.path.remove(str(folder))
 

@@ -7,6 +7,7 @@ An argument is `f32[1024,512]` for an array of that dtype and shape, a Python li
 import ast
 import contextlib
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from residuals_lab import frameworks
 from residuals_lab.audit import Marked, Report, audit
 from residuals_lab.errors import UsageError
 from residuals_lab.explained import explained
-from residuals_lab.inputs import ROOTS, framework_of, load_target, read_numbers
+from residuals_lab.inputs import ROOTS, executed, framework_of, load_target, named_file, read_numbers
 
 DTYPES = {
     "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",
@@ -58,6 +61,8 @@ def _audit_target(target: str, arguments: Sequence[Argument], framework: str | N
         for argument in arguments:
             name, value = _value(adapter, argument, is_concrete)
             marked = Marked(value, argument.how == "param", argument.how == "frozen")
+            if name in kwargs:
+                raise UsageError(f"--{argument.how}: {name} is given twice, the second time as {argument.text!r}")
             if name:
                 kwargs[name] = marked
             else:
@@ -81,13 +86,13 @@ def _audited(
 def _imported_by(target: str) -> str | None:
     """The one framework that a target's file imports, so that the file can be run where nothing is allocated."""
     place = target.rpartition(":")[0]
-    if not place.endswith(".py"):
-        with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(place)
-            place = (spec and spec.origin) or ""
+    if place and not place.endswith(".py"):
+        module = place
+        spec = executed(module, Path.cwd(), lambda: importlib.util.find_spec(module))  # which imports packages around
+        place = (spec and spec.origin) or ""
     if not place.endswith(".py") or not Path(place).is_file():
         return None
-    with contextlib.suppress(SyntaxError, UnicodeDecodeError):
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # said when it is imported
         nodes = [*ast.walk(ast.parse(Path(place).read_text(encoding="utf-8")))]
         modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
@@ -107,18 +112,19 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
     if not equals or not name.isidentifier():
         name, text = "", argument.text
     if argument.how == "input":
-        if not name:
-            raise UsageError(f"--input: expected NAME=FILE, got {argument.text!r}")
-        return name, adapter.array(_in_32_bits(read_numbers(name, Path(text))))
+        name, path = named_file(argument.text)
+        return name, adapter.array(_in_32_bits(read_numbers(name, path)))
     array = re.fullmatch(r"(\w+)\[((?: *\d+ *,)*(?: *\d+ *)?)\]", text)
     if array:
         if array[1] not in DTYPES:
             raise UsageError(f"--{argument.how}: expected a dtype of {', '.join(DTYPES)}, got {argument.text!r}")
-        shape = tuple(int(n) for n in array[2].split(",") if n.strip())
         try:
+            shape = tuple(int(n) for n in array[2].split(",") if n.strip())
             made = adapter.shaped(shape, DTYPES[array[1]])
+            if is_concrete:  # XLA would end the process where there is no memory for it
+                np.empty(math.prod(shape) * made.dtype.itemsize, np.uint8)
             return name, adapter.random_like(made) if is_concrete else made
-        except (RuntimeError, OverflowError, TypeError) as problem:  # PyTorch's words for too many bytes
+        except (RuntimeError, OverflowError, TypeError, ValueError, MemoryError) as problem:  # for too many bytes
             what = str(problem).partition("\n")[0]
             raise UsageError(f"--{argument.how}: {text} cannot be made: {what}") from problem
     if re.match(r"\w+\[", text):
@@ -137,6 +143,6 @@ def _value(adapter: ModuleType, argument: Argument, is_concrete: bool) -> tuple[
             raise UsageError(f"--{argument.how}: expected a function without arguments, and {what}") from problem
     try:
         return name, ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         expected = "f32[1024,512], a Python literal, or file.py:function that gives the value"
         raise UsageError(f"--{argument.how}: expected {expected}, got {argument.text!r}") from None
