@@ -106,12 +106,17 @@ def alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
     if not is_batched(y):
         return y, *saved
     zero = torch.sum(y.detach().reshape(-1)[:0])
-    return y, *(None if a is None else a + zero.to(a.dtype) for a in saved)
+    return y, *(None if a is None else a + to_dtype(zero, a.dtype) for a in saved)
+
+
+def to_dtype(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """`a` in this dtype. A forward that ends in a `.to` of no change has gradient 0 in PyTorch 2.11's torch.compile."""
+    return a if a.dtype == dtype else a.to(dtype)
 
 
 def wide(a: Tensor) -> Tensor:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
-    return a.to(torch.promote_types(a.dtype, torch.float32))
+    return to_dtype(a, torch.promote_types(a.dtype, torch.float32))
 
 
 def match(cotangent: Tensor, primal: Tensor | Like) -> Tensor:
@@ -119,7 +124,7 @@ def match(cotangent: Tensor, primal: Tensor | Like) -> Tensor:
 
     An axis along which the primal was broadcast is summed. The engine would do both without a word, and so hide it.
     """
-    return cotangent.sum_to_size(primal.shape).to(primal.dtype)
+    return to_dtype(cotangent.sum_to_size(primal.shape), primal.dtype)
 
 
 def add(a: Tensor | None, b: Tensor) -> Tensor:
@@ -190,12 +195,12 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
     if mask is None:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
-    return torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0).to(a.dtype)
+    return to_dtype(torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0), a.dtype)
 
 
 def pack_bits(a: Tensor) -> Tensor:
     """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1."""
-    bits = a.reshape(a.shape or (1,)).to(torch.uint8)
+    bits = to_dtype(a.reshape(a.shape or (1,)), torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
     for i in (1, 2, 4):  # neighbours join, to 2 bits, 4, a byte; by products, since a DTensor's shifts are wrong
         bits = torch.add(bits[..., 0::2], bits[..., 1::2], alpha=2**i)
@@ -274,10 +279,7 @@ def unfold(a: Tensor, like: Tensor) -> Tensor:
 
 
 def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -> Tensor:
-    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`.
-
-    `first` is the position of the first query.
-    """
+    """−∞ where `mask` is False, and if `is_causal` at keys after the query; the first query is at position `first`."""
     if mask is not None:
         scores = torch.where(mask, scores, -torch.inf)
     if is_causal:  # by what a DTensor can do too: it knows no constant tensors
@@ -324,4 +326,4 @@ def autocasted(*inputs: Any) -> tuple[Any, ...]:
     if not torch.is_autocast_enabled(kind):
         return inputs
     dtype = torch.get_autocast_dtype(kind)
-    return tuple(a if a is None or a.dtype == torch.float64 else a.to(dtype) for a in inputs)
+    return tuple(a if a is None or a.dtype == torch.float64 else to_dtype(a, dtype) for a in inputs)

@@ -18,6 +18,7 @@ from residuals_torch._lib import (
     match,
     scaling,
     scores_gradient,
+    to_dtype,
     unfold,
     wanted,
     wide,
@@ -46,7 +47,7 @@ def fwd(
     e, total, _ = attended(hide(scores, mask, is_causal))
     weights = e / total if torch.is_grad_enabled() else e.div_(total)
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return y.to(q.dtype), Residuals(q, k, v, weights.to(q.dtype))
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
 def bwd(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
@@ -42,7 +42,7 @@ def _lift(a: Tensor, x: Tensor) -> Tensor:
 
 
 def _updated(running: Tensor | None, new: Tensor, momentum: float) -> Tensor | None:
-    return None if running is None else ((1 - momentum) * wide(running) + momentum * new).to(running.dtype)
+    return None if running is None else to_dtype((1 - momentum) * wide(running) + momentum * new, running.dtype)
 
 
 def fwd(
@@ -74,7 +74,7 @@ def fwd(
         y = y * _lift(wide(weight), x)
     if bias is not None:
         y = y + _lift(wide(bias), x)
-    results = y.to(x.dtype), running_mean, running_var
+    results = to_dtype(y, x.dtype), running_mean, running_var
     if not training and weight is None:  # evaluation needs x̂ for the gradient of the weight alone
         return results, Residuals(None, None, None, rstd)
     return results, Residuals(x, weight, mean, rstd)

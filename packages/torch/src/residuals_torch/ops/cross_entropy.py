@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import alike, class_labels, floating, match, signed, whole, wide
+from residuals_torch._lib import alike, class_labels, floating, match, signed, to_dtype, whole, wide
 
 
 class Residuals(NamedTuple):
@@ -36,9 +36,9 @@ def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tu
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(index != ignore_index)
-        count = number.clamp(min=1).to(scores.dtype)
+        count = to_dtype(number.clamp(min=1), scores.dtype)
         loss = torch.where(number > 0, loss / count, torch.nan)
-    return loss.to(logits.dtype), Residuals(logits, labels, logsumexp, count)
+    return to_dtype(loss, logits.dtype), Residuals(logits, labels, logsumexp, count)
 
 
 def bwd(

@@ -19,6 +19,7 @@ from residuals_torch._lib import (
     match,
     may_write,
     scaling,
+    to_dtype,
     unfold,
     wanted,
     wide,
@@ -83,7 +84,7 @@ def fwd(
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
         scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
         e, total, logsumexp = attended(scores)
-        outs.append((unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total).to(q.dtype))
+        outs.append(to_dtype(unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total, q.dtype))
         sums.append(logsumexp)
     out, logsumexp = torch.cat(outs, dim=-2), torch.cat(sums, dim=-1)
     is_narrow = out.dtype != logsumexp.dtype

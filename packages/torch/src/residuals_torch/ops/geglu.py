@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, floating, likes, match, wanted, wide
+from residuals_torch._lib import Wanted, floating, likes, match, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):
@@ -24,7 +24,7 @@ def _cdf(x: Tensor) -> Tensor:
 
 def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
     gelu = wide(gate) * _cdf(wide(gate))
-    return (gelu * wide(up)).to(torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+    return to_dtype(gelu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
 def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, match, wide
+from residuals_torch._lib import floating, match, to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -39,7 +39,7 @@ def slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
 
 
 def fwd(x: Tensor, approximate: str) -> tuple[Tensor, Residuals]:
-    return (wide(x) * cdf(wide(x), approximate)).to(x.dtype), Residuals(x)
+    return to_dtype(wide(x) * cdf(wide(x), approximate), x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Tensor) -> tuple[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
@@ -58,7 +58,7 @@ def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, 
         y = y * _lift(wide(weight), x.ndim - 1)
     if bias is not None:
         y = y + _lift(wide(bias), x.ndim - 1)
-    return y.to(x.dtype), Residuals(x, weight, mean, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:

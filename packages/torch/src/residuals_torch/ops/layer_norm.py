@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
@@ -29,7 +29,7 @@ def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tu
         y = y * wide(weight)
     if bias is not None:
         y = y + wide(bias)
-    return y.to(x.dtype), Residuals(x, weight, mean, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:

@@ -16,6 +16,7 @@ from residuals_torch._lib import (
     likes,
     match,
     signed,
+    to_dtype,
     wanted,
     whole,
     wide,
@@ -95,7 +96,7 @@ def _wide_fwd(
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(signed(labels) != ignore_index)
-        count = number.clamp(min=1).to(rows.dtype)
+        count = to_dtype(number.clamp(min=1), rows.dtype)
         loss = torch.where(number > 0, loss / count, torch.nan)
     return loss, Residuals(x, weight, labels, logsumexp, count)
 
@@ -104,7 +105,7 @@ def fwd(
     x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
 ) -> tuple[Tensor, Residuals]:
     loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-    return loss.to(x.dtype), residuals
+    return to_dtype(loss, x.dtype), residuals
 
 
 def bwd(
@@ -262,6 +263,6 @@ def linear_cross_entropy(
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
         narrow = torch.get_autocast_dtype(x.device.type)
-        x, weight, dtype = x.to(narrow), weight.to(narrow), torch.float32
+        x, weight, dtype = to_dtype(x, narrow), to_dtype(weight, narrow), torch.float32
     loss, _, _ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
-    return loss.to(dtype)
+    return to_dtype(loss, dtype)

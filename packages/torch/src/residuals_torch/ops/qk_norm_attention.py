@@ -20,6 +20,7 @@ from residuals_torch._lib import (
     likes,
     match,
     scores_gradient,
+    to_dtype,
     unfold,
     wanted,
     wide,
@@ -63,7 +64,7 @@ def fwd(
     e, total, _ = attended(hide(scores, mask, is_causal))
     weights = e / total if torch.is_grad_enabled() else e.div_(total)
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return y.to(q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, weights.to(q.dtype))
+    return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
 def bwd(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, add, alike, floating, likes, match, nonnegative, wanted, wide
+from residuals_torch._lib import Wanted, add, alike, floating, likes, match, nonnegative, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):
@@ -22,7 +22,7 @@ def fwd(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Residuals
     y = wide(x) * rstd
     if weight is not None:
         y = y * wide(weight)
-    return y.to(x.dtype), Residuals(x, weight, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, rstd)
 
 
 def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, match, wide
+from residuals_torch._lib import floating, match, to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -16,7 +16,7 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 
 def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
-    return (wide(x) * torch.sigmoid(wide(x))).to(x.dtype), Residuals(x)
+    return to_dtype(wide(x) * torch.sigmoid(wide(x)), x.dtype), Residuals(x)
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:

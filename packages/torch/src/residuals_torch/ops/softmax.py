@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, match, wide
+from residuals_torch._lib import floating, match, to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -22,7 +22,7 @@ def fwd(x: Tensor, axis: int) -> tuple[Tensor, Residuals]:
         # Any shift gives the same y, so the maximum is a constant to the derivative.
         rows = rows - torch.amax(rows.detach(), dim=axis, keepdim=True)
     e = torch.exp(rows)
-    y = (e / torch.sum(e, dim=axis, keepdim=True)).to(x.dtype)
+    y = to_dtype(e / torch.sum(e, dim=axis, keepdim=True), x.dtype)
     return y, Residuals(y)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, floating, likes, match, wanted, wide
+from residuals_torch._lib import Wanted, floating, likes, match, to_dtype, wanted, wide
 
 
 class Residuals(NamedTuple):
@@ -18,7 +18,7 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
     silu = wide(gate) * torch.sigmoid(wide(gate))
-    return (silu * wide(up)).to(torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+    return to_dtype(silu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
 def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
