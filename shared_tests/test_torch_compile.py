@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from cases import Case, only, where
 from test_torch import assert_right, cotangent, value_and_vjp
@@ -51,6 +53,36 @@ def wide_or_special(case: Case) -> bool:
 @where(wide_or_special)
 def test_compiled(torch_case: Case) -> None:
     compile_and_check(torch_case, "aot_eager")
+
+
+class Unchanged(TorchFunctionMode):
+    """Collects the names of the functions that return their own argument, those that write over it aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and any(result is a for a in args) and not func.__name__.endswith("_"):
+            self.names.append(func.__name__)
+        return result
+
+
+def test_functions_that_return_their_argument_are_noticed() -> None:
+    a = torch.ones(2)
+    with Unchanged() as unchanged:
+        a.to(a.dtype).contiguous().exp().add_(1).to(torch.float64)
+    assert unchanged.names == ["to", "contiguous"]
+
+
+@where(lambda case: case.telling)
+def test_no_function_returns_its_argument(torch_case: Case) -> None:
+    """PyTorch 2.11 compiles a rule whose forward ends in a call that returns its argument to a gradient of zero."""
+    args, g, fn = torch_case.args, cotangent(torch_case), torch_case.call.ours(torch_case.adapter)
+    with Unchanged() as unchanged:
+        value_and_vjp(fn, args, g)
+    assert not unchanged.names
 
 
 def longer(case: Case) -> Case:
