@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import nox
 
@@ -18,12 +19,15 @@ nox.options.reuse_venv = "yes"
 TESTING = ["pytest", "pytest-xdist", "hypothesis", "matplotlib"]
 
 
-def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None) -> None:
-    """The lab with these frameworks: by path, since none of the packages is on an index."""
+def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None, pinned: bool = True) -> None:
+    """The lab with these frameworks, by path since none of the packages is on an index; PyTorch as `constraints.txt`
+    pins it, or whichever release pip chooses.
+    """
     paths = [f"./packages/{name}" for name in ("numpy", "lab", *frameworks)]
     session.install("hatchling")  # once for all four, not once for each
+    constraints = ["-c", "constraints.txt"] if pinned else []
     # Compiling all of PyTorch to bytecode takes longer than installing it; a session imports a small part.
-    session.install("--no-compile", "--no-build-isolation", "-c", "constraints.txt", *paths, *(extra or []))
+    session.install("--no-compile", "--no-build-isolation", *constraints, *paths, *(extra or []))
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
@@ -31,18 +35,24 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run(*command, env={"OMP_NUM_THREADS": "1"})  # there is a process for each core
 
 
-def newer_python() -> str | None:
-    """A Python above 3.11, which gets a newer JAX, if one is at hand that is not already running this."""
-    for version in ("3.14", "3.13", "3.12") if sys.version_info < (3, 12) else ():
-        root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-        for path in (shutil.which(f"python{version}"), *glob.glob(f"{root}/versions/{version}.*/bin/python")):
+def newest_python() -> str | None:
+    """The newest Python at hand; None if that is the one that runs this."""
+    root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    for minor in range(14, sys.version_info.minor, -1):
+        for path in (shutil.which(f"python3.{minor}"), *glob.glob(f"{root}/versions/3.{minor}.*/bin/python")):
             if path and not subprocess.run([path, "-c", ""], capture_output=True).returncode:
                 return path
     return None
 
 
-NEWER = newer_python()
-JAX_ON_NEWER = [nox.param("jax", NEWER, id="jax on a newer Python")] if NEWER else []
+def oldest_releases() -> list[str]:
+    """Each lower bound in the packages' `pyproject.toml`, as the one release to install: `jax==0.10` is 0.10.0."""
+    bounds: set[str] = set()
+    for path in glob.glob("packages/*/pyproject.toml"):
+        with open(path, "rb") as file:
+            project = tomllib.load(file)["project"]
+        bounds.update(*project.get("optional-dependencies", {}).values(), project["dependencies"])
+    return sorted(bound.replace(">=", "==") for bound in bounds if ">=" in bound)
 
 
 @nox.session(default=False)
@@ -53,17 +63,11 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize(
-    ("framework", "python"),
-    [nox.param("jax", None, id="jax"), nox.param("torch", None, id="torch"), *JAX_ON_NEWER],
-)
+@nox.parametrize("framework", [nox.param("jax", id="jax"), nox.param("torch", id="torch")])
 def tests(session: nox.Session, framework: str) -> None:
-    """Run the shared tests with only one framework installed; on a newer Python, the first sample of each op."""
+    """Run the shared tests with only one framework installed."""
     install(session, framework, extra=TESTING)
-    if session.python:  # another JAX: what asks JAX itself, on the first sample of each op
-        pytest(session, "--quick", *sorted(glob.glob("shared_tests/test_jax*.py")))
-    else:
-        pytest(session)
+    pytest(session)
 
 
 @nox.session
@@ -89,6 +93,20 @@ def types(session: nox.Session) -> None:
     """Check types, strictly, against the frameworks' own."""
     install(session, "jax", "torch", extra=["mypy", "matplotlib", "pytest"])
     session.run("mypy", *(session.posargs or [f"packages/{name}/src" for name in ("numpy", "jax", "torch", "lab")]))
+
+
+@nox.session(default=False)
+def oldest(session: nox.Session) -> None:
+    """Run the tests, the first sample of each op, on the oldest releases that the packages admit, with this Python."""
+    install(session, "jax", "torch", extra=[*TESTING, *oldest_releases()], pinned=False)
+    pytest(session, "--quick")
+
+
+@nox.session(python=newest_python(), default=False)
+def newest(session: nox.Session) -> None:
+    """Run the tests, the first sample of each op, on the newest releases, with the newest Python at hand."""
+    install(session, "jax", "torch", extra=["--upgrade", "jax", "torch", "numpy", *TESTING], pinned=False)
+    pytest(session, "--quick")
 
 
 @nox.session(default=False)

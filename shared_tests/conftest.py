@@ -62,6 +62,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"not installed, cases not collected: {', '.join(absent)}")
     if config.getoption("quick"):
         terminalreporter.write_line("only the first sample of each op; run all of them without --quick")
+    measured_on = (config.rootpath / "docs" / "ops" / "README.md").read_text(encoding="utf-8").replace(",", " ")
+    for title in (frameworks.load(name).TITLE for name in frameworks.installed()):
+        if f"{title} " not in measured_on:
+            terminalreporter.write_line(f"{title}: docs/ops names another release; its own numbers were not compared")
     device = config.getoption("device")
     if device == "cpu":
         terminalreporter.write_line("cases on the CPU only; on a machine with a GPU run also with --device gpu")

@@ -36,7 +36,7 @@ class TestTorch:
         """In a process of its own, where nothing else has imported what Inductor's decompositions look for."""
         code = (
             "import torch; from residuals_lab.audit import audit; x = torch.ones(1, 64, 64, requires_grad=True); "
-            "print(audit(lambda x: torch.nn.MaxPool2d(2)(torch.sin(x)), x).after_compilation.new_bytes)"
+            "print(audit(lambda x: torch.nn.MaxPool2d(2)(x), x).after_compilation.new_bytes)"
         )
         run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
         assert run.stdout == f"{32 * 32}\n", "an index of a byte for each of its results"

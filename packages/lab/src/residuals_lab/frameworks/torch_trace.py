@@ -87,6 +87,7 @@ def _trace(
     labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
     labels |= zip((a.number for a in known), names, strict=True)
     packed: list[tuple[weakref.ref[_Packed], Held]] = []
+    empty: set[int] = set()
 
     def hold(t: Tensor, is_hidden: bool, saved: int | None = None) -> Held:
         storage = recording.storage(t)
@@ -98,6 +99,8 @@ def _trace(
         line = recorder.line
         saved = _Packed(t.detach(), line)  # an output that its own node holds would be a cycle
         packed.append((weakref.ref(saved), hold(t, is_hidden=False, saved=len(recorder.steps))))
+        if recording.storage(t) in recording.made and t.is_leaf and t.requires_grad and not t.numel():
+            empty.add(recording.storage(t))  # by such a tensor the checkpoint of PyTorch 2.11 enters the graph
         return saved
 
     def tell(t: Tensor, name: str) -> None:
@@ -144,7 +147,7 @@ def _trace(
             with torch.no_grad():
                 found = fields(*args)._asdict()
             labels |= {recording.number(t): name for name, t in found.items() if t is not None}
-    return recorder.trace(held, known, map(recording.storage, gradients), labels)
+    return recorder.trace([a for a in held if a.storage not in empty], known, map(recording.storage, gradients), labels)
 
 
 def backward_of(out: Any) -> None:

@@ -67,6 +67,13 @@ class Answer:
         """The node that the learner's Function puts into the PyTorch graph of f_with_sin(x)."""
         return self.adapter.node_of(self.f(x))
 
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """The tensors that this node saves."""
+        y = self.f(self.array(self.x))  # with a name: PyTorch 2.11 frees what a node saves when its last output is gone
+        found: tuple[Any, ...] = node_of(y).saved_tensors
+        return found
+
     @cached_property
     def trace(self) -> Trace:
         found: Trace = self.adapter.trace(self.f, [self.array(self.x)], ["x"], self.truth.saved(self.adapter))

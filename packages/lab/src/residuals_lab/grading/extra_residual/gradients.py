@@ -122,7 +122,7 @@ def second_derivative(answer: Answer) -> Finding | None:
         advice = "JAX differentiates `_fwd` and `_bwd` themselves: look for a stop_gradient in them"
     elif not found.any():
         advice = "leave out what cuts your backward off from autograd, such as `once_differentiable` or `detach`"
-    elif not all(t.requires_grad for t in answer.node(answer.array(x)).saved_tensors):
+    elif not all(t.requires_grad for t in answer.saved_tensors):
         advice = (
             "autograd takes what you saved for a constant: return sin_x as a second output of `forward`, save that "
             "output in `setup_context`, and leave it differentiable"
