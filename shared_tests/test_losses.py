@@ -15,9 +15,6 @@ from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME, OPS
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 
-# Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
-pytestmark = pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")
-
 LOSSES = [op.name for op in OPS if "reduction" in op.static]
 REDUCTIONS = ("mean", "sum", "none")
 CLASSES = 5

@@ -13,10 +13,6 @@ from cases import Case, only, where
 from test_torch import assert_right, cotangent, value_and_vjp
 
 pytestmark = [
-    # Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
-    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated"),
-    # Inductor imports modules that still use TorchScript.
-    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
     # Inductor recommends faster and coarser matmuls on a GPU.
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available"),
 ]

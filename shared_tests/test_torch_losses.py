@@ -10,13 +10,6 @@ from residuals_lab import frameworks
 from residuals_lab.tolerance import FLOAT64_LIMIT, error
 from test_losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 
-# Dynamo makes an instance of `Function` to stand for its context, and PyTorch warns of itself.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated"),
-    # Inductor imports modules that still use TorchScript.
-    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
-]
-
 
 @each_reduction
 @pytest.mark.parametrize("labels", [[1, -100, 4], [1, 2, 3], [-100] * 3], ids=str)

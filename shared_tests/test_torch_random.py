@@ -12,11 +12,6 @@ import residuals_torch
 from test_random import DROPOUTS, KEYS, assert_share
 from test_torch_compile import forgetful  # noqa: F401
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated"),
-    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning"),
-]
-
 
 @pytest.fixture
 def x() -> Iterator[Tensor]:

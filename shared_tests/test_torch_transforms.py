@@ -154,7 +154,6 @@ def blocks(hessian: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
 
 # PyTorch's own decompositions for forward mode, compiled by its deprecated TorchScript when first asked for.
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script` is deprecated:DeprecationWarning")
 @only(dtype="float32")
 def test_forward_mode_raises(torch_case: Case) -> None:
     op = Closed(torch_case)

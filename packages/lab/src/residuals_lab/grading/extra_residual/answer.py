@@ -71,7 +71,7 @@ class Answer:
     def saved_tensors(self) -> tuple[Any, ...]:
         """The tensors that this node saves."""
         y = self.f(self.array(self.x))  # with a name: PyTorch 2.11 frees what a node saves when its last output is gone
-        found: tuple[Any, ...] = node_of(y).saved_tensors
+        found: tuple[Any, ...] = self.adapter.node_of(y).saved_tensors
         return found
 
     @cached_property
