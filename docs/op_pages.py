@@ -12,9 +12,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from residuals_lab import footprint, frameworks
-from residuals_lab.call import Call
-from residuals_lab.ops import OPS
+from residuals_lab import frameworks
+from residuals_lab.ops import OPS, footprint
+from residuals_lab.ops.call import Call
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "ops"

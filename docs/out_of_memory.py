@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from residuals_lab import lanes
-from residuals_lab.targets import Argument, audit_target
+from residuals_lab.audit.target import Argument, audit_target
 
 DOCS = Path(__file__).parent
 FIGURES = {look: DOCS / "figures" / f"out-of-memory-{look}.svg" for look in ("light", "dark")}

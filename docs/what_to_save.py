@@ -64,8 +64,8 @@ def added_bytes(adapter, call, fn, arrays):
 def measure(framework, name):
     """What one op holds and adds."""
     from residuals_lab import frameworks
-    from residuals_lab.call import Call
     from residuals_lab.ops import BY_NAME
+    from residuals_lab.ops.call import Call
 
     adapter = frameworks.load(framework)
     call = Call.of(BY_NAME[name], ARGUMENTS)

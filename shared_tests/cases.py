@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from residuals_lab import frameworks
-from residuals_lab.call import Call, samples
 from residuals_lab.ops import OPS
-from residuals_lab.tolerance import error
+from residuals_lab.ops.call import Call, samples
+from residuals_lab.ops.tolerance import error
 
 DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 

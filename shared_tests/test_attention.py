@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from residuals_lab import frameworks
-from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.call import Call
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 FAMILY = ("attention", "qk_norm_attention", "flash_attention")
 each_op = pytest.mark.parametrize("op", FAMILY)

@@ -483,7 +483,7 @@ def test_what_stands_for_what_beside() -> None:
     """Of several with as many bytes the one that the same operation reads; and what is left over is only here."""
     import torch
 
-    from residuals_lab.beside import explained, matched
+    from residuals_lab.audit.matching import explained, matched
 
     def left(x: Any) -> Any:
         return (x * 2).sin().sum()

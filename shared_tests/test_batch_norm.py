@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cases import Case
-from residuals_lab.tolerance import FLOAT64_LIMIT, error, rounding
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, rounding
 
 
 def batch_norms(choice: Callable[[Case], bool] = lambda case: True) -> Callable[[Any], Any]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from residuals_lab import footprint, frameworks
-from residuals_lab.footprint import Footprint
-from residuals_lab.ops import BY_NAME, OPS
+from residuals_lab import frameworks
+from residuals_lab.ops import BY_NAME, OPS, footprint
+from residuals_lab.ops.footprint import Footprint
 
 # Where ours is more: the framework, the op, in what, than which; ours and theirs in units of the first array.
 EXCEPTIONS = {

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from command import assert_usage, run
-from residuals_lab import compare_summary, compare_view, frameworks
+from residuals_lab import frameworks
+from residuals_lab.compare import summary, table
 from residuals_lab.ops import BY_NAME
-from residuals_lab.tolerance import error, limit
+from residuals_lab.ops.tolerance import error, limit
 
 INSTALLED = frameworks.installed()
 ONE = INSTALLED[0]
@@ -128,7 +129,7 @@ def test_many_ops_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> No
     """The last column gives way, for the verdict says the same."""
     _, out, _ = run(capsys, "x_sin_x", "scaled", "dropout_remat", "rms_norm", "--json")
     for width in (80, 120):
-        compare_summary.show(json.loads(out), Console(width=width, highlight=False))
+        summary.show(json.loads(out), Console(width=width, highlight=False))
         lines = capsys.readouterr().out.splitlines()
         assert not any("…" in line for line in lines)
         assert ("exchange" in " ".join(lines[:8])) == (width == 120)
@@ -136,7 +137,7 @@ def test_many_ops_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_narrow_terminal_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "x_sin_x", "--json")
-    compare_view.show(json.loads(out), Console(width=80))
+    table.show(json.loads(out), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert not any("…" in line for line in lines)
     assert max(len(line) for line in lines if "JAX −" not in line and "Next:" not in line) <= 80

@@ -13,7 +13,7 @@ import pytest
 
 from markdown import DOCS, MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run, script
 from residuals_lab import frameworks
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 from residuals_numpy.ops import x_sin_x
 
 FILES = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path.exists()]

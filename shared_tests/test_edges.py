@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from residuals_lab import frameworks
-from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME
+from residuals_lab.ops.call import Call
 
 POINTS = np.array([-np.inf, -1e4, -0.0, 0.0, 1e4, np.inf, np.nan])
 SLOPES = np.array([2.0, -3.0, 0.5, -0.5, 3.0, -2.0, 7.0])  # cotangents, one a point

@@ -10,7 +10,7 @@ import pytest
 
 from markdown import script
 from residuals_lab import frameworks
-from residuals_lab.tolerance import error
+from residuals_lab.ops.tolerance import error
 
 LIMIT = 1e-12  # two ways to compute the same in float64: a few roundings apart
 LESSON = script("from_weights_to_logsumexp")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from residuals_lab import isolated
 from residuals_lab.errors import UsageError
-from residuals_lab.isolated import Ended, Limits
+from residuals_lab.targets import isolated
+from residuals_lab.targets.isolated import Ended, Limits
 
 LIMITS = Limits(seconds=60, nbytes=1 << 30)
 

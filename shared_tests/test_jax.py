@@ -13,8 +13,8 @@ import pytest
 
 import residuals_jax
 from cases import Case, is_input, only
-from residuals_lab.call import Call
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.call import Call
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 # Values are compared in float64, where an error cannot hide in the rounding; what is abstract is asked of every dtype.
 float64 = only(dtype="float64", novel=True)

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from markdown import script
 from residuals_jax import attention, flash_attention
 from residuals_jax.ops.flash_attention import BLOCK
-from residuals_lab.tolerance import error
+from residuals_lab.ops.tolerance import error
 
 LIMIT = 1e-12
 DEVICES = 8

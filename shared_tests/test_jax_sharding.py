@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from cases import Case, only
 from residuals_jax._lib import match
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 AXES = ("rows", "columns")  # two axes: a sum over only one of them is a mistake to find
 PARTS = P(AXES)

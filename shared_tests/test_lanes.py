@@ -13,8 +13,8 @@ from residuals_lab import frameworks
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
 from residuals_lab.lanes import LIGHT, Column, _thinned, draw, rows
-from residuals_lab.live import lanes, runs, staircase
 from residuals_lab.trace import Residual, Step, Trace, Value
+from residuals_lab.trace.lifetimes import lanes, runs, staircase
 
 
 def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> tuple[Step, ...]:

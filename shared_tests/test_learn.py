@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from learn_answers import ENDING, RIGHT, WRONG, Wrong
-from residuals_lab import cli, frameworks, grading, learn
+from residuals_lab import cli, frameworks, learn
 from residuals_lab.errors import MissingFramework, UsageError
-from residuals_lab.grading import Finding
-from residuals_lab.grading.extra_residual import Answer
-from residuals_lab.grading.words import show
-from residuals_lab.isolated import Limits
+from residuals_lab.learn import grading
+from residuals_lab.learn.grading import Finding
+from residuals_lab.learn.grading.extra_residual import Answer
+from residuals_lab.learn.grading.words import show
+from residuals_lab.targets.isolated import Limits
 
 EXERCISE = "extra_residual"
 each_framework = pytest.mark.parametrize("framework", frameworks.installed())

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from residuals_lab import frameworks
-from residuals_lab.call import Call
 from residuals_lab.ops import BY_NAME, OPS
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.call import Call
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 LOSSES = [op.name for op in OPS if "reduction" in op.static]
 REDUCTIONS = ("mean", "sum", "none")

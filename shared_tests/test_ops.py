@@ -11,9 +11,9 @@ import pytest
 
 from cases import Case, conditioning, is_input, only, where
 from residuals_lab import frameworks
-from residuals_lab.call import Call, samples
 from residuals_lab.ops import BY_NAME, OPS
-from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit, rounding
+from residuals_lab.ops.call import Call, samples
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error, limit, rounding
 
 
 def assert_within(allowed: float, found: np.ndarray, truth: np.ndarray) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from cases import Case, only
-from residuals_lab import frameworks, measure
+from residuals_lab import frameworks
+from residuals_lab.compare import measure
 from residuals_lab.ops import OPS
-from residuals_lab.tolerance import FLOAT64_LIMIT, error, limit
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, limit
 
 Pair = tuple[Case, Case]
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from command import assert_usage
-from residuals_lab import audit_view, cli, frameworks
+from residuals_lab import cli, frameworks
+from residuals_lab.audit import table
 
 FRAMEWORK, *_ = frameworks.installed()
 SOURCE = {
@@ -33,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def report(target: str) -> Any:
-    from residuals_lab.targets import Argument, audit_target
+    from residuals_lab.audit.target import Argument, audit_target
 
     return audit_target(target, [Argument("arg", "f32[64,8]")])
 
@@ -55,14 +56,14 @@ def test_html_is_readable_on_a_light_page_and_on_a_dark_one(target: str) -> None
     mixed = re.findall(r"color: color-mix\(in srgb, currentColor (\d+)%, #\w{6}\)", found)
     assert len(mixed) == len(re.findall('<span style="[^"]*color:', found)) > 0, "no colour is one of its own"
     for share in {int(percent) / 100 for percent in mixed}:
-        for hue in audit_view._HUES[1:]:
+        for hue in table._HUES[1:]:
             for text, page in (((31, 35, 40), (255, 255, 255)), ((212, 212, 212), (30, 30, 30))):
                 colour = tuple(share * a + (1 - share) * b for a, b in zip(text, hue, strict=True))
                 assert contrast(colour, page) >= 4.5, (hue, page)
 
 
 def test_a_page_follows_its_reader(target: str) -> None:
-    found = audit_view.page([report(target)])
+    found = table.page([report(target)])
     assert "color-scheme: light dark" in found
     assert "@media (prefers-color-scheme: dark)" in found
 
@@ -110,7 +111,7 @@ def test_what_cannot_be_drawn_is_refused_before_the_trace(
     def never(*_: object) -> None:
         raise AssertionError("it was traced")
 
-    monkeypatch.setattr("residuals_lab.targets.audit_target", never)
+    monkeypatch.setattr("residuals_lab.audit.target.audit_target", never)
     pdf, nowhere = tmp_path / "a.pdf", tmp_path / "no" / "a.svg"
     assert_usage(run(capsys, target, "--plot", pdf), "expected a path that ends in .svg or .png, got")
     assert_usage(run(capsys, target, "--plot", nowhere), "no folder")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cases import Case, conditioning, only, where
-from residuals_lab.tolerance import FLOAT64_LIMIT, ULP, error, limit
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error, limit
 
 Fn = Callable[..., Tensor]
 

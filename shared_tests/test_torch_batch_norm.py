@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cases import Case
-from residuals_lab.tolerance import error, rounding
+from residuals_lab.ops.tolerance import error, rounding
 from test_batch_norm import batch_norms, called, per_channel
 
 

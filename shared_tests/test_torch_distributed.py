@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cases import Case, cases
 from residuals_lab.errors import UsageError
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 PROCESSES = 2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from residuals_lab import frameworks
-from residuals_lab.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 from test_losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 
 

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
-from residuals_lab.audit_document import by, tree
+from residuals_lab.audit.document import by, tree
+from residuals_lab.audit.waste import findings
 from residuals_lab.errors import UsageError
-from residuals_lab.findings import findings
 from residuals_lab.trace import Trace
 
 SHARED = torch.linspace(0.1, 0.8, 8)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from residuals_lab import __version__, streams
 from residuals_lab.errors import MissingFramework, UsageError
-from residuals_lab.helps import AUDIT, AUDIT_EXAMPLES, EXIT_CODES, LOCK
+from residuals_lab.options import AUDIT, AUDIT_EXAMPLES, EXIT_CODES, LOCK
 
 FRAMEWORKS = ("jax", "torch")
 DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -254,8 +254,8 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise UsageError("--beside: expected it once")
     _check_files(arguments, [target for target, _ in arguments.targets])
     with show.progress("importing"):
-        from residuals_lab import audit_view
-        from residuals_lab.targets import Argument, audit_target
+        from residuals_lab.audit import table
+        from residuals_lab.audit.target import Argument, audit_target
 
     reports = []
     specs: list[Argument] = []
@@ -273,20 +273,20 @@ def _audit(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from residuals_lab import lanes
 
-        lanes.draw(audit_view.titled(reports), arguments.plot, is_dark=arguments.dark)
+        lanes.draw(table.titled(reports), arguments.plot, is_dark=arguments.dark)
     if arguments.html:
-        arguments.html.write_text(audit_view.page(reports, arguments.top), encoding="utf-8")
+        arguments.html.write_text(table.page(reports, arguments.top), encoding="utf-8")
     if arguments.json:
-        print(json.dumps(_finite(audit_view.documents(reports, arguments.by)), indent=2, allow_nan=False))
+        print(json.dumps(_finite(table.documents(reports, arguments.by)), indent=2, allow_nan=False))
     else:
-        audit_view.show_all(reports, show.console(), arguments.top, arguments.by)
+        table.show_all(reports, show.console(), arguments.top, arguments.by)
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from residuals_lab import frameworks, inputs, show
+    from residuals_lab import frameworks, show, targets
     from residuals_lab.compare import Target, compare, traces
-    from residuals_lab.measure import Options
+    from residuals_lab.compare.measure import Options
     from residuals_lab.ops import BY_NAME, OPS
 
     def op(name: str) -> Any:
@@ -304,8 +304,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         if len(arguments.what) != 1:
             raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
         with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of what is asked for
-            fn = inputs.load_target(arguments.what[0])
-        names = [arguments.framework or inputs.framework_of(fn, arguments.what[0])]
+            fn = targets.load_target(arguments.what[0])
+        names = [arguments.framework or targets.framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
     _check_files(arguments, arguments.what)
     if arguments.plot and len(ops) != 1:
@@ -313,7 +313,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not names:
         raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
     arrays: dict[str, Path] = {}
-    for name, path in map(inputs.named_file, arguments.input):
+    for name, path in map(targets.named_file, arguments.input):
         if arrays.setdefault(name, path) is not path:
             raise UsageError(f"--input: {name} is given twice, as {arrays[name]} and as {path}")
     options = Options(
@@ -321,7 +321,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         size=arguments.size,
         seed=arguments.seed,
-        inputs={name: inputs.read_array(name, path) for name, path in arrays.items()},
+        inputs={name: targets.read_array(name, path) for name, path in arrays.items()},
     )
     with show.progress("importing frameworks"):
         adapters = [frameworks.load(name) for name in names]
@@ -337,9 +337,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_finite(document), indent=2, allow_nan=False))
     else:
-        from residuals_lab import compare_summary, compare_view
+        from residuals_lab.compare import summary, table
 
-        view = compare_view if len(ops) <= IN_DETAIL else compare_summary
+        view = table if len(ops) <= IN_DETAIL else summary
         view.show(document, show.console())
     return 1 if document["failures"] else 0
 

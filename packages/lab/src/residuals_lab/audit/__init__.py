@@ -1,0 +1,226 @@
+"""The audit: what any function keeps for its backward, before it runs out of memory.
+
+    from residuals_lab.audit import audit, frozen, parameter
+
+    print(audit(model, tokens))                               # PyTorch: a module or a function of tensors
+    print(audit(loss, parameter(params), frozen(batch)))      # JAX: a function of pytrees
+
+Nothing is computed and no array is allocated, unless `is_concrete` says so: the function is traced on shapes and
+dtypes, in JAX as jaxprs and in PyTorch on fake tensors. The report is of the program as it is written, before
+a compiler.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from residuals_lab import frameworks
+from residuals_lab.audit.advice import Advice, advice
+from residuals_lab.audit.waste import Finding, Recomputation, findings, recomputations
+from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.messages import explained
+from residuals_lab.targets import framework_of
+from residuals_lab.trace import Residual, Trace, lifetimes
+
+
+class Marked(NamedTuple):
+    """An argument, an array or any tree of them, and what is special about it."""
+
+    tree: Any
+    is_parameter: bool = False
+    is_frozen: bool = False
+
+
+def parameter(tree: Any) -> Marked:
+    """An argument whose arrays are parameters: differentiated, and kept alive by somebody else."""
+    return Marked(tree, is_parameter=True)
+
+
+def frozen(tree: Any) -> Marked:
+    """An argument whose arrays are not differentiated, though of floating numbers, such as a batch of images."""
+    return Marked(tree, is_frozen=True)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one function keeps for its backward. `print` it, or look at it in a notebook; `document` is for machines."""
+
+    target: str
+    framework: str  # its name and version
+    trace: Trace
+    adapter: ModuleType
+    call: Call
+
+    @property
+    def residuals(self) -> tuple[Residual, ...]:
+        return self.trace.crossing
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes held between forward and backward, each storage once."""
+        return self.trace.saved_bytes
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes held beyond arrays that are alive anyway, each storage once."""
+        return self.trace.new_bytes
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """The most bytes of residuals that are alive at one time, each storage once."""
+        return lifetimes.peak(self.trace)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What is wasted, the largest first: unused, twice, hidden, pinned by a view, derivable from another."""
+        return findings(self.trace)
+
+    @cached_property
+    def recomputed(self) -> list[Recomputation]:
+        """The costly steps of the forward that the backward repeats, and what saving them would cost."""
+        return recomputations(self.trace)
+
+    @cached_property
+    def advice(self) -> list[Advice]:
+        """What an op of ours would keep in place of what is here, measured on shapes, the most bytes first."""
+        return advice(self.trace, self.adapter)
+
+    @cached_property
+    def after_compilation(self) -> Compiled:
+        """What is kept once XLA or `torch.compile` has had its say.
+
+        Raises:
+            UsageError: if it cannot be compiled.
+        """
+        try:
+            compiled: Compiled = self.adapter.after_compilation(self.call)
+        except (Exception, SystemExit) as problem:  # of any kind, from a compiler and a function that are not ours
+            raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
+        return compiled
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data, for JSON."""
+        from residuals_lab.audit.document import document
+
+        return document(self)
+
+    def __str__(self) -> str:
+        from residuals_lab.audit.table import text
+
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        from residuals_lab.audit.table import html
+
+        return html([self])
+
+
+def audit(
+    fn: Callable[..., Any],
+    *args: Any,
+    framework: str | None = None,
+    is_concrete: bool = False,
+    name: str | None = None,
+    **kwargs: Any,
+) -> Report:
+    """Report what `fn(*args, **kwargs)` keeps for its backward.
+
+    Modules are afterwards what they were. What `fn` puts into a cache or a global variable stays there, in PyTorch as
+    a tensor without numbers: clear it, or have it filled before.
+
+    Args:
+        fn: a function, a `torch.nn.Module`, or a callable tree such as an Equinox module, whose arrays are parameters.
+        *args: its arguments: arrays, `jax.ShapeDtypeStruct`s, or trees of them, each possibly marked as `parameter` or
+            `frozen`. What is not an array is passed on as it is. In PyTorch a tensor is differentiated if it requires a
+            gradient, as always; in JAX, if it is of floating numbers.
+        framework: "jax" or "torch"; told from `fn` and its arguments where possible.
+        is_concrete: in PyTorch, run on the tensors themselves: for code whose path depends on their values.
+        name: what to call the function in the report.
+        **kwargs: its keyword arguments, as `args`.
+
+    Raises:
+        UsageError: if `fn` gives nothing that has a gradient, or cannot be traced; it says what to do.
+        MissingFramework: if its framework is not installed.
+    """
+    name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
+    adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
+    flat, leaves = _flat(adapter, fn, args, kwargs)
+    arrays, around = [leaf.array for leaf in leaves], _around(fn)
+    is_frozen = [i for i, leaf in enumerate(leaves) if leaf.of.is_frozen]
+    try:
+        trace = adapter.trace(
+            flat,
+            arrays,
+            [leaf.name for leaf in leaves],
+            parameters=[i for i, leaf in enumerate(leaves) if leaf.of.is_parameter],
+            frozen=is_frozen,
+            around=around,
+            is_abstract=not is_concrete,
+        )
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as problem:  # of any kind, from a function that is not ours
+        raise UsageError(explained(problem, is_concrete)) from problem
+    values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
+    named = dict(zip(kwargs, values[len(args) :], strict=True))
+    call = Call(fn, values[: len(args)], named, flat, arrays, is_frozen, around)
+    return Report(name, adapter.TITLE, trace, adapter, call)
+
+
+class _Leaf(NamedTuple):
+    """An array among the arguments."""
+
+    name: str  # with its path, "params['w']"
+    array: Any
+    of: Marked
+
+
+def _flat(
+    adapter: ModuleType, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], list[_Leaf]]:
+    """`fn` as a function of the arrays in its arguments, and these arrays. What `fn` itself holds are parameters."""
+    given = [("", Marked(fn, is_parameter=True))]
+    given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
+    given += [(key, _marked(a)) for key, a in kwargs.items()]
+    leaves, rebuilds = [], []
+    for name, marked in given:
+        found, rebuild = adapter.arrays_in(marked.tree)
+        leaves += [_Leaf(name + path, array, marked) for path, array in found.items()]
+        rebuilds.append((len(found), rebuild))
+
+    def flat(*arrays: Any) -> Any:
+        rest, trees = list(arrays), []
+        for n, rebuild in rebuilds:
+            trees.append(rebuild(rest[:n]))
+            del rest[:n]
+        fn, *values = trees
+        return fn(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+
+    return flat, leaves
+
+
+def _around(fn: Callable[..., Any]) -> dict[str, Any]:
+    """What a function finds in the variables around it, by their names."""
+    try:
+        found = inspect.getclosurevars(inspect.unwrap(fn))
+    except (TypeError, ValueError):  # of an object; or with a variable that is not there yet
+        return {}
+    return {**found.globals, **found.nonlocals}
+
+
+def _marked(a: Any) -> Marked:
+    return a if isinstance(a, Marked) else Marked(a)
+
+
+def _names(fn: Callable[..., Any], n: int) -> list[str]:
+    """What `fn` calls its first `n` arguments."""
+    try:
+        parameters = [*inspect.signature(getattr(fn, "forward", fn)).parameters.values()]
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [*names[:n], *(f"argument {i}" for i in range(len(names), n))]

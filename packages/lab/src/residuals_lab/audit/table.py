@@ -1,0 +1,327 @@
+"""An audit for people: tables on a terminal, text, a page of HTML."""
+
+import io
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
+from rich.tree import Tree
+
+from residuals_lab.audit.document import SCHEMA_VERSION, Branch, By, by, rows, tree
+from residuals_lab.audit.matching import document as beside_document
+from residuals_lab.audit.matching import explained, matched
+from residuals_lab.show import can_draw, size
+from residuals_lab.trace import Residual, Trace
+
+COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
+_HUES = (0, 0, 0), (214, 54, 120), (30, 160, 100), (224, 108, 20), (40, 130, 220), (170, 130, 0), (0, 150, 150)
+_THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_HUES, (128, 128, 128)])  # black, red, green ..., near the lanes'
+DEPTH = 4  # of modules in modules
+
+
+def show(report: Any, console: Console, top: int = 12, group: By | None = None) -> None:
+    """Print the report: the totals, the largest arrays, the modules, then what is wasted and what is done again."""
+    trace: Trace = report.trace
+    console.print(Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
+    console.print(_totals(report))
+    console.print()
+    console.print(_groups(trace, group, top) if group else _largest(trace, top))
+    if not group and len(trace.crossing) > top and (modules := tree(trace)).branches:
+        console.print()
+        console.print(_modules(modules))
+    parts: dict[str, Sequence[Any]] = {
+        "Wasted": _findings(report),
+        "Computed again": _recomputed(report, top),
+        "Advice": _advice(report),
+        "After compilation": _after(report),
+    }
+    for title, lines in parts.items():
+        if lines:
+            console.print()
+            console.print(Text(title, "bold"))
+            for line in lines:
+                console.print(line)
+    for op, line in trace.unsure.items():
+        console.print()
+        console.print(f"Not exact: what {op} at {line} keeps is known in a run only; --concrete makes one")
+    if not trace.turn:
+        console.print()
+        console.print("In a run of JAX it is not seen how arrays are made; an audit without --concrete says more.")
+    elif not report.findings and not report.advice:
+        console.print()
+        console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
+
+
+def _after(report: Any) -> list[str]:
+    """What the compiler keeps, if it was asked."""
+    if "after_compilation" not in vars(report):
+        return []
+    what, new_bytes, arrays = report.after_compilation
+    lines = [f"{size(new_bytes)} by {what}, where the program as it is written keeps {size(report.new_bytes)}"]
+    new = sorted((a for a in arrays if a.is_new), key=lambda a: -a.nbytes)
+    lines += [f"{size(a.nbytes):>10}  {a.name}  {a.dtype}[{', '.join(map(str, a.shape))}]" for a in new[:12]]
+    return [*lines, *([f"{'':>10}  and {len(new) - 12} more"] if len(new) > 12 else [])]
+
+
+def text(report: Any) -> str:
+    """The report as plain text."""
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
+    with console.capture() as captured:
+        show(report, console)
+    return _without_padding(captured.get()).rstrip()
+
+
+def _without_padding(lines: str) -> str:
+    """Lines without the blanks with which a table fills its last column."""
+    return re.sub(" +$", "", lines, flags=re.MULTILINE)
+
+
+def show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
+    """Print one report, or two and what tells them apart."""
+    if console.is_terminal or console.record:
+        _show_all(reports, console, top, group)
+        return
+    with console.capture() as captured:
+        _show_all(reports, console, top, group)
+    console.file.write(_without_padding(captured.get()))
+
+
+def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
+    for report in reports:
+        show(report, console, top, group)
+        console.print()
+    if len(reports) == 2:
+        _show_beside(reports[0], reports[1], console, top)
+    elif not console.record:  # a page has the picture
+        every = len(rows(reports[0].trace))
+        more = f"--top {every} shows every array, " if not group and every > top else ""
+        more += "--plot lanes.svg draws it, " if can_draw() else ""
+        console.print(f"Next: {more}--beside TARGET compares, --by module sums up")
+
+
+def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
+    titles = list(titled([left, right]))
+    console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
+    short = [title.rpartition("/")[2] for title in titles]
+    table = _table(
+        "difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why", right=(0, 1, 2)
+    )
+    found = matched(left.trace, right.trace)
+    for m in found[:top]:
+        sign = "+" if m.difference > 0 else "−" if m.difference else ""
+        sides = [f"{size(side.nbytes)} {side.count:>4} ×" if side.count else "–" for side in (m.left, m.right)]
+        lines = [side.lines[0] if side.lines else "–" for side in (m.left, m.right) if side.count]
+        at = " | ".join(line.rpartition("/")[2] for line in lines)
+        table.add_row(f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m))
+    console.print(table)
+    difference = right.new_bytes - left.new_bytes
+    what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
+    console.print(
+        f"{titles[1]} keeps {what} new memory{f'; {len(found) - top} more rows' if len(found) > top else ''}."
+    )
+
+
+def titled(reports: Sequence[Any]) -> dict[str, Trace]:
+    """The reports' traces by titles, all different."""
+    named = {f"{r.target} ({r.framework})": r.trace for r in reports}
+    return named if len(named) == len(reports) else {f"{i}: {r.target}": r.trace for i, r in enumerate(reports, 1)}
+
+
+def documents(reports: Sequence[Any], group: By | None = None) -> dict[str, Any]:
+    """One report as it is, with its sums if they are asked for; two with what tells them apart."""
+    found = [report.document() | (_sums(report, group) if group else {}) for report in reports]
+    if len(found) == 1:
+        return found[0]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "reports": found,
+        "matched": beside_document(reports[0], reports[1]),
+    }
+
+
+def _sums(report: Any, group: By) -> dict[str, Any]:
+    found = by(report.trace, group)
+    return {
+        "by": {
+            group: [{"label": g.label, "arrays": g.arrays, "bytes": g.nbytes, "new_bytes": g.new_bytes} for g in found]
+        }
+    }
+
+
+def html(reports: Sequence[Any], top: int = 30) -> str:
+    """The reports as HTML, to be put into a page, light or dark: its colours lean to that of the text around."""
+    console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
+    show_all(reports, console, top, None)
+    style = (
+        "font-size: 13px; font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto; "
+        "color: inherit; background: none"
+    )
+    found = console.export_html(theme=_THEME, inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+    mixed = r"color: \1; color: color-mix(in srgb, currentColor 30%, \1)"  # the first is for an old browser
+    return re.sub(r"color: (#\w{6}); text-decoration-color: \1", mixed, found)
+
+
+def page(reports: Sequence[Any], top: int = 30) -> str:
+    """A page of its own, with the lanes where matplotlib is installed; light or dark, as its reader has it."""
+    pictures = []
+    if can_draw():
+        from residuals_lab import lanes
+
+        with tempfile.TemporaryDirectory() as folder:
+            for look in ("light", "dark"):
+                path = Path(folder, f"{look}.svg")
+                lanes.draw(titled(reports), path, is_dark=look == "dark")
+                picture = path.read_text(encoding="utf-8")
+                pictures.append(f'<div class="{look}">{picture[picture.index("<svg") :]}</div>')
+    title = escape(" and ".join(titled(reports)))
+    return PAGE.format(title=title, pictures="\n".join(pictures), report=html(reports, top))
+
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Residuals of {title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ margin: 2rem auto; max-width: 80rem; padding: 0 1rem }}
+svg {{ max-width: 100%; height: auto }}
+.dark {{ display: none }}
+@media (prefers-color-scheme: dark) {{
+  body {{ background: #0d1117; color: #e6edf3 }}
+  .dark {{ display: block }}
+  .light {{ display: none }}
+}}
+</style>
+{pictures}
+{report}
+</html>
+"""
+
+
+def _totals(report: Any) -> str:
+    trace: Trace = report.trace
+    alive = trace.saved_bytes - trace.new_bytes
+    arrays = len({r.storage for r in trace.crossing if r.is_new})
+    return (
+        f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
+        f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "
+        f"peak {size(report.peak_bytes)}; {trace.turn:,} operation{'' if trace.turn == 1 else 's'} forward, "
+        f"{len(trace.steps) - trace.turn:,} backward"
+    )
+
+
+_WRAPS = {"residual", "array", "read by", "why"}  # where a terminal is narrow; bytes, counts and lines are never cut
+
+
+def _table(*heads: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for i, head in enumerate(heads):
+        table.add_column(
+            head, no_wrap=head not in _WRAPS, overflow="fold", max_width=44, justify="right" if i in right else "left"
+        )
+    return table
+
+
+def _largest(trace: Trace, top: int) -> Table:
+    found = rows(trace)
+    table = _table("held", "", "residual", "kind", "array", "made at", "read by", right=(0, 1))
+    for row in found[:top]:
+        r = row.residual
+        table.add_row(
+            size(row.nbytes),
+            f"{row.count} ×" if row.count > 1 else "",
+            r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}",
+            Text(r.kind, COLOURS[r.kind]),
+            f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]",
+            r.line or "–",
+            "nothing" if r.is_unused else _readers(trace, r),
+        )
+    if rest := found[top:]:
+        more = f"more, {size(sum(row.new_bytes for row in rest))} new"
+        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", more)
+    return table
+
+
+def _readers(trace: Trace, r: Residual) -> str:
+    names = [name.removesuffix(" backward") for name in dict.fromkeys(trace.steps[i].op for i in r.reads)]
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _groups(trace: Trace, group: By, top: int) -> Table:
+    table = _table("new", "held", "arrays", group, right=(0, 1, 2))
+    found = by(trace, group)
+    for label, count, nbytes, new in found[:top]:
+        table.add_row(size(new), size(nbytes), f"{count:,}", label)
+    if rest := found[top:]:
+        new, nbytes = sum(g.new_bytes for g in rest), sum(g.nbytes for g in rest)
+        table.add_row(size(new), size(nbytes), f"{sum(g.arrays for g in rest):,}", f"({len(rest)} more)")
+    return table
+
+
+def _modules(root: Branch) -> Tree:
+    """The tree of modules, by the new memory of the arrays that they make."""
+    shown = Tree(Text("New memory by module", "bold"), guide_style="dim")
+
+    def grow(onto: Tree, branch: Branch, depth: int) -> None:
+        inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
+        for b in inside:
+            if b.new_bytes < 0.01 * root.new_bytes:
+                continue
+            name, alike = b.title, len(b.paths)
+            while len(b.branches) == 1 and _only(b):
+                b = next(iter(b.branches.values()))
+                name, alike = f"{name}/{b.title}", len(b.paths)
+            many = f"  ({alike} alike)" if alike > 1 else ""
+            node = onto.add(Text.assemble((f"{size(b.new_bytes):>9}", "yellow"), f"  {name}{many}"))
+            if depth < DEPTH:
+                grow(node, b, depth + 1)
+
+    grow(shown, root, 1)
+    return shown
+
+
+def _only(branch: Branch) -> bool:
+    """Whether all of it is in the one module inside of it."""
+    (inside,) = branch.branches.values()
+    return inside.count == branch.count
+
+
+def _findings(report: Any) -> list[Text]:
+    lines = []
+    for f in report.findings:
+        names = list(dict.fromkeys(f.names))
+        what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
+        where = f" at {f.line}" if f.line else ""
+        lines.append(Text.assemble((f"{f.what:>10}", "red"), f"  {size(f.nbytes):>9}  {what}{many}{where}: {f.why}"))
+    return lines
+
+
+def _recomputed(report: Any, top: int) -> list[str]:
+    found = report.recomputed
+    lines = [
+        f"{r.cost:>15}  {r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}; "
+        f"to save it would keep {size(r.nbytes)}"
+        for r in found[:top]
+    ]
+    return [*lines, *([f"{'':>15}  and {len(found) - top} more"] if len(found) > top else [])]
+
+
+def _advice(report: Any) -> list[str]:
+    return [f"{size(a.freed):>10} less  {_instead(a, report)}" for a in report.advice]
+
+
+def _instead(a: Any, report: Any) -> str:
+    arrays = f"{a.arrays} array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}"
+    keeps = f"{size(a.instead)} at most" if a.instead else "what is alive anyway"
+    op = f"residuals_{report.adapter.NAME}.{a.op}"
+    return f"{a.what} at {a.line or report.target} keeps {arrays}; {op} keeps {keeps}"

@@ -1,0 +1,252 @@
+"""The JAX adapter. Its public functions are what every adapter provides."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import residuals_jax
+from residuals_jax import _lib
+from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.jax.tracing import address
+from residuals_lab.frameworks.jax.tracing import trace as trace
+
+NAME = "jax"
+TITLE = f"JAX {jax.__version__}"
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+# The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
+def _sdpa(q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None) -> Any:
+    q, k, v = (jnp.swapaxes(a, -2, -3) for a in (q, k, v))
+    y = jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
+    return jnp.swapaxes(y, -2, -3)
+
+
+OWN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "relu": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
+    "relu_bits": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
+    "sigmoid": ("jax.nn.sigmoid", lambda x: jax.nn.sigmoid(x)),
+    "tanh": ("jnp.tanh", lambda x: jnp.tanh(x)),
+    "silu": ("jax.nn.silu", lambda x: jax.nn.silu(x)),
+    "gelu": ("jax.nn.gelu", lambda x, approximate: jax.nn.gelu(x, approximate=approximate == "tanh")),
+    "swiglu": ("jax.nn.silu(gate)*up", lambda gate, up: jax.nn.silu(gate) * up),
+    "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
+    "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
+    "attention": ("jax.nn.dot_product_attention", _sdpa),
+    "flash_attention": ("jax.nn.dot_product_attention", _sdpa),
+    "layer_norm": (
+        "jax.nn.standardize(x)*weight+bias",
+        lambda x, weight=1.0, bias=0.0, *, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
+    ),
+}
+
+
+def op(name: str) -> ModuleType:
+    """The op's module, with `Residuals`, `RECOMPUTES`, `fwd` and `bwd`."""
+    return import_module(f"residuals_jax.ops.{name}")
+
+
+def public(name: str) -> Callable[..., Any]:
+    """The op as its users call it."""
+    return getattr(residuals_jax, name)
+
+
+def likes(*arrays: jax.Array | None) -> Any:
+    """What a `bwd` is told of its op's arrays, by which it makes gradients of arrays that it was not given."""
+    return _lib.types(*arrays)
+
+
+def devices() -> tuple[str, ...]:
+    """The kinds of device at hand, of "cpu" and "gpu"."""
+    try:
+        return ("cpu", "gpu") if jax.devices("gpu") else ("cpu",)
+    except RuntimeError:
+        return ("cpu",)
+
+
+def precision(dtype: str) -> AbstractContextManager[Any]:
+    """A context in which arrays of this dtype can be made and used."""
+    return jax.enable_x64(True) if dtype == "float64" else nullcontext()
+
+
+def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> jax.Array:
+    """A differentiable array on `device`, in `dtype` or `a`'s own."""
+    with np.errstate(over="ignore"):  # a number that overflows becomes infinite
+        return jax.device_put(jnp.asarray(a, dtype), jax.devices(device)[0])
+
+
+def constant(a: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """An array that is never differentiated, in `a`'s own dtype, to be used beside arrays on `device`."""
+    return a  # on no device and no mesh, it follows the others
+
+
+def to_numpy(a: jax.Array) -> np.ndarray:
+    """Any array in float64."""
+    return np.asarray(a, np.float64)
+
+
+def is_floating(a: Any) -> bool:
+    """Whether this is one array of real floating numbers."""
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
+
+
+def dtype_of(a: jax.Array) -> str:
+    return str(a.dtype)
+
+
+# One program, which compiles far faster than every operation by itself, and runs but once: faster still unoptimized.
+quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
+    """`fn(*args)`, and its gradients for the cotangent `g`."""
+
+    @quickly
+    def run(args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
+        y, pull = vjp(fn, args)
+        return y, pull(g)
+
+    return run(args, g)
+
+
+def vjp(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """`fn(*args)`, and the backward of this call: the gradients for a cotangent."""
+    return jax.vjp(fn, *args)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which what somebody compiled runs as it is written, on arrays of numbers."""
+    return jax.disable_jit()
+
+
+def rule_of(fn: Callable[..., Any], x: jax.Array) -> Any:
+    """The first custom rule that `fn(x)` calls, with its `fwd` and its `bwd`; None if there is none."""
+    called, call = [], jax.custom_vjp.__call__
+
+    def noted(rule: Any, *args: Any, **kwargs: Any) -> Any:
+        called.append(rule)
+        return call(rule, *args, **kwargs)
+
+    with patch.object(jax.custom_vjp, "__call__", noted), uncompiled():
+        try:
+            fn(x)
+        except Exception:
+            if not called:
+                raise
+    return called[0] if called and called[0].bwd else None
+
+
+def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
+    """The VJP of the VJP: the gradients of `Σ u·vjp(fn)(args, g)` with respect to `args` and `g`."""
+
+    @quickly
+    def run(args: tuple[Any, ...], g: Any, us: tuple[Any, ...]) -> tuple[Any, ...]:
+        _, pull = jax.vjp(lambda args, g: jax.vjp(fn, *args)[1](g), args, g)
+        d_args, d_g = pull(us)
+        return (*d_args, d_g)
+
+    return run(tuple(args), g, tuple(us))
+
+
+def arrays_in(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]]:
+    """The arrays in a tree by their paths, such as `['w']`, and what puts others in their places.
+
+    Shapes and dtypes, `jax.ShapeDtypeStruct`, count as arrays. All else stays as it is.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    places = [i for i, (_, leaf) in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+
+    def rebuild(arrays: Sequence[Any]) -> Any:
+        given = dict(zip(places, arrays, strict=True))
+        return jax.tree.unflatten(treedef, [given.get(i, leaf) for i, (_, leaf) in enumerate(leaves)])
+
+    return {jax.tree_util.keystr(leaves[i][0]): leaves[i][1] for i in places}, rebuild
+
+
+def frozen(tree: Any) -> Any:
+    """The tree as it is: nothing in JAX says by itself that it is not to be differentiated."""
+    return tree
+
+
+def shaped(shape: tuple[int, ...], dtype: str) -> Any:
+    """An array that is not there: its shape and dtype. The dtype `key` is a key of a random generator."""
+    if dtype == "key":
+        return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape or ()))
+    if dtype in ("float64", "int64") and not jax.config.read("jax_enable_x64"):
+        raise UsageError(f"argument: JAX computes in 32 bits unless JAX_ENABLE_X64=1 is set, got {dtype}")
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def random_like(a: Any) -> Any:
+    """Random numbers in place of an array without any; zeros in place of integers."""
+    if jnp.issubdtype(a.dtype, jnp.floating):
+        return jax.random.uniform(jax.random.key(0), a.shape, a.dtype)
+    return jnp.zeros(a.shape, a.dtype) if not jnp.issubdtype(a.dtype, jax.dtypes.extended) else jax.random.key(0)
+
+
+def abstractly() -> AbstractContextManager[Any]:
+    """A context in which a target and its arguments are made: nothing special in JAX."""
+    return nullcontext()
+
+
+def after_compilation(call: Call) -> Compiled:
+    """What XLA keeps of a function: the scratch memory of one program of forward and backward, in which nothing has to
+    cross. What is differentiated is what the trace differentiates.
+    """
+    differentiated = [
+        i for i, a in enumerate(call.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in call.frozen
+    ]
+
+    def both(given: list[Any]) -> Any:
+        def forward(*some: Any) -> Any:
+            chosen = dict(zip(differentiated, some, strict=True))
+            leaves = jax.tree.leaves(call.flat(*(chosen.get(i, a) for i, a in enumerate(given))))
+            return [y for y in leaves if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
+
+        out, pull = jax.vjp(forward, *(given[i] for i in differentiated))
+        return out, pull(jax.tree.map(jnp.ones_like, out))
+
+    analysis = jax.jit(both).lower([*call.arrays]).compile().memory_analysis()
+    scratch = analysis.temp_size_in_bytes if analysis is not None else 0
+    return Compiled(f"XLA's scratch memory of one {jax.default_backend()} program", int(scratch))
+
+
+def without_computing(make: Callable[[], Any]) -> Any:
+    """What `make()` gives, with shapes and dtypes in place of its arrays."""
+    rebuilds = []
+
+    def arrays() -> list[Any]:
+        found, rebuild = arrays_in(make())
+        rebuilds.append(rebuild)
+        return [*found.values()]
+
+    shapes = jax.eval_shape(arrays)
+    return rebuilds[0](shapes)
+
+
+def outline(fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, or what has its shapes and dtypes."""
+    return jax.eval_shape(fn, *args)
+
+
+def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with nothing saved but its inputs: the floor, at the price of running it again."""
+    return jax.checkpoint(fn)
+
+
+def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
+    """Bytes really held between forward and backward: the distinct buffers among the leaves of the `jax.vjp` result and
+    the arrays that the backward closes over.
+    """
+    out, pull = jax.vjp(fn, *args)
+    closed_over = jax.make_jaxpr(pull)(out).consts
+    return sum({address(a): a.nbytes for a in (*jax.tree.leaves(pull), *closed_over)}.values())
