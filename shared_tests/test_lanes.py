@@ -12,9 +12,10 @@ import pytest
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes import LIGHT, Column, _thinned, draw, rows
+from residuals_lab.lanes import LIGHT, Column, _thinned, draw
+from residuals_lab.lanes.rows import rows_of, runs
 from residuals_lab.trace import Residual, Step, Trace, Value
-from residuals_lab.trace.lifetimes import lanes, runs, staircase
+from residuals_lab.trace.lifetimes import lanes, staircase
 
 
 def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> tuple[Step, ...]:
@@ -86,15 +87,15 @@ def test_what_no_operation_makes_is_where_it_is_read() -> None:
 
 
 def test_few_lanes_are_named() -> None:
-    assert [row.label for row in rows(SMALL)] == ["x 16 B", "sin 8 B", "exp 2 B, never needed"]
-    assert {"w1 10 B", "layers/1: a1 20 B"} <= {row.label for row in rows(model(2))}
+    assert [row.label for row in rows_of(SMALL)] == ["x 16 B", "sin 8 B", "exp 2 B, never needed"]
+    assert {"w1 10 B", "layers/1: a1 20 B"} <= {row.label for row in rows_of(model(2))}
 
 
 @pytest.mark.parametrize("layers", [14, 32, 80, 500])
 def test_many_lanes_are_grouped(layers: int) -> None:
     logits, mask = residual("logits", 999, layers, layers), residual("mask", 7, layers, scope="net/layers/0")
     trace = model(layers, logits, mask)
-    found = rows(trace)
+    found = rows_of(trace)
     assert len(found) <= 40
     assert sum(row.nbytes for row in found) == trace.saved_bytes
     assert sum(part.nbytes for row in found for part in row.parts if part.is_new) == trace.new_bytes
@@ -103,11 +104,11 @@ def test_many_lanes_are_grouped(layers: int) -> None:
 
 
 def test_a_group_says_what_it_holds() -> None:
-    found = {row.label: row for row in rows(model(32))}
+    found = {row.label: row for row in rows_of(model(32))}
     row = found["layers/3: b3 and 2 more, 60 B"]
     assert [(p.kind, p.nbytes, p.begin, p.end) for p in row.parts] == [("new", 50, 4, 61), ("parameter", 10, 3, 61)]
-    assert "layers/3: 2 more, 30 B" in {row.label for row in rows(model(14))}, "others of it have their own line"
-    assert "layers/3 to 5: b3 and 8 more, 180 B" in {row.label for row in rows(model(80))}
+    assert "layers/3: 2 more, 30 B" in {row.label for row in rows_of(model(14))}, "others of it have their own line"
+    assert "layers/3 to 5: b3 and 8 more, 180 B" in {row.label for row in rows_of(model(80))}
 
 
 def test_what_is_below_the_axis() -> None:
@@ -133,7 +134,7 @@ def test_code_without_modules_has_lines_below_the_axis() -> None:
 def test_flat_code_is_grouped_by_line_and_name() -> None:
     def labels(n: int, line: Callable[[int], str], name: Callable[[int], str]) -> list[str]:
         crossing = [residual(f"{i}", 10, i, 2 * n - i, line=line(i)) for i in range(n)]
-        found = rows(Trace(steps(n, n), tuple(replace(r, name=name(i)) for i, r in enumerate(crossing))))
+        found = rows_of(Trace(steps(n, n), tuple(replace(r, name=name(i)) for i, r in enumerate(crossing))))
         assert sum(row.nbytes for row in found) == 10 * n
         return [row.label for row in found]
 
@@ -156,7 +157,7 @@ def test_flat_code_is_grouped_by_line_and_name() -> None:
 def test_a_large_module_is_taken_apart_and_small_ones_are_not() -> None:
     small = [residual(f"s{i}", 10, i, 100 - i, scope=f"net/layers/{i // 5}", line="a.py:1") for i in range(20)]
     large = [residual(f"t{i}", 10, i, 100 - i, scope="net/head", line=f"a.py:{i}") for i in range(30)]
-    found = [row.label for row in rows(Trace(steps(50, 51, {0: "net/layers/0", 1: "net/head"}), (*small, *large)))]
+    found = [row.label for row in rows_of(Trace(steps(50, 51, {0: "net/layers/0", 1: "net/head"}), (*small, *large)))]
     assert "layers/2: s10 and 4 more, 50 B" in found
     assert "head: t7 10 B" in found
 

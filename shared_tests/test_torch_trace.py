@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
-from residuals_lab.audit.document import by, tree
 from residuals_lab.audit.waste import findings
 from residuals_lab.errors import UsageError
 from residuals_lab.trace import Trace
+from residuals_lab.trace.groups import by, tree
 
 SHARED = torch.linspace(0.1, 0.8, 8)
 

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from residuals_lab.audit.document import stored
 from residuals_lab.trace import Trace
+from residuals_lab.trace.groups import stored
 
 
 @dataclass

@@ -14,11 +14,12 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 from rich.tree import Tree
 
-from residuals_lab.audit.document import SCHEMA_VERSION, Branch, By, by, rows, tree
+from residuals_lab.audit.document import SCHEMA_VERSION
 from residuals_lab.audit.matching import document as beside_document
 from residuals_lab.audit.matching import explained, matched
 from residuals_lab.show import can_draw, size
 from residuals_lab.trace import Residual, Trace
+from residuals_lab.trace.groups import Branch, By, by, rows, tree
 
 COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
 _HUES = (0, 0, 0), (214, 54, 120), (30, 160, 100), (224, 108, 20), (40, 130, 220), (170, 130, 0), (0, 150, 150)

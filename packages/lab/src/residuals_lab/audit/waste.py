@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from residuals_lab.trace import CHEAP, Residual, Step, Trace, cost_of
+from residuals_lab.trace import Residual, Step, Trace
+from residuals_lab.trace.costs import CHEAP, cost_of
 
 What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
 

@@ -8,34 +8,21 @@ steps they have. Where there are too many arrays, a module shows only its larges
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from os.path import basename
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from residuals_lab.errors import UsageError
+from residuals_lab.lanes.rows import LOOKS, Row, Run, rows_of, runs
 from residuals_lab.show import can_draw, size
-from residuals_lab.trace import Kind, Trace
-from residuals_lab.trace.lifetimes import Lane, Run, grouped, lanes, module, outermost, runs, staircase
+from residuals_lab.trace import Trace
+from residuals_lab.trace.lifetimes import Lane, staircase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_ROWS = 40
 MOST_TICKS = 12  # in the forward; in the backward as many
 
-# Who keeps it: whether it is new memory, and its kind. In the order in which they are stacked, from the bottom. New
-# memory is warm and what is alive anyway is cool, so that every eye tells the two apart; dark text is readable on all.
-LOOKS: dict[tuple[bool, Kind], tuple[str, str]] = {
-    (True, "new"): ("#ee8a4a", "new memory"),
-    (True, "view"): ("#fad27a", "new memory: view"),
-    (True, "hidden"): ("#d4568f", "new memory: hidden"),
-    (False, "output"): ("#5cc79d", "already alive: output"),
-    (False, "input"): ("#7fb8ee", "already alive: input"),
-    (False, "parameter"): ("#b3bbc5", "already alive: parameter"),
-    (False, "view"): ("#a6e6e2", "already alive: view"),
-    (False, "hidden"): ("#8474cc", "already alive: hidden"),
-}
 ON_BAR = "#14181d"
 
 
@@ -61,26 +48,6 @@ TEXT, SMALL, TITLE = 7.6, 7.4, 10.0  # sizes of fonts
 TEXT_ROW = 9.8  # how high a row is, at least; and a bar with text in it
 ROW_GAP = 2.8
 HIGHEST_BAR, HAIRLINE = 24.0, 1.2
-
-
-class Row(NamedTuple):
-    """A line of the picture: one lane, or the rest of a module, a part for each kind."""
-
-    label: str
-    short: str  # the label, where that has no room
-    parts: tuple[Lane, ...]  # as they are stacked, from the bottom
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
-
-    @property
-    def begin(self) -> int:
-        return min(part.begin for part in self.parts)
-
-    @property
-    def end(self) -> int:
-        return max(part.end for part in self.parts)
 
 
 class Column(NamedTuple):
@@ -151,44 +118,6 @@ def check(path: Path) -> None:
         raise UsageError("lanes: drawing needs matplotlib; run: pip install './packages/lab[plot]'")
 
 
-def rows(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
-    """The lines of a trace's picture, at most so many, in the order in which they begin; together they have all bytes.
-
-    Where there are more lanes, only the largest have a line of their own.
-    """
-    outer = outermost(trace)
-    found = [a._replace(scope=module(a.scope, outer)) for a in lanes(trace)]
-    alone, rests = grouped(found, most)
-    lines = [_alone(a) for a in alone]
-    lines += [_rest(name, *rest) for name, rest in rests.items()]
-    return sorted(lines, key=lambda row: (row.begin, -row.end))
-
-
-def _alone(lane: Lane) -> Row:
-    short = f"{lane.name} {size(lane.nbytes)}" + (", never needed" if lane.is_unused else "")
-    where = (lane.scope or basename(lane.line)) if lane.op else ""  # an input's own name says where it belongs
-    return Row(f"{where}: {short}" if where else short, short, (lane,))
-
-
-def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
-    """One line for many lanes of a module; `is_all`: none of it has a line of its own."""
-    if len(rest) == 1:
-        return _alone(rest[0])
-    parts = [
-        Lane(name, kind, is_new, sum(a.nbytes for a in same), same[0].begin, max(a.end for a in same), unused, "", name)
-        for is_new, kind in LOOKS
-        for unused in (False, True)
-        if (same := [a for a in rest if (a.is_new, a.kind, a.is_unused) == (is_new, kind, unused)])
-    ]
-    largest, others = max(rest, key=lambda a: (a.is_new, a.nbytes)), len(rest) - 1
-    is_one_name = len({a.name for a in rest}) == 1
-    what = f"{len(rest)} × {largest.name}" if is_one_name else f"{largest.name} and {others} more"
-    unneeded = sum(a.nbytes for a in rest if a.is_unused)
-    end = size(sum(a.nbytes for a in rest)) + (f", {size(unneeded)} never needed" if unneeded else "")
-    name = name or "elsewhere"
-    return Row(f"{name}: {what if is_all else f'{len(rest)} more'}, {end}", f"{name}: {end}", tuple(parts))
-
-
 def _summary(traces: Mapping[str, Trace]) -> str:
     return "; ".join(f"{name}: {_peak(trace)}" for name, trace in traces.items())
 
@@ -203,7 +132,7 @@ def _figure(traces: Mapping[str, Trace], theme: Theme) -> "Figure":
     """All columns, with the same scales, and the legend below them."""
     from matplotlib.figure import Figure
 
-    lines = [rows(trace) for trace in traces.values()]
+    lines = [rows_of(trace) for trace in traces.values()]
     heights = _heights(lines)
     lowest = max(sum(max(TEXT_ROW, sum(h)) + ROW_GAP for h in hs) for hs in heights) + ROW_GAP
     wide = max(LEAST_COLUMN, (WIDTH - LEFT - RIGHT + GAP) / len(traces) - GAP)

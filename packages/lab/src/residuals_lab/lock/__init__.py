@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit import Report
-from residuals_lab.audit.document import alike, rows
 from residuals_lab.audit.target import Argument, audit_target
 from residuals_lab.errors import MissingFramework, UsageError
 from residuals_lab.show import size
+from residuals_lab.trace.groups import alike, rows
 
 FILE = "residuals.lock"
 VERSION = 1

@@ -4,7 +4,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from residuals_lab.trace import COSTS, MAKING, Residual, Step, Trace
+from residuals_lab.trace import Residual, Step, Trace
+from residuals_lab.trace.costs import COSTS, MAKING
 
 _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
     [

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from residuals_lab.trace import COSTS, MAKING, Step, Trace, Value
+from residuals_lab.trace import Step, Trace, Value
+from residuals_lab.trace.costs import COSTS, MAKING
 
 # The names that a module or function has where it does what an op does, without "_", in lower case.
 NAMES = {

@@ -18,7 +18,8 @@ from jax.extend import core
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax.places import place, scope
 from residuals_lab.frameworks.jax.words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS, keeps_precision
-from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
+from residuals_lab.trace import Kind, Trace
+from residuals_lab.trace.recorder import Held, Known, Recorder
 
 
 def trace(

@@ -25,7 +25,8 @@ from residuals_lab.frameworks.torch.fakes import Fakes, abstractly
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
 from residuals_lab.frameworks.torch.names import told_names
 from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
-from residuals_lab.trace import Held, Kind, Known, Recorder, Trace
+from residuals_lab.trace import Kind, Trace
+from residuals_lab.trace.recorder import Held, Known, Recorder
 
 CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
 

@@ -1,0 +1,30 @@
+"""What an operation costs, by the name that both adapters use for it."""
+
+# The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
+# counts as costly: an operation that nobody thought of has to be seen, not passed over.
+COSTS = {
+    "view": "alias as_strided branch_in broadcast carry detach diagonal expand permute random_unwrap random_wrap "
+    "reshape rev select slice split squeeze transpose unbind unsqueeze view",
+    "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not bitwise_or "
+    "bitwise_xor branch cat ceil clamp clamp_min clone concatenate conj constant constant_pad_nd convert "
+    "copy copy_p copysign div dynamic_slice dynamic_update_slice empty empty_like eq fill floor "
+    "floor_divide fmod full full_like ge gt imag integer_pow iota is_finite isinf isnan le lerp "
+    "lift_fresh_copy logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mul ne "
+    "neg new_empty new_ones new_zeros nextafter not ones ones_like or pad real reciprocal reduce_precision "
+    "relu rem remainder repeat round rsub scalar_tensor shift_left shift_right_arithmetic "
+    "shift_right_logical sign square stack sub threshold tril triu trunc where xor zero zeros zeros_like",
+    "transcendental": "acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
+    "gelu gelu_tanh lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
+    "reduction": "all any argmax argmin batch_norm cumlogsumexp cummax cummin cumprod cumsum group_norm layer_norm "
+    "log_softmax logsumexp max mean min nll_loss norm prod rms_norm softmax sort std sum topk var var_mean",
+    "contraction": "attention conv matmul",
+    "random": "random random_number",
+}
+_COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
+CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
+_MAKING = "clone constant convert copy empty empty_like full full_like new_empty ones scalar_tensor zeros"
+MAKING = frozenset(_MAKING.split())  # what spells out an array or copies one, and computes nothing
+
+
+def cost_of(op: str) -> str:
+    return _COST.get(op, "other")

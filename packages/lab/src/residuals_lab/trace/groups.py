@@ -1,0 +1,133 @@
+"""Residuals by what they have in common: alike ones in one row, sums by line, module or kind, the tree of modules."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from residuals_lab.trace import Residual, Trace
+
+By = Literal["source", "module", "kind"]
+
+
+@dataclass
+class Row:
+    """Residuals that look alike, as in the layers of a stack: of one name, kind, shape and line."""
+
+    residual: Residual  # the first
+    count: int = 0
+    nbytes: int = 0  # each storage once
+    new_bytes: int = 0
+
+
+class Group(NamedTuple):
+    """The residuals of one source line, module or kind."""
+
+    label: str
+    arrays: int = 0
+    nbytes: int = 0
+    new_bytes: int = 0
+
+
+@dataclass
+class Branch:
+    """A module or function, with all that is in it; a number of alike ones, such as layers, is one branch."""
+
+    name: str
+    count: int = 0
+    nbytes: int = 0
+    new_bytes: int = 0
+    branches: dict[str, "Branch"] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)  # of those that it stands for
+
+    @property
+    def title(self) -> str:
+        """Its name; of one that stands for itself alone, with its number."""
+        if len(self.paths) > 1:
+            return self.name
+        own = next(iter(self.paths), "").rpartition("/")[2]
+        return self.name.replace("*", own) if own.isdecimal() else own
+
+
+def stored(trace: Trace) -> list[Residual]:
+    """One residual for each storage: the largest."""
+    largest: dict[Any, Residual] = {}
+    for r in trace.crossing:
+        if r.storage not in largest or r.size > largest[r.storage].size:
+            largest[r.storage] = r
+    return list(largest.values())
+
+
+def rows(trace: Trace) -> list[Row]:
+    """All storages, alike ones together, the largest first; new memory before what is alive anyway."""
+    found: dict[Any, Row] = {}
+    for r in stored(trace):
+        row = found.setdefault((alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
+        row.count += 1
+        row.nbytes += r.nbytes
+        row.new_bytes += r.nbytes * r.is_new
+    return sorted(found.values(), key=lambda row: (-row.new_bytes, -row.nbytes))
+
+
+def by(trace: Trace, what: By) -> list[Group]:
+    """What each source line, module or kind has, the largest first."""
+    label: Callable[[Residual], str] = {
+        "source": lambda r: r.line or "(not the user's code)",
+        "module": _modules(trace),
+        "kind": lambda r: r.kind,
+    }[what]
+    found: dict[str, Group] = {}
+    for r in stored(trace):
+        before = found.get(label(r), Group(label(r)))
+        new = before.new_bytes + r.nbytes * r.is_new
+        found[before.label] = Group(before.label, before.arrays + 1, before.nbytes + r.nbytes, new)
+    return sorted(found.values(), key=lambda group: (-group.new_bytes, -group.nbytes))
+
+
+def _modules(trace: Trace) -> Callable[[Residual], str]:
+    """What to call the module of a residual: alike ones the same."""
+    scopes: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for r in trace.crossing:
+        scopes[_kinds(trace, r.scope)].add(r.scope)
+
+    def label(r: Residual) -> str:
+        kinds = _kinds(trace, r.scope)
+        return ("/".join(kinds) if len(scopes[kinds]) > 1 else r.scope) or "(no module)"
+
+    return label
+
+
+def _kinds(trace: Trace, scope: str) -> tuple[str, ...]:
+    """The names in a scope, the same for alike ones of one class: the `Linear *` of a `Sequential`."""
+    names = scope.split("/") if scope else []
+    places = ["/".join(names[: i + 1]) for i in range(len(names))]
+    return tuple(
+        f"{trace.classes.get(place, '')} *".strip() if name.isdecimal() else alike(name)
+        for name, place in zip(names, places, strict=True)
+    )
+
+
+def tree(trace: Trace) -> Branch:
+    """Bytes by module or function, where the arrays are made."""
+    root = Branch("")
+    for r in stored(trace):
+        names = r.scope.split("/") if r.scope else []
+        for depth in range(len(names) + 1):
+            branch = _reach(root, _kinds(trace, "/".join(names[:depth])))
+            branch.paths.add("/".join(names[:depth]))
+            branch.count += 1
+            branch.nbytes += r.nbytes
+            branch.new_bytes += r.nbytes * r.is_new
+    return root
+
+
+def _reach(root: Branch, names: Sequence[str]) -> Branch:
+    for name in names:
+        root = root.branches.setdefault(name, Branch(name))
+    return root
+
+
+def alike(name: str) -> str:
+    """The same for every layer of a stack: `layers/3/mlp` is `layers/*/mlp`."""
+    return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])|(?<=_)\d+\b", "*", name)
