@@ -287,6 +287,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from residuals_lab import frameworks, show, targets
     from residuals_lab.compare import Target, compare, traces
     from residuals_lab.compare.measure import Options
+    from residuals_lab.frameworks.detect import framework_of
     from residuals_lab.ops import BY_NAME, OPS
 
     def op(name: str) -> Any:
@@ -305,7 +306,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
         with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of what is asked for
             fn = targets.load_target(arguments.what[0])
-        names = [arguments.framework or targets.framework_of(fn, arguments.what[0])]
+        names = [arguments.framework or framework_of(fn, arguments.what[0])]
         target = Target(arguments.what[0], fn, names[0])
     _check_files(arguments, arguments.what)
     if arguments.plot and len(ops) != 1:

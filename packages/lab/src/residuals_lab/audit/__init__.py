@@ -22,8 +22,8 @@ from residuals_lab.audit.advice import Advice, advice
 from residuals_lab.audit.waste import Finding, Recomputation, findings, recomputations
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
-from residuals_lab.targets import framework_of
 from residuals_lab.trace import Residual, Trace, lifetimes
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from residuals_lab import frameworks
 from residuals_lab.audit import Marked, Report, audit
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.detect import ROOTS, framework_of
 from residuals_lab.frameworks.messages import explained
-from residuals_lab.targets import ROOTS, executed, framework_of, load_target, named_file, read_numbers
+from residuals_lab.targets import executed, load_target, named_file, read_numbers
 
 DTYPES = {
     "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",

@@ -1,20 +1,16 @@
 """Arrays from files, and functions from the places that a command line can name."""
 
-import dataclasses
-import functools
 import importlib
 import importlib.machinery
-import inspect
 import sys
 import types
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from residuals_lab import frameworks
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.messages import explained
 
@@ -144,31 +140,3 @@ def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
         raise UsageError(f"target: {place} could not be imported: {why}") from problem
     finally:
         sys.path.remove(str(folder))
-
-
-def framework_of(fn: Callable[..., Any], name: str, args: Sequence[Any] = ()) -> str:
-    """The framework of the function `name`: from its arguments, its type, the names that its code can see."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    inner = inspect.unwrap(getattr(fn, "__func__", fn))
-    seen = getattr(inner, "__globals__", None) or vars(sys.modules[type(inner).__module__])
-    for things in (_types_in(args), type(fn).__mro__, seen.values()):
-        homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
-        roots = {str(home).partition(".")[0] for home in homes}
-        found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
-        if len(found) == 1:
-            return found[0]
-    raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
-
-
-ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox"}, "torch": {"torch"}}
-
-
-def _types_in(args: Any) -> list[type]:
-    """The types of arguments, those in lists and dicts too, and what they are derived from."""
-    found: list[type] = []
-    for a in args:
-        within = a.values() if isinstance(a, dict) else a if isinstance(a, (list, tuple)) else ()
-        within = vars(a).values() if dataclasses.is_dataclass(a) and not isinstance(a, type) else within
-        found += [*type(a).__mro__, *_types_in(within)]
-    return found

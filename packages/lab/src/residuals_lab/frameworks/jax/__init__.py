@@ -16,38 +16,13 @@ import residuals_jax
 from residuals_jax import _lib
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Call, Compiled
-from residuals_lab.frameworks.jax.tracing import address
+from residuals_lab.frameworks.jax.own import OWN as OWN
 from residuals_lab.frameworks.jax.tracing import trace as trace
+from residuals_lab.frameworks.jax.walk import address
 
 NAME = "jax"
 TITLE = f"JAX {jax.__version__}"
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-
-
-# The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
-def _sdpa(q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None) -> Any:
-    q, k, v = (jnp.swapaxes(a, -2, -3) for a in (q, k, v))
-    y = jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
-    return jnp.swapaxes(y, -2, -3)
-
-
-OWN: dict[str, tuple[str, Callable[..., Any]]] = {
-    "relu": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
-    "relu_bits": ("jax.nn.relu", lambda x: jax.nn.relu(x)),
-    "sigmoid": ("jax.nn.sigmoid", lambda x: jax.nn.sigmoid(x)),
-    "tanh": ("jnp.tanh", lambda x: jnp.tanh(x)),
-    "silu": ("jax.nn.silu", lambda x: jax.nn.silu(x)),
-    "gelu": ("jax.nn.gelu", lambda x, approximate: jax.nn.gelu(x, approximate=approximate == "tanh")),
-    "swiglu": ("jax.nn.silu(gate)*up", lambda gate, up: jax.nn.silu(gate) * up),
-    "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
-    "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
-    "attention": ("jax.nn.dot_product_attention", _sdpa),
-    "flash_attention": ("jax.nn.dot_product_attention", _sdpa),
-    "layer_norm": (
-        "jax.nn.standardize(x)*weight+bias",
-        lambda x, weight=1.0, bias=0.0, *, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
-    ),
-}
 
 
 def op(name: str) -> ModuleType:

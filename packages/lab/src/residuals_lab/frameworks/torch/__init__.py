@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -19,76 +18,15 @@ import residuals_torch
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Call, Compiled
 from residuals_lab.frameworks.torch.fakes import abstractly as abstractly
-from residuals_lab.frameworks.torch.tracing import dtype_name, nodes, tensors
+from residuals_lab.frameworks.torch.own import OWN as OWN
+from residuals_lab.frameworks.torch.recording import dtype_name
+from residuals_lab.frameworks.torch.tracing import nodes, tensors
 from residuals_lab.frameworks.torch.tracing import trace as trace
 from residuals_torch import _lib
 
 NAME = "torch"
 TITLE = f"PyTorch {torch.__version__.partition('+')[0]}"
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-
-
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, **static: Any
-) -> Tensor:
-    if mask is not None:
-        bias = torch.zeros((), dtype=q.dtype) if bias is None else bias
-        bias = torch.where(mask, bias, -torch.inf)
-    return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True, **static)
-
-
-OWN: dict[str, tuple[str, Callable[..., Any]]] = {
-    "relu": ("F.relu", lambda x: F.relu(x)),
-    "relu_bits": ("F.relu", lambda x: F.relu(x)),
-    "sigmoid": ("torch.sigmoid", lambda x: torch.sigmoid(x)),
-    "tanh": ("torch.tanh", lambda x: torch.tanh(x)),
-    "silu": ("F.silu", lambda x: F.silu(x)),
-    "gelu": ("F.gelu", lambda x, approximate: F.gelu(x, approximate=approximate)),
-    "swiglu": ("F.silu(gate)*up", lambda gate, up: F.silu(gate) * up),
-    "geglu": ("F.gelu(gate)*up", lambda gate, up: F.gelu(gate) * up),
-    "softmax": ("torch.softmax", lambda x, axis: torch.softmax(x, axis)),
-    "dropout": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),  # draws a mask of its own
-    "dropout_remat": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),
-    "layer_norm": (
-        "F.layer_norm",
-        lambda x, weight=None, bias=None, *, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
-    ),
-    "rms_norm": ("F.rms_norm", lambda x, weight=None, *, eps: F.rms_norm(x, x.shape[-1:], weight, eps)),
-    "group_norm": (
-        "F.group_norm",
-        lambda x, weight=None, bias=None, *, num_groups, eps: F.group_norm(x, num_groups, weight, bias, eps),
-    ),
-    "attention": ("F.scaled_dot_product_attention", _sdpa),
-    "flash_attention": ("F.scaled_dot_product_attention", _sdpa),
-    "cross_entropy": (
-        "F.cross_entropy",
-        lambda logits, labels, ignore_index, reduction: _cross_entropy(logits, labels, ignore_index, reduction),
-    ),
-    "linear_cross_entropy": (
-        "F.cross_entropy(F.linear)",
-        lambda x, weight, labels, ignore_index, reduction, chunk: _cross_entropy(
-            F.linear(x, weight), labels, ignore_index, reduction
-        ),
-    ),
-    "batch_norm": (  # writes into the running statistics that it is given
-        "F.batch_norm",
-        lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
-            x, running_mean, running_var, _wide(weight, x), _wide(bias, x), training, momentum, eps
-        ),
-    ),
-}
-
-
-def _wide(a: Tensor | None, x: Tensor) -> Tensor | None:
-    """What F.batch_norm wants beside a narrow x on a CPU, with statistics in float32."""
-    return None if a is None else a.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    """F.cross_entropy, which wants rows of one axis, and labels of 64 bits."""
-    rows, index = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
-    loss = F.cross_entropy(rows, index, ignore_index=ignore_index, reduction=reduction)
-    return loss.reshape(labels.shape) if reduction == "none" else loss
 
 
 def op(name: str) -> ModuleType:

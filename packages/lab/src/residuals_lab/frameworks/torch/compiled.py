@@ -13,7 +13,8 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.utils._pytree import tree_leaves
 
 from residuals_lab.frameworks.compiled import Call, Compiled, Kept
-from residuals_lab.frameworks.torch.tracing import backward_of, dtype_name
+from residuals_lab.frameworks.torch.recording import dtype_name
+from residuals_lab.frameworks.torch.tracing import backward_of
 
 
 def after_compilation(call: Call) -> Compiled:

@@ -1,0 +1,188 @@
+"""How the PyTorch adapter numbers tensors: a dispatch mode that sees what every operation reads and makes."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.autograd.function import BackwardCFunction
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from residuals_lab.frameworks.places import innermost
+from residuals_lab.frameworks.torch.draws import Draws
+from residuals_lab.frameworks.torch.modules import METHODS, Modules
+from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
+from residuals_lab.trace import Kind
+from residuals_lab.trace.recorder import Known, Recorder
+
+CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
+
+
+class Recording(TorchDispatchMode):
+    """Numbers every tensor that an operation reads or makes.
+
+    Saved tensors come back as new objects, so a tensor is known by what it looks at: storage, offset, shape, strides,
+    dtype, and how often that was written into. Storages are kept alive, since a freed one's address is used again.
+    """
+
+    def __init__(self, fake: FakeTensorMode | None = None) -> None:
+        super().__init__()
+        self.fake = fake
+        self.modules = Modules(is_abstract=fake is not None)
+        self.recorder = Recorder(views_share=True, classes=self.modules.classes)
+        self.known_to_backward: set[int] = set()  # storages that the backward was given or made
+        self.found_by_backward: list[tuple[Tensor, bool]] = []  # what it reads beside them, and whether a rule does
+        self.known: set[int] = set()  # storages met so far
+        self.made: dict[int, int] = {}  # those of them that an operation made, and how many steps there were then
+        self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, which runs without gradients
+        self._draws = Draws()
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._writes: Counter[int] = Counter()  # into each storage; a tensor's own count is not that of its `.data`
+        self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
+        self._alive: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
+            return self._constant(args[0], func(args[0]))
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        ins = [self.number(t) for t in read]
+        if self.recorder.phase == "forward" and not torch.is_grad_enabled():
+            self.hidden_leaves.update((id(t), t) for t in read if t.requires_grad and t.is_leaf)
+        changed = [*_written(func, args, kwargs)]
+        if any(self.seen_as(t) is not t for t in changed):  # a counter of batches, say: it stays what it is
+            args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
+            changed = [*_written(func, args, kwargs)]
+        written = {id(t) for t in changed}
+        out = func(*args, **kwargs)
+        if self.fake:
+            out = as_in_a_run(func.overloadpacket.__name__, out, read)
+        outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if not (outs or written):  # a question about a tensor, such as where it is
+            return out
+        self.known |= {self.storage(t) for t in read}
+        made = {self.storage(t) for t in outs} - self.known
+        self.known |= made
+        if self.recorder.phase == "backward":
+            # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
+            node = torch._C._current_autograd_node()
+            is_rule = isinstance(node, BackwardCFunction) and type(node).__name__ != CHECKPOINT
+            in_rule = is_rule and not torch.is_grad_enabled()
+            self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
+            self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
+        self.recorder.line, self.recorder.scope = self._place()
+        name = func.overloadpacket.__name__
+        if self.fake and name in UNLIKE_FAKES:
+            self.recorder.unsure.setdefault(name, self.recorder.line)
+        if name in IDENTITIES:
+            numbers: Sequence[int] = ins
+        elif name in COPIES:
+            numbers = ins
+            self.recorder.again(name, ins, numbers)
+        else:
+            attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
+            attrs += self._draws.attribute(func, args, kwargs)
+            shapes = [(t.shape, dtype_name(t)) for t in outs]
+            if name in LIKES:
+                attrs, ins, read = f"{attrs} {shapes}", [], []
+            numbers = self.recorder.step(word(func, args, kwargs), attrs, ins, shapes, axes(func, args, kwargs))
+        self.made |= dict.fromkeys(made, len(self.recorder.steps))
+        if name not in IDENTITIES and self.recorder.phase == "backward":
+            self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
+        self._writes.update({self.storage(t) for t in changed})
+        for t, number in zip(outs, numbers, strict=True):
+            key = self._key(t)
+            if id(t) in written or key not in self._known:  # a view that looks like what it is of has the same value
+                self._known[key] = number
+        return out
+
+    def _constant(self, made: Tensor, given: Tensor) -> Tensor:
+        """What `torch.tensor` has made and gives. Equal numbers are equal values, as where a checkpoint repeats it."""
+        with unset_fake_temporarily():
+            spelled_out = repr((made.device, made.tolist()))
+        self.recorder.line, self.recorder.scope = self._place()
+        (number,) = self.recorder.step("constant", spelled_out, [], [(made.shape, dtype_name(made))])
+        storages = {self.storage(t) for t in (made, given)}
+        self.known |= storages
+        self.made |= dict.fromkeys(storages, len(self.recorder.steps))
+        if self.recorder.phase == "backward":
+            self.known_to_backward |= storages
+            self.recorder.touch([], storages)
+        self._known |= {self._key(t): number for t in (made, given)}
+        return given
+
+    def __enter__(self) -> "Recording":
+        self._draws.__enter__()
+        self.modules.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self.modules.__exit__(*raised)
+        self._draws.__exit__(*raised)
+
+    def _place(self) -> tuple[str, str]:
+        """Line and scope: of a forward step, where it is; of a backward step, where the forward made what takes it."""
+        node = torch._C._current_autograd_node()
+        if node is not None and node._sequence_nr() in self._places:
+            return self._places[node._sequence_nr()]
+        frame: FrameType | None = sys._getframe(2)
+        frames = []
+        while frame is not None:
+            frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+            frame = frame.f_back
+        line, _ = innermost(frames)
+        _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
+        named = function if function.isidentifier() and function not in METHODS else ""
+        place = line, "/".join(filter(None, (self.modules.running, named)))
+        number = torch._C._autograd._get_sequence_nr() - 1
+        before = self._places.get(number, ("", ""))  # what a hook does to what is saved has no line
+        if self.recorder.phase == "forward" and (not any(before) or (line and not before[0])):
+            self._places[number] = place
+        return place
+
+    def number(self, t: Tensor) -> int:
+        key = self._key(t)
+        if key not in self._known:
+            self._known[key] = self.recorder.value(key, t.shape, dtype_name(t))
+        return self._known[key]
+
+    def seen_as(self, t: Tensor) -> Tensor:
+        """The tensor itself, or the fake one that stands for it."""
+        return self.fake.from_tensor(t) if self.fake and not isinstance(t, FakeTensor) else t
+
+    def storage(self, t: Tensor) -> int:
+        storage = self.seen_as(t).untyped_storage()
+        self._alive.setdefault(storage._cdata, storage)
+        return storage._cdata
+
+    def written_over(self) -> set[int]:
+        """The numbers of values that are nowhere any more."""
+        there = {n for (storage, *_, writes), n in self._known.items() if writes == self._writes[storage]}
+        return {*self._known.values()} - there
+
+    def known_as(self, t: Tensor, kind: Kind) -> Known:
+        return Known(self.number(t), self.storage(t), kind)
+
+    def _key(self, t: Tensor) -> tuple[Any, ...]:
+        t, storage = self.seen_as(t), self.storage(t)
+        return storage, t.storage_offset(), t.shape, t.stride(), t.dtype, self._writes[storage]
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation writes into."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            t = args[i] if i < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(t) if isinstance(leaf, Tensor))
+
+
+def dtype_name(t: Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")
