@@ -21,7 +21,7 @@ from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
 from residuals_lab.audit.waste import Finding, Recomputation, findings, recomputations
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.trace import Residual, Trace, lifetimes
@@ -53,7 +53,7 @@ class Report:
     framework: str  # its name and version
     trace: Trace
     adapter: ModuleType
-    call: Call
+    call: Subject
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -167,7 +167,7 @@ def audit(
         raise UsageError(explained(problem, is_concrete)) from problem
     values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
-    call = Call(fn, values[: len(args)], named, flat, arrays, is_frozen, around)
+    call = Subject(fn, values[: len(args)], named, flat, arrays, is_frozen, around)
     return Report(name, adapter.TITLE, trace, adapter, call)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
-class Call(NamedTuple):
+class Subject(NamedTuple):
     """What was audited: a function at its arguments, and the same as a function of arrays alone."""
 
     fn: Callable[..., Any]

@@ -15,7 +15,7 @@ import numpy as np
 import residuals_jax
 from residuals_jax import _lib
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.jax.own import OWN as OWN
 from residuals_lab.frameworks.jax.tracing import trace as trace
 from residuals_lab.frameworks.jax.walk import address
@@ -173,24 +173,24 @@ def abstractly() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def after_compilation(call: Call) -> Compiled:
+def after_compilation(subject: Subject) -> Compiled:
     """What XLA keeps of a function: the scratch memory of one program of forward and backward, in which nothing has to
     cross. What is differentiated is what the trace differentiates.
     """
     differentiated = [
-        i for i, a in enumerate(call.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in call.frozen
+        i for i, a in enumerate(subject.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in subject.frozen
     ]
 
     def both(given: list[Any]) -> Any:
         def forward(*some: Any) -> Any:
             chosen = dict(zip(differentiated, some, strict=True))
-            leaves = jax.tree.leaves(call.flat(*(chosen.get(i, a) for i, a in enumerate(given))))
+            leaves = jax.tree.leaves(subject.flat(*(chosen.get(i, a) for i, a in enumerate(given))))
             return [y for y in leaves if jnp.issubdtype(jnp.result_type(y), jnp.inexact)]
 
         out, pull = jax.vjp(forward, *(given[i] for i in differentiated))
         return out, pull(jax.tree.map(jnp.ones_like, out))
 
-    analysis = jax.jit(both).lower([*call.arrays]).compile().memory_analysis()
+    analysis = jax.jit(both).lower([*subject.arrays]).compile().memory_analysis()
     scratch = analysis.temp_size_in_bytes if analysis is not None else 0
     return Compiled(f"XLA's scratch memory of one {jax.default_backend()} program", int(scratch))
 

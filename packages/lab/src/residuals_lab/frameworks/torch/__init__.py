@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.compiled import Call, Compiled
+from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.torch.fakes import abstractly as abstractly
 from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.recording import dtype_name
@@ -171,10 +171,10 @@ def random_like(a: Tensor) -> Tensor:
     return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
 
 
-def after_compilation(call: Call) -> Compiled:
+def after_compilation(subject: Subject) -> Compiled:
     from residuals_lab.frameworks.torch import compiled  # which imports Dynamo
 
-    return compiled.after_compilation(call)
+    return compiled.after_compilation(subject)
 
 
 def without_computing(make: Callable[[], Any]) -> Any:

@@ -12,12 +12,12 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch.utils._pytree import tree_leaves
 
-from residuals_lab.frameworks.compiled import Call, Compiled, Kept
+from residuals_lab.frameworks.compiled import Compiled, Kept, Subject
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import backward_of
 
 
-def after_compilation(call: Call) -> Compiled:
+def after_compilation(subject: Subject) -> Compiled:
     """What crosses from forward to backward where Inductor's partitioner has decided what to compute again.
 
     No code is generated: the graphs run as they are. What is kept are the storages that saved-tensor hooks see, those
@@ -25,9 +25,9 @@ def after_compilation(call: Call) -> Compiled:
     """
     saved: list[Tensor] = []
     made: dict[Hashable, str] = {}  # storages that graphs of the forward made, and what the graph calls them
-    modules = [m for m in (call.fn, *call.around.values()) if isinstance(m, torch.nn.Module)]
+    modules = [m for m in (subject.fn, *subject.around.values()) if isinstance(m, torch.nn.Module)]
     buffers = [(t, t.detach().clone()) for m in modules for t in m.buffers()]
-    given = [t for t in tree_leaves((call.args, call.kwargs, call.around)) if isinstance(t, Tensor)]
+    given = [t for t in tree_leaves((subject.args, subject.kwargs, subject.around)) if isinstance(t, Tensor)]
     given += [t for t, _ in buffers]
 
     def forward(graph: torch.fx.GraphModule, _: Sequence[Any]) -> Any:
@@ -62,7 +62,7 @@ def after_compilation(call: Call) -> Compiled:
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-                out = torch.compile(call.fn, backend=backend)(*call.args, **call.kwargs)
+                out = torch.compile(subject.fn, backend=backend)(*subject.args, **subject.kwargs)
             backward_of(out)
     finally:
         torch._dynamo.reset()
