@@ -1,6 +1,7 @@
 """How the house is built: who imports whom, what is where, and that nothing heavy happens at import."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from residuals_lab import frameworks
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import OPS
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +92,31 @@ def test_the_labs_arrows() -> None:
         found = {name.split(".")[1] for name in imports(path) if name.startswith("residuals_lab.")} - {room_of(path)}
         allowed = {*ARROWS.get(room_of(path), "").split(), "errors", "finding", "show", "__version__"}
         assert found <= allowed, f"{path.relative_to(ROOT)} imports {sorted(found - allowed)}"
+
+
+def public_names(path: Path) -> set[str]:
+    """The names that a module defines, or imports for others as `a as a`."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return {name for name in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", frameworks.installed())
+def test_an_adapter_has_the_names_of_the_protocol_and_no_others(name: str) -> None:
+    adapter, methods = frameworks.load(name), {n: a for n, a in vars(Framework).items() if inspect.isfunction(a)}
+    asked = {n for n in (*Framework.__annotations__, *methods) if not n.startswith("_")}
+    assert public_names(SOURCES["lab"] / "frameworks" / name / "__init__.py") == asked
+    for method in asked & {*methods}:
+        _, *expected = inspect.signature(methods[method]).parameters.values()
+        found = inspect.signature(getattr(adapter, method)).parameters.values()
+        assert [(p.name, p.kind) for p in found] == [(p.name, p.kind) for p in expected], f"{name}: {method}"
 
 
 def test_every_op_is_in_every_package() -> None:

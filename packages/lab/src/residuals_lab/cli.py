@@ -325,7 +325,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         inputs={name: targets.read_array(name, path) for name, path in arrays.items()},
     )
     with show.progress("importing frameworks"):
-        adapters = [frameworks.load(name) for name in names]
+        adapters: list[Any] = [frameworks.load(name) for name in names]
     for adapter in adapters:
         if options.device not in adapter.devices():
             raise UsageError(f"device: {adapter.TITLE} finds no {options.device} here")

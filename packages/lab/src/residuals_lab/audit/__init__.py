@@ -147,7 +147,7 @@ def audit(
         MissingFramework: if its framework is not installed.
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
-    adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
+    adapter: Any = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
     flat, leaves = _flat(adapter, fn, args, kwargs)
     arrays, around = [leaf.array for leaf in leaves], _around(fn)
     is_frozen = [i for i, leaf in enumerate(leaves) if leaf.of.is_frozen]

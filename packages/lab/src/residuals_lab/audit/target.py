@@ -55,7 +55,7 @@ def _audit_target(target: str, arguments: Sequence[Argument], framework: str | N
     framework = framework or _imported_by(target)
     if framework is None:
         framework = framework_of(load_target(target), target)
-    adapter = frameworks.load(framework)
+    adapter: Any = frameworks.load(framework)
     with contextlib.nullcontext() if is_concrete else adapter.abstractly():
         fn = load_target(target)
         args, kwargs = [], {}

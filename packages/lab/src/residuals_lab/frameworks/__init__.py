@@ -1,14 +1,13 @@
 """The adapters: the only place where a framework is imported, and each imports its own.
 
-An adapter is a module with the functions that `residuals_lab.frameworks.jax` documents. Everything the lab does with a
-framework goes through them.
+An adapter is a module that has the names of `protocol.Framework`. All that the lab does with a framework goes through
+its adapter.
 """
 
-import importlib
 import importlib.util
-from types import ModuleType
 
 from residuals_lab.errors import MissingFramework, UsageError
+from residuals_lab.frameworks.protocol import Framework as Framework
 
 NAMES = ("jax", "torch")
 TITLES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}
@@ -43,7 +42,13 @@ def require(name: str) -> None:
         raise MissingFramework(f"{TITLES[name]} or residuals_{name} is not installed; run: {INSTALL[name]}")
 
 
-def load(name: str) -> ModuleType:
+def load(name: str) -> Framework:
     """The adapter of a framework; MissingFramework if it is not installed."""
     require(name)
-    return importlib.import_module(f"{__name__}.{name}")
+    if name == "jax":
+        from residuals_lab.frameworks import jax
+
+        return jax
+    from residuals_lab.frameworks import torch
+
+    return torch

@@ -1,4 +1,4 @@
-"""The JAX adapter. Its public functions are what every adapter provides."""
+"""The JAX adapter; `residuals_lab.frameworks.protocol` says what its names mean."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,26 +22,22 @@ from residuals_lab.frameworks.jax.walk import address
 
 NAME = "jax"
 TITLE = f"JAX {jax.__version__}"
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPES: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
 
 
 def op(name: str) -> ModuleType:
-    """The op's module, with `Residuals`, `RECOMPUTES`, `fwd` and `bwd`."""
     return import_module(f"residuals_jax.ops.{name}")
 
 
 def public(name: str) -> Callable[..., Any]:
-    """The op as its users call it."""
     return getattr(residuals_jax, name)
 
 
 def likes(*arrays: jax.Array | None) -> Any:
-    """What a `bwd` is told of its op's arrays, by which it makes gradients of arrays that it was not given."""
     return _lib.types(*arrays)
 
 
 def devices() -> tuple[str, ...]:
-    """The kinds of device at hand, of "cpu" and "gpu"."""
     try:
         return ("cpu", "gpu") if jax.devices("gpu") else ("cpu",)
     except RuntimeError:
@@ -49,28 +45,23 @@ def devices() -> tuple[str, ...]:
 
 
 def precision(dtype: str) -> AbstractContextManager[Any]:
-    """A context in which arrays of this dtype can be made and used."""
     return jax.enable_x64(True) if dtype == "float64" else nullcontext()
 
 
 def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> jax.Array:
-    """A differentiable array on `device`, in `dtype` or `a`'s own."""
     with np.errstate(over="ignore"):  # a number that overflows becomes infinite
         return jax.device_put(jnp.asarray(a, dtype), jax.devices(device)[0])
 
 
 def constant(a: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """An array that is never differentiated, in `a`'s own dtype, to be used beside arrays on `device`."""
     return a  # on no device and no mesh, it follows the others
 
 
 def to_numpy(a: jax.Array) -> np.ndarray:
-    """Any array in float64."""
     return np.asarray(a, np.float64)
 
 
 def is_floating(a: Any) -> bool:
-    """Whether this is one array of real floating numbers."""
     return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
 
 
@@ -79,13 +70,11 @@ def dtype_of(a: jax.Array) -> str:
 
 
 # One program, which compiles far faster than every operation by itself, and runs but once: faster still unoptimized.
-quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
-    """`fn(*args)`, and its gradients for the cotangent `g`."""
-
-    @quickly
+    @_quickly
     def run(args: Sequence[Any], g: Any) -> tuple[Any, tuple[Any, ...]]:
         y, pull = vjp(fn, args)
         return y, pull(g)
@@ -94,17 +83,15 @@ def value_and_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any) -> tuple[
 
 
 def vjp(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    """`fn(*args)`, and the backward of this call: the gradients for a cotangent."""
     return jax.vjp(fn, *args)
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """A context in which what somebody compiled runs as it is written, on arrays of numbers."""
     return jax.disable_jit()
 
 
 def rule_of(fn: Callable[..., Any], x: jax.Array) -> Any:
-    """The first custom rule that `fn(x)` calls, with its `fwd` and its `bwd`; None if there is none."""
+    """The first `jax.custom_vjp` that `fn(x)` calls, with its `fwd` and its `bwd`."""
     called, call = [], jax.custom_vjp.__call__
 
     def noted(rule: Any, *args: Any, **kwargs: Any) -> Any:
@@ -120,10 +107,12 @@ def rule_of(fn: Callable[..., Any], x: jax.Array) -> Any:
     return called[0] if called and called[0].bwd else None
 
 
-def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
-    """The VJP of the VJP: the gradients of `Σ u·vjp(fn)(args, g)` with respect to `args` and `g`."""
+def node_of(y: Any) -> None:
+    return None
 
-    @quickly
+
+def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence[Any]) -> tuple[Any, ...]:
+    @_quickly
     def run(args: tuple[Any, ...], g: Any, us: tuple[Any, ...]) -> tuple[Any, ...]:
         _, pull = jax.vjp(lambda args, g: jax.vjp(fn, *args)[1](g), args, g)
         d_args, d_g = pull(us)
@@ -133,10 +122,7 @@ def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence
 
 
 def arrays_in(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]]:
-    """The arrays in a tree by their paths, such as `['w']`, and what puts others in their places.
-
-    Shapes and dtypes, `jax.ShapeDtypeStruct`, count as arrays. All else stays as it is.
-    """
+    """Of any pytree; shapes and dtypes, `jax.ShapeDtypeStruct`, count as arrays."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     places = [i for i, (_, leaf) in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
 
@@ -148,12 +134,12 @@ def arrays_in(tree: Any) -> tuple[dict[str, Any], Callable[[Sequence[Any]], Any]
 
 
 def frozen(tree: Any) -> Any:
-    """The tree as it is: nothing in JAX says by itself that it is not to be differentiated."""
+    """The tree as it is: no array in JAX says by itself that it is not to be differentiated."""
     return tree
 
 
 def shaped(shape: tuple[int, ...], dtype: str) -> Any:
-    """An array that is not there: its shape and dtype. The dtype `key` is a key of a random generator."""
+    """A `jax.ShapeDtypeStruct`."""
     if dtype == "key":
         return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape or ()))
     if dtype in ("float64", "int64") and not jax.config.read("jax_enable_x64"):
@@ -162,20 +148,20 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def random_like(a: Any) -> Any:
-    """Random numbers in place of an array without any; zeros in place of integers."""
     if jnp.issubdtype(a.dtype, jnp.floating):
         return jax.random.uniform(jax.random.key(0), a.shape, a.dtype)
     return jnp.zeros(a.shape, a.dtype) if not jnp.issubdtype(a.dtype, jax.dtypes.extended) else jax.random.key(0)
 
 
-def abstractly() -> AbstractContextManager[Any]:
-    """A context in which a target and its arguments are made: nothing special in JAX."""
+def abstractly() -> AbstractContextManager[None]:
+    """No special context: `without_computing` takes care of it."""
     return nullcontext()
 
 
 def after_compilation(subject: Subject) -> Compiled:
-    """What XLA keeps of a function: the scratch memory of one program of forward and backward, in which nothing has to
-    cross. What is differentiated is what the trace differentiates.
+    """XLA's scratch memory for one program of forward and backward, in which no array has to be saved between two.
+
+    The arrays that it differentiates are those that `trace` differentiates.
     """
     differentiated = [
         i for i, a in enumerate(subject.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in subject.frozen
@@ -196,7 +182,7 @@ def after_compilation(subject: Subject) -> Compiled:
 
 
 def without_computing(make: Callable[[], Any]) -> Any:
-    """What `make()` gives, with shapes and dtypes in place of its arrays."""
+    """With `jax.ShapeDtypeStruct`s in place of arrays."""
     rebuilds = []
 
     def arrays() -> list[Any]:
@@ -209,19 +195,15 @@ def without_computing(make: Callable[[], Any]) -> Any:
 
 
 def outline(fn: Callable[..., Any], *args: Any) -> Any:
-    """`fn(*args)`, or what has its shapes and dtypes."""
     return jax.eval_shape(fn, *args)
 
 
 def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` with nothing saved but its inputs: the floor, at the price of running it again."""
     return jax.checkpoint(fn)
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
-    """Bytes really held between forward and backward: the distinct buffers among the leaves of the `jax.vjp` result and
-    the arrays that the backward closes over.
-    """
+    """The distinct buffers among the leaves of the `jax.vjp` result and the arrays that the backward closes over."""
     out, pull = jax.vjp(fn, *args)
     closed_over = jax.make_jaxpr(pull)(out).consts
     return sum({address(a): a.nbytes for a in (*jax.tree.leaves(pull), *closed_over)}.values())

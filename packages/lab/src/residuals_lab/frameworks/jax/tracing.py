@@ -26,21 +26,10 @@ def trace(
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = True,
 ) -> Trace:
-    """Record one forward and one backward of `fn`, without computing anything.
+    """By the jaxprs of a forward and of its backward. The arguments of floating numbers are differentiated.
 
-    What is held are the leaves of the `jax.vjp` result, and arrays that the backward closes over.
-
-    Args:
-        fn: a function of arrays only.
-        args: its arguments, or their shapes and dtypes. Those of floating numbers are differentiated.
-        names: what to call each argument.
-        fields: a function of the same arguments whose result is a NamedTuple: a held array that has the value of one of
-            its fields is called by that field's name.
-        parameters: which of the arguments are parameters.
-        frozen: which of them are not differentiated, though of floating numbers.
-        around: variables around `fn`, by name: an array among them, where it is held, is called so.
-        is_abstract: if not, compute the forward, for code whose path depends on numbers. What is held is then what
-            its buffers are; how they were made is not seen.
+    The residuals are the leaves of the `jax.vjp` result, and the arrays that the backward closes over. Unless
+    `is_abstract`, they are buffers, and how these were made is not seen.
     """
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and i not in frozen]
     if not differentiated:

@@ -1,4 +1,4 @@
-"""The PyTorch adapter: the same functions as the JAX one, which documents them."""
+"""The PyTorch adapter; `residuals_lab.frameworks.protocol` says what its names mean."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import residuals_torch
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
-from residuals_lab.frameworks.torch.fakes import abstractly as abstractly
+from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import nodes, tensors
@@ -26,7 +26,7 @@ from residuals_torch import _lib
 
 NAME = "torch"
 TITLE = f"PyTorch {torch.__version__.partition('+')[0]}"
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPES: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
 
 
 def op(name: str) -> ModuleType:
@@ -89,13 +89,12 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 
 def rule_of(fn: Callable[..., Any], x: Tensor) -> Any:
-    """The `autograd.Function` that `fn(x)` calls last; None if there is none."""
+    """The `autograd.Function` that `fn(x)` calls last."""
     with uncompiled():
         return getattr(node_of(fn(x)), "_forward_cls", None)
 
 
 def node_of(y: Any) -> Any:
-    """The node of the last `autograd.Function` in the graph of one output or several; None if there is none."""
     outs = [out for out in tensors(y) if out.grad_fn is not None]
     return next((node for node in nodes(outs) if hasattr(node, "_forward_cls")), None)
 
@@ -110,7 +109,7 @@ def second_vjp(fn: Callable[..., Any], args: Sequence[Any], g: Any, us: Sequence
 
 
 def arrays_in(tree: Any) -> tuple[dict[str, Tensor], Callable[[Sequence[Any]], Any]]:
-    """As in the JAX adapter, for the trees that PyTorch knows, and dataclasses."""
+    """Of the trees that PyTorch knows, and of dataclasses."""
     found: dict[str, Tensor] = {}
 
     def look(a: Any, path: str) -> None:
@@ -153,13 +152,12 @@ def _is_dataclass(a: Any) -> bool:
 
 
 def frozen(tree: Any) -> Any:
-    """The tree with tensors that require no gradient."""
     found, rebuild = arrays_in(tree)
     return rebuild([t.detach() for t in found.values()])
 
 
 def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """A tensor of zeros, without numbers if made `abstractly`. It requires a gradient if it can."""
+    """A tensor of zeros, fake if made `abstractly`. It requires a gradient if it can."""
     if dtype == "key":
         raise UsageError("argument: PyTorch has no keys; residuals_torch takes two numbers, u32[2]")
     made = torch.zeros(shape, dtype=getattr(torch, dtype))
@@ -167,18 +165,22 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 def random_like(a: Tensor) -> Tensor:
-    """Random numbers in place of an array without any; zeros in place of integers."""
     return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
 
 
+def abstractly() -> AbstractContextManager[None]:
+    """Tensors, those of modules too, are fake: `faking` says how."""
+    return faking(Fakes())
+
+
 def after_compilation(subject: Subject) -> Compiled:
-    from residuals_lab.frameworks.torch import compiled  # which imports Dynamo
+    from residuals_lab.frameworks.torch import compiled  # here, since that module imports Dynamo
 
     return compiled.after_compilation(subject)
 
 
 def without_computing(make: Callable[[], Any]) -> Any:
-    """What `make()` gives, `abstractly`."""
+    """What `make()` gives: `abstractly`, its tensors are fake."""
     return make()
 
 
@@ -191,5 +193,5 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
-    """Bytes really held: the trace runs on the tensors given, and its storages are theirs."""
+    """By a trace, which runs on the tensors given: its storages are theirs."""
     return trace(fn, args, [str(i) for i in range(len(args))]).saved_bytes

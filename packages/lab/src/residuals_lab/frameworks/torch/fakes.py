@@ -22,8 +22,8 @@ class Fakes(FakeTensorMode):
 
 
 @contextmanager
-def abstractly(mode: FakeTensorMode | None = None) -> Iterator[None]:
-    """A context in which tensors, those of modules too, are fake: they have no numbers and take no memory.
+def faking(mode: FakeTensorMode) -> Iterator[None]:
+    """A context in which tensors, those of modules too, are fake ones of this mode: without numbers or memory.
 
     `copy.deepcopy(module)`, `module.to(torch.bfloat16)` and the like work on them.
     """
@@ -53,7 +53,7 @@ def abstractly(mode: FakeTensorMode | None = None) -> Iterator[None]:
 
     torch.utils.swap_tensors, Tensor.__deepcopy__ = give, copied  # type: ignore[method-assign]
     try:
-        with mode or Fakes():
+        with mode:
             yield
     finally:
         logger.disabled = was_disabled

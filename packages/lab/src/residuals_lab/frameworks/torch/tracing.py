@@ -13,7 +13,7 @@ from torch._guards import detect_fake_mode
 from torch.utils._pytree import tree_leaves
 
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.torch.fakes import Fakes, abstractly
+from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.names import told_names
 from residuals_lab.frameworks.torch.recording import CHECKPOINT, Recording
 from residuals_lab.trace import Trace
@@ -31,13 +31,14 @@ def trace(
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = False,
 ) -> Trace:
-    """As in the JAX adapter, by running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them.
-    Tensors that `fn` finds elsewhere, as in a module, are then taken for fake ones too.
+    """By running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them, and then fake tensors
+    stand for those too that `fn` finds elsewhere, as in a module.
 
-    Gradients are asked for of all leaves of the graph that require one. What is held are the storages that saved-tensor
-    hooks see, and what a backward reads without having made it or been given it, as a checkpoint does. `hidden` are
-    those that hang on a node of the graph otherwise, or that an `autograd.Function` finds in a closure, an object, a
-    module. The parameters and buffers of every module that runs are known as such.
+    The backward makes the gradients of all leaves of the graph that require one. The residuals are the storages that
+    saved-tensor hooks see, and those that the backward reads though it neither made them nor was given them, as a
+    checkpoint does. Of the kind "hidden" are residuals that hang on a node of the graph otherwise, or that an
+    `autograd.Function` finds in a closure, an object, a module. The parameters and buffers of every module that runs
+    are known as such.
     """
     fake = detect_fake_mode(args) or Fakes() if is_abstract else None
     # One tensor that is given twice stays one, for code that asks whether its key is its query.
@@ -45,7 +46,7 @@ def trace(
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), abstractly(fake) if fake else nullcontext():
+    with torch.random.fork_rng(devices), faking(fake) if fake else nullcontext():
         return _trace(fn, args, names, fields, parameters, around, Recording(fake))
 
 

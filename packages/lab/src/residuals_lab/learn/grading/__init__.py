@@ -18,6 +18,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from residuals_lab import frameworks
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.show import size
 from residuals_lab.targets.isolated import Ended
 from residuals_lab.trace import Residual
@@ -85,7 +86,7 @@ def _execute(source: bytes, path: Path) -> ModuleType:
     return module
 
 
-def _raised(error: BaseException, source: bytes, path: Path, adapter: ModuleType) -> Finding:
+def _raised(error: BaseException, source: bytes, path: Path, adapter: Framework) -> Finding:
     """An exception, told by its type, its text and the learner's own line."""
     lines = _lines(source)
     text = textwrap.shorten(_without_our_places(str(error)), 300) or "no text"

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.learn.grading.words import shape
 from residuals_lab.ops import BY_NAME
 from residuals_lab.ops.call import Call
@@ -23,7 +24,7 @@ class Answer:
     x spans several periods, so that sin x and cos x have either sign and neither can stand in for the other.
     """
 
-    def __init__(self, adapter: ModuleType, module: ModuleType) -> None:
+    def __init__(self, adapter: Framework, module: ModuleType) -> None:
         self.adapter, self.module = adapter, module
         self.is_jax = adapter.NAME == "jax"
         self.backward = "`_bwd`" if self.is_jax else "`backward`"  # what the stub calls it
