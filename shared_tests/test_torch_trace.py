@@ -337,4 +337,4 @@ def test_modules_of_other_classes_are_not_alike() -> None:
 def test_where_a_backward_is_though_no_line_of_the_users_is() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
     found = audit(model, torch.ones(4, 8, requires_grad=True)).trace
-    assert {step.scope for step in found.steps[found.turn :]} == {f"Sequential/{i}" for i in range(3)}
+    assert {step.scope for step in found.steps[found.boundary :]} == {f"Sequential/{i}" for i in range(3)}

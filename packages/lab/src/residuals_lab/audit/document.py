@@ -21,7 +21,7 @@ def document(report: Any) -> dict[str, Any]:
         "new_bytes": trace.new_bytes,
         "peak_bytes": report.peak_bytes,
         "unsure": dict(trace.unsure),
-        "operations": {"forward": trace.turn, "backward": len(trace.steps) - trace.turn},
+        "operations": {"forward": trace.boundary, "backward": len(trace.steps) - trace.boundary},
         "residuals": [_residual(trace, r) for r in trace.crossing],
         "findings": [asdict(finding) for finding in report.findings],
         "recomputed": [asdict(recomputation) for recomputation in report.recomputed],

@@ -52,7 +52,7 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     for op, line in trace.unsure.items():
         console.print()
         console.print(f"Not exact: what {op} at {line} keeps is known in a run only; --concrete makes one")
-    if not trace.turn:
+    if not trace.boundary:
         console.print()
         console.print("In a run of JAX it is not seen how arrays are made; an audit without --concrete says more.")
     elif not report.findings and not report.advice:
@@ -215,8 +215,8 @@ def _totals(report: Any) -> str:
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
         f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "
-        f"peak {size(report.peak_bytes)}; {trace.turn:,} operation{'' if trace.turn == 1 else 's'} forward, "
-        f"{len(trace.steps) - trace.turn:,} backward"
+        f"peak {size(report.peak_bytes)}; {trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
+        f"{len(trace.steps) - trace.boundary:,} backward"
     )
 
 

@@ -100,13 +100,13 @@ def _pinned(saved: list[Residual]) -> _Found:
 def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
     """New arrays that one cheap step makes of others that are there anyway: saved, inputs, constants."""
     makers: dict[int, Step] = {}
-    for step in trace.steps[: trace.turn]:
+    for step in trace.steps[: trace.boundary]:
         for number in step.outs:
             makers.setdefault(number, step)
     storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
     lost = {*makers, *trace.gone}  # unless it is there
     there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}.difference(trace.gone)
-    for step in trace.steps[: trace.turn]:  # a turn's part of what a loop goes over is there as well
+    for step in trace.steps[: trace.boundary]:  # a turn's part of what a loop goes over is there as well
         if step.op == "slice" and there.issuperset(step.ins):
             there.update(step.outs)
     for r in saved:

@@ -63,7 +63,7 @@ class Column(NamedTuple):
 
     def across(self, place: int) -> float:
         """Where a place in the trace is."""
-        turn, steps = self.trace.turn, len(self.trace.steps)
+        turn, steps = self.trace.boundary, len(self.trace.steps)
         if place <= turn:
             return place / max(turn, 1) * self.half
         return self.half + (place - turn) / (steps - turn) * self.half

@@ -180,7 +180,7 @@ def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:
     Operations if there are at most so many in each, else modules: as deep as the forward has at most so many of them in
     turn, or on the first level that has more than one. Without modules they are lines; on a single line, operations.
     """
-    turn, outer = trace.turn, outermost(trace)
+    turn, outer = trace.boundary, outermost(trace)
     if max(turn, len(trace.steps) - turn) <= most:
         ops = [Run(step.op, i, i + 1) for i, step in enumerate(trace.steps)]
         return ops[:turn], ops[turn:]

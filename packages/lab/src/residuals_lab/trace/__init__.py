@@ -102,7 +102,7 @@ class Trace:
         return sum({r.storage: r.nbytes for r in self.crossing if r.is_new}.values())
 
     @property
-    def turn(self) -> int:
+    def boundary(self) -> int:
         """How many steps the forward has: the place of the first step of the backward."""
         return sum(step.phase == "forward" for step in self.steps)
 

@@ -40,7 +40,7 @@ class Forward:
 
     def __init__(self, trace: Trace) -> None:
         self.values, self.alive, self.views_share = trace.values, trace.alive, trace.views_share
-        self.all = trace.steps[: trace.turn]
+        self.all = trace.steps[: trace.boundary]
         self.steps = [step for step in self.all if step.op != "carry"]
         self.makers = {n: step for step in self.steps for n in step.outs}
         self.order = {n: i for i, step in enumerate(self.steps) for n in step.outs}
