@@ -96,6 +96,6 @@ def held_by_each_device(fn, devices, tokens, features):
     placed = jax.NamedSharding(mesh, parts)
     arrays = [jax.ShapeDtypeStruct((1, devices * tokens, features), "float32", sharding=placed) for _ in range(3)]
     ring = jax.shard_map(lambda q, k, v: fn(q, k, v, "seq"), mesh=mesh, in_specs=parts, out_specs=parts)
-    crossing = frameworks.load("jax").trace(ring, arrays, ["q", "k", "v"]).crossing
+    crossing = frameworks.load("jax").trace(ring, arrays, ["q", "k", "v"]).residuals
     # A trace sees what is made inside as one device has it; the inputs are whole, and a device has its part.
     return sum(r.nbytes // devices if r.kind == "input" else r.nbytes for r in crossing)

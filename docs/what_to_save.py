@@ -56,7 +56,7 @@ def added_bytes(adapter, call, fn, arrays):
         return fn(x @ before, *others) @ after
 
     inputs = [x, before, after, *others, *call.constants_in(adapter)]
-    crossing = adapter.trace(chain, inputs, [str(i) for i in range(len(inputs))]).crossing
+    crossing = adapter.trace(chain, inputs, [str(i) for i in range(len(inputs))]).residuals
     computed = {r.storage: r.nbytes for r in crossing if r.kind not in {"input", "parameter"}}
     return sum(computed.values()) - X_BYTES
 

@@ -170,7 +170,7 @@ def test_checkpoint(jax_case: Case) -> None:
         call.trace(jax_case.adapter, fn, args)
         for fn in (jax.checkpoint(f), jax.checkpoint(f, policy=policies.everything_saveable), f)
     )
-    assert {r.kind for r in nothing.crossing} <= {"input"}
+    assert {r.kind for r in nothing.residuals} <= {"input"}
     assert everything.saved_bytes == bare.saved_bytes
 
 
@@ -235,7 +235,7 @@ def test_residuals_under_jit(jax_case: Case) -> None:
     f, fields = call.ours(jax_case.adapter), call.saved(jax_case.adapter)
 
     def held(fn: Callable[..., Any]) -> list[tuple[Any, ...]]:
-        crossing = call.trace(jax_case.adapter, fn, args).crossing
+        crossing = call.trace(jax_case.adapter, fn, args).residuals
         return sorted((r.name, r.kind, r.nbytes, r.value.shape, r.value.dtype) for r in crossing)
 
     expected = jax.eval_shape(fields, *args)._asdict()

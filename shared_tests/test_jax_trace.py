@@ -27,7 +27,7 @@ def trace(fn: Any) -> Trace:
 
 
 def held(fn: Any) -> list[tuple[str, str, int]]:
-    return [(r.name, r.kind, r.nbytes) for r in trace(fn).crossing]
+    return [(r.name, r.kind, r.nbytes) for r in trace(fn).residuals]
 
 
 def rule(fwd: Any, bwd: Any) -> Any:
@@ -79,7 +79,7 @@ def test_what_a_loop_saves() -> None:
     """One array for all turns, called after what each turn gives; what it goes over is saved as it is."""
     assert held(scanned(swinging)) == [("x", "input", 32), ("cos", "new", 32), ("convert", "new", 32)]
     assert ("carry", "new", 32) in held(scanned(jax.checkpoint(swinging)))
-    assert [r.value.shape for r in trace(scanned(lambda c, a: c * jnp.exp(a))).crossing] == [(8,)] * 2
+    assert [r.value.shape for r in trace(scanned(lambda c, a: c * jnp.exp(a))).residuals] == [(8,)] * 2
     assert {s.op: s.times for s in trace(scanned(swinging)).steps}["sin"] == 8
 
 
@@ -151,7 +151,7 @@ def test_a_loop_of_unknown_length() -> None:
         found = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, 1.0))
         return jnp.sum(x * found[1])
 
-    assert [(r.kind, r.nbytes) for r in trace(wandering).crossing] == [("new", 4)]
+    assert [(r.kind, r.nbytes) for r in trace(wandering).residuals] == [("new", 4)]
     assert trace(wandering).recomputed() == []
     assert trace(jax.checkpoint(wandering)).recomputed() == ["sin"]
 
@@ -188,7 +188,7 @@ def test_names_survive_a_checkpoint_that_saves() -> None:
     op = ADAPTER.op("x_sin_x")
     kept = jax.checkpoint(ADAPTER.public("x_sin_x"), policy=jax.checkpoint_policies.everything_saveable)
     found = ADAPTER.trace(kept, [x()], ["x"], lambda x: op.fwd(x)[1])
-    assert [r.name for r in found.crossing] == ["x", "sin_x"]
+    assert [r.name for r in found.residuals] == ["x", "sin_x"]
 
 
 def test_a_checkpoint_that_saves_dots_is_quadratic_again() -> None:
@@ -223,7 +223,7 @@ def test_what_a_backward_closes_over() -> None:
         (lambda _, n: outside, 0),
     ):
         jax.grad(closing(over))(x(), n)
-        (residual,) = ADAPTER.trace(closing(over), [x(), n], ["x", "n"]).crossing
+        (residual,) = ADAPTER.trace(closing(over), [x(), n], ["x", "n"]).residuals
         assert (residual.kind, residual.nbytes, residual.is_new * 32) == ("hidden", 32, new)
     for over in (lambda x, _: jnp.exp(x), lambda x, _: x):
         with pytest.raises(jax.errors.UnexpectedTracerError):

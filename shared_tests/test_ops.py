@@ -74,8 +74,8 @@ def test_residuals_are_the_declared_ones(case: Case) -> None:
     if case.dtype == "bfloat16":  # in which one that it would round too coarsely may be missing
         truths = {name: truth for name, truth in truths.items() if name in values}
     largest = max(a.size for a in case.call.arrays.values())
-    assert [r.name for r in trace.crossing] == list(values) == list(truths)
-    for residual in trace.crossing:
+    assert [r.name for r in trace.residuals] == list(values) == list(truths)
+    for residual in trace.residuals:
         value, truth = values[residual.name], truths[residual.name]
         kind = "input" if is_input(case.call, residual.name) else "output" if residual.name in ("y", "out") else "new"
         assert residual.kind == kind

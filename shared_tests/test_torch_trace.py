@@ -26,7 +26,7 @@ def trace(fn: Any) -> Trace:
 
 
 def held(fn: Any) -> list[tuple[str, str, int]]:
-    return [(r.name, r.kind, r.nbytes) for r in trace(fn).crossing]
+    return [(r.name, r.kind, r.nbytes) for r in trace(fn).residuals]
 
 
 def recomputing(fn: Any) -> Any:
@@ -57,7 +57,7 @@ def test_a_written_value_is_another_value() -> None:
 
 def test_a_view_holds_what_it_is_a_view_of() -> None:
     assert held(lambda x: (x[::2].sin() * 2).sum()) == [("x", "view", 32)]
-    (residual,) = trace(lambda x: x.exp()[:2].sin().sum()).crossing[:1]
+    (residual,) = trace(lambda x: x.exp()[:2].sin().sum()).residuals[:1]
     assert (residual.name, residual.nbytes) == ("exp", 32)
 
 
@@ -227,7 +227,7 @@ def test_weights_that_are_made_are_no_parameters() -> None:
 
 def test_modules_of_one_class_are_told_apart() -> None:
     first, second = torch.nn.Tanh(), torch.nn.Tanh()
-    assert [r.scope for r in trace(lambda x: second(first(first(x))).sum()).crossing] == ["Tanh", "Tanh", "Tanh_1"]
+    assert [r.scope for r in trace(lambda x: second(first(first(x))).sum()).residuals] == ["Tanh", "Tanh", "Tanh_1"]
 
 
 def test_an_infinite_exponent() -> None:

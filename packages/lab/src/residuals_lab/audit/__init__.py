@@ -57,7 +57,7 @@ class Report:
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
-        return self.trace.crossing
+        return self.trace.residuals
 
     @property
     def saved_bytes(self) -> int:

@@ -22,7 +22,7 @@ def document(report: Any) -> dict[str, Any]:
         "peak_bytes": report.peak_bytes,
         "unsure": dict(trace.unsure),
         "operations": {"forward": trace.boundary, "backward": len(trace.steps) - trace.boundary},
-        "residuals": [_residual(trace, r) for r in trace.crossing],
+        "residuals": [_residual(trace, r) for r in trace.residuals],
         "findings": [asdict(finding) for finding in report.findings],
         "recomputed": [asdict(recomputation) for recomputation in report.recomputed],
         "advice": [asdict(advice) for advice in report.advice],

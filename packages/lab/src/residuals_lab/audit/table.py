@@ -34,7 +34,7 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     console.print(_totals(report))
     console.print()
     console.print(_groups(trace, group, top) if group else _largest(trace, top))
-    if not group and len(trace.crossing) > top and (modules := tree(trace)).branches:
+    if not group and len(trace.residuals) > top and (modules := tree(trace)).branches:
         console.print()
         console.print(_modules(modules))
     parts: dict[str, Sequence[Any]] = {
@@ -211,7 +211,7 @@ svg {{ max-width: 100%; height: auto }}
 def _totals(report: Any) -> str:
     trace: Trace = report.trace
     alive = trace.saved_bytes - trace.new_bytes
-    arrays = len({r.storage for r in trace.crossing if r.is_new})
+    arrays = len({r.storage for r in trace.residuals if r.is_new})
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
         f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "

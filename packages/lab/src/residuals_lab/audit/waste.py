@@ -35,7 +35,7 @@ class Recomputation:
 
 def findings(trace: Trace) -> list[Finding]:
     """What is wasted, the largest first. Single numbers are passed over, and those of each turn of a loop."""
-    saved = [r for r in trace.crossing if trace.values[trace.part(r.value.number)].shape]
+    saved = [r for r in trace.residuals if trace.values[trace.part(r.value.number)].shape]
     found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
     for what, why, residual, nbytes in (
         *_unused(saved),

@@ -114,7 +114,7 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
                     "bytes": r.nbytes,
                     "kind": r.kind,
                 }
-                for r in trace.crossing
+                for r in trace.residuals
             ],
             "saved_bytes": trace.saved_bytes,
             "new_bytes": trace.new_bytes,

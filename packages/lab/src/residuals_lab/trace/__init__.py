@@ -82,7 +82,7 @@ class Residual:
 @dataclass(frozen=True)
 class Trace:
     steps: tuple[Step, ...]
-    crossing: tuple[Residual, ...]
+    residuals: tuple[Residual, ...]
     alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
     parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
@@ -94,12 +94,12 @@ class Trace:
     @property
     def saved_bytes(self) -> int:
         """Bytes held between forward and backward, each storage once."""
-        return sum({r.storage: r.nbytes for r in self.crossing}.values())
+        return sum({r.storage: r.nbytes for r in self.residuals}.values())
 
     @property
     def new_bytes(self) -> int:
         """Bytes held beyond arrays that are alive anyway, each storage once."""
-        return sum({r.storage: r.nbytes for r in self.crossing if r.is_new}.values())
+        return sum({r.storage: r.nbytes for r in self.residuals if r.is_new}.values())
 
     @property
     def boundary(self) -> int:

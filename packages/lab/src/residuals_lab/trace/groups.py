@@ -53,7 +53,7 @@ class Branch:
 def stored(trace: Trace) -> list[Residual]:
     """One residual for each storage: the largest."""
     largest: dict[Any, Residual] = {}
-    for r in trace.crossing:
+    for r in trace.residuals:
         if r.storage not in largest or r.size > largest[r.storage].size:
             largest[r.storage] = r
     return list(largest.values())
@@ -88,7 +88,7 @@ def by(trace: Trace, what: By) -> list[Group]:
 def _modules(trace: Trace) -> Callable[[Residual], str]:
     """What to call the module of a residual: alike ones the same."""
     scopes: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for r in trace.crossing:
+    for r in trace.residuals:
         scopes[_kinds(trace, r.scope)].add(r.scope)
 
     def label(r: Residual) -> str:

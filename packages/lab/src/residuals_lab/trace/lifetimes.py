@@ -45,7 +45,7 @@ class Stair(NamedTuple):
 def lanes(trace: Trace) -> list[Lane]:
     """A lane for each storage, in the order in which they begin; of those that begin together, the longest first."""
     shared: dict[Hashable, list[Residual]] = defaultdict(list)
-    for residual in trace.crossing:
+    for residual in trace.residuals:
         shared[residual.storage].append(residual)
     found = [_lane(trace, residuals) for residuals in shared.values()]
     return sorted(found, key=lambda a: (a.begin, -a.end))

@@ -62,11 +62,11 @@ def _is_most_left(held: _Held, freed: Set[Hashable]) -> bool:
 def _of_names(forward: Forward, trace: Trace, adapter: ModuleType, freed: Set[Hashable]) -> _Found:
     """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
     readers: dict[Hashable, set[tuple[str, str] | None]] = defaultdict(set)
-    for r in trace.crossing:
+    for r in trace.residuals:
         scopes = [trace.steps[i].scope for i in r.reads] or [r.scope]  # nobody reads what JAX fills a `where` with
         readers[r.storage] |= {named(trace, scope) for scope in scopes}
     inside: dict[tuple[str, str], _Held] = defaultdict(dict)
-    for r in trace.crossing:
+    for r in trace.residuals:
         if r.is_new and r.value.shape and len(readers[r.storage]) == 1 and (reader := next(iter(readers[r.storage]))):
             inside[reader][r.storage] = r
     places = _by_scope(forward)
@@ -122,11 +122,11 @@ def _instead(
     held = {storage: r for _, _, its in found for storage, r in its.items()}
     now = {forward.array_of(r): r.nbytes for r in held.values()}
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
-    kept |= {forward.array_of(r) for r in trace.crossing if r.storage not in held}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in held}
     for op, call, _ in found:
         its = {"input": (call.x, call.places[0]), "output": (call.y, call.places[-1] + 1)}
         instead = 0
-        for r in _traced(adapter, op, call.x.dtype, call.x.shape).crossing:
+        for r in _traced(adapter, op, call.x.dtype, call.x.shape).residuals:
             if r.kind not in its:
                 instead += r.nbytes * call.times
                 continue
@@ -211,7 +211,7 @@ def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
                 value = forward.values[gate]
                 turns = _turns({r.storage: r for r in forward.saved[y]}, value)
                 ours = _traced(adapter, op, value.dtype, value.shape, value.shape)
-                for r, n in zip(ours.crossing, (gate, up), strict=True):
+                for r, n in zip(ours.residuals, (gate, up), strict=True):
                     if n not in forward.alive:
                         array = forward.array(n, place)
                         nbytes = next((r.nbytes for r in given if forward.array_of(r) == array), turns * r.nbytes)
@@ -236,7 +236,7 @@ def _of_dropout(forward: Forward, adapter: ModuleType) -> _Found:
 
 
 def _beside_inputs(trace: Trace) -> int:
-    return trace.saved_bytes - sum(r.nbytes for r in trace.crossing if r.kind == "input")
+    return trace.saved_bytes - sum(r.nbytes for r in trace.residuals if r.kind == "input")
 
 
 @cache

@@ -65,7 +65,7 @@ class Forward:
         self.primal = dict(reversed(self.primal.items()))
         self.saved: dict[int, list[Residual]] = defaultdict(list)
         self.unread: dict[tuple[str, int], list[Residual]] = defaultdict(list)  # by line and size
-        for r in trace.crossing:
+        for r in trace.residuals:
             if r.is_new:
                 self.saved[trace.part(r.value.number)].append(r)
             if r.is_new and not r.reads:

@@ -36,16 +36,16 @@ def report(answer: Answer) -> str:
     """What a right answer achieved, by its trace and that of plain autodiff, on the small x of the checks."""
     trace, plain, ops = answer.trace, answer.plain, answer.backward_ops()
     saved, others = trace.saved_bytes, plain.saved_bytes
-    new = sum(r.nbytes for r in trace.crossing if r.kind != "input")
+    new = sum(r.nbytes for r in trace.residuals if r.kind != "input")
     if saved < others:
         verdict = f"you keep {others - saved} B less."
     else:
         verdict = "no more than you, so here your rule states what is kept and does not lower it."
     return "\n".join(
         (
-            f"Saved for the backward, for an x of {answer.x.size} float64 numbers: {listed(answer.trace.crossing)}.",
+            f"Saved for the backward, for an x of {answer.x.size} float64 numbers: {listed(answer.trace.residuals)}.",
             f"That is {saved} B, {new} of them new: x is alive anyway.",
-            f"Plain autodiff keeps {others} B, {listed(plain.crossing)}: {verdict}",
+            f"Plain autodiff keeps {others} B, {listed(plain.residuals)}: {verdict}",
             f"In your backward: sine {ops['sin']} times, cosine {ops['cos']} times.",
             "The gradient agrees with NumPy for a random cotangent, and so does the second derivative.",
         )

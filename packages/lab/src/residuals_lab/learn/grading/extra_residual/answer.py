@@ -78,7 +78,7 @@ class Answer:
     @cached_property
     def trace(self) -> Trace:
         found: Trace = self.adapter.trace(self.f, [self.array(self.x)], ["x"], self.truth.saved(self.adapter))
-        self.residuals = found.crossing
+        self.residuals = found.residuals
         return found
 
     @cached_property

@@ -55,7 +55,7 @@ def _wrong_call(answer: Answer, xs: Sequence[np.ndarray]) -> tuple[str, str] | N
 
 def nothing_hidden(answer: Answer) -> Finding | None:
     trace = answer.trace
-    hidden = [r for r in trace.crossing if r.kind == "hidden" and r.value.shape]
+    hidden = [r for r in trace.residuals if r.kind == "hidden" and r.value.shape]
     if not hidden:
         return None
     on_ctx = [] if answer.is_jax else [name for name, a in vars(answer.node(answer.array(answer.x))).items() if _big(a)]
@@ -68,7 +68,7 @@ def nothing_hidden(answer: Answer) -> Finding | None:
             "PyTorch does not see it there: it cannot free or offload it, and nobody notices when it is overwritten",
             "save it with the others, `ctx.save_for_backward(x, sin_x)`; read `ctx.saved_tensors`",
         )
-    given = [r for r in trace.crossing if r.kind != "hidden"]
+    given = [r for r in trace.residuals if r.kind != "hidden"]
     return Finding(
         "closed-over",
         f"{answer.backward} reads an array that it was not given",
@@ -83,7 +83,7 @@ def no_sine_in_the_backward(answer: Answer) -> Finding | None:
     sines = answer.backward_ops()["sin"]
     if not sines:
         return None
-    saved = answer.trace.crossing
+    saved = answer.trace.residuals
     kept = any(r.name == "sin_x" for r in saved)
     count = "a sine" if sines == 1 else f"{sines} sines"
     return Finding(
@@ -97,7 +97,7 @@ def no_sine_in_the_backward(answer: Answer) -> Finding | None:
 
 
 def both_are_saved(answer: Answer) -> Finding | None:
-    names = [r.name for r in answer.trace.crossing]
+    names = [r.name for r in answer.trace.residuals]
     missing = [name for name in SAVED if name not in names]
     if not missing:
         return None
@@ -105,7 +105,7 @@ def both_are_saved(answer: Answer) -> Finding | None:
         "residual-missing",
         f"{join(missing)} {'is' if len(missing) == 1 else 'are'} not saved",
         f"the residuals {join(SAVED)}, by value",
-        listed(answer.trace.crossing),
+        listed(answer.trace.residuals),
         "the gradient is right, and this is another choice of residuals than the exercise's: it asks for the two whose "
         "cost you can name, an input that is alive anyway and one new array",
         f"save {join(SAVED)} themselves, and do the arithmetic in {answer.backward}",
@@ -113,7 +113,7 @@ def both_are_saved(answer: Answer) -> Finding | None:
 
 
 def nothing_else_is_saved(answer: Answer) -> Finding | None:
-    spare = [r for r in answer.trace.crossing if r.kind != "hidden"]  # what is left of those are single numbers
+    spare = [r for r in answer.trace.residuals if r.kind != "hidden"]  # what is left of those are single numbers
     for name in SAVED:
         spare.remove(next(r for r in spare if r.name == name))
     if not spare:
@@ -122,7 +122,7 @@ def nothing_else_is_saved(answer: Answer) -> Finding | None:
         "too-much-saved",
         f"{join([r.name for r in spare])} {'is' if len(spare) == 1 else 'are'} saved too",
         f"the residuals {join(SAVED)}, each once",
-        f"{listed(answer.trace.crossing)}; too many: {listed(spare)}",
+        f"{listed(answer.trace.residuals)}; too many: {listed(spare)}",
         "every extra array is held from the forward to the backward, when memory is scarcest",
         f"drop {join([r.name for r in spare])}: {answer.backward} can do with x and sin_x",
     )
