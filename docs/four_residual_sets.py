@@ -139,7 +139,7 @@ def measure(framework, fn):
         new=sum(r.nbytes for r in trace.residuals if r.kind != "input") // n,
         trigonometry=backward.count("transcendental"),
         arithmetic=backward.count("elementwise"),
-        recomputed=", ".join(trace.recomputed()) or "-",
+        recomputed=", ".join(trace.repeats()) or "-",
     )
 
 

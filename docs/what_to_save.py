@@ -77,7 +77,7 @@ def measure(framework, name):
         added=added_bytes(adapter, call, ours, arrays),
         plain_held=call.trace(adapter, plain, arrays).saved_bytes,
         plain_added=added_bytes(adapter, call, plain, arrays),
-        repeats=", ".join(trace.recomputed()) or "-",
+        repeats=", ".join(trace.repeats()) or "-",
     )
 
 

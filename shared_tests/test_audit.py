@@ -200,7 +200,7 @@ def test_our_ops_are_calm_and_exact(case: Case) -> None:
     fields = {*adapter.op(call.op.name).Residuals._fields}
     assert {r.name for r in report.residuals if r.op} <= fields, "what is made has the name of its field"
     assert {a.op for a in report.advice} == ({"flash_attention"} if "weights" in fields else set())
-    assert {r.op for r in report.recomputed} == set(call.trace(adapter, call.ours(adapter), case.args).recomputed())
+    assert {r.op for r in report.recomputed} == set(call.trace(adapter, call.ours(adapter), case.args).repeats())
     concrete = audit(call.ours(adapter), *given, framework=adapter.NAME, is_concrete=True)
     assert (concrete.new_bytes, concrete.saved_bytes) == (report.new_bytes, report.saved_bytes)
 

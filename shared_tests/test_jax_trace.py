@@ -39,18 +39,18 @@ def rule(fwd: Any, bwd: Any) -> Any:
 @pytest.mark.parametrize("call", [jax.jit, jax.named_call, jax.checkpoint, lambda f: jax.jit(jax.checkpoint(f))])
 def test_a_repetition_inside_a_call(call: Any) -> None:
     fn = rule(lambda x: (jnp.sin(x).sum(), x), lambda x, g: (g * call(jnp.sin)(x),))
-    assert trace(fn).recomputed() == ["sin"]
-    assert trace(jax.jit(fn)).recomputed() == ["sin"]
+    assert trace(fn).repeats() == ["sin"]
+    assert trace(jax.jit(fn)).repeats() == ["sin"]
 
 
 def test_another_operand_is_no_repetition() -> None:
-    assert trace(rule(lambda x: (jnp.sin(x).sum(), x), lambda x, g: (g * jnp.sin(2 * x),))).recomputed() == []
-    assert trace(rule(lambda x: (jnp.sum(x), x), lambda x, g: (g * x * jnp.prod(x),))).recomputed() == []
+    assert trace(rule(lambda x: (jnp.sin(x).sum(), x), lambda x, g: (g * jnp.sin(2 * x),))).repeats() == []
+    assert trace(rule(lambda x: (jnp.sum(x), x), lambda x, g: (g * x * jnp.prod(x),))).repeats() == []
 
 
 def test_no_operation_is_passed_over() -> None:
-    assert trace(jax.checkpoint(lambda x: jnp.sin(jax.lax.top_k(x, 2)[0]).sum())).recomputed() == ["topk"]
-    assert trace(jax.checkpoint(lambda x: jax.lax.bessel_i0e(x).sum())).recomputed() == ["bessel_i0e"]
+    assert trace(jax.checkpoint(lambda x: jnp.sin(jax.lax.top_k(x, 2)[0]).sum())).repeats() == ["topk"]
+    assert trace(jax.checkpoint(lambda x: jax.lax.bessel_i0e(x).sum())).repeats() == ["bessel_i0e"]
 
 
 def test_two_keys_are_two_draws() -> None:
@@ -62,8 +62,8 @@ def test_two_keys_are_two_draws() -> None:
 
         return rule(lambda x: ((x * draw(key)).sum(), x), lambda x, g: (g * draw(other),))
 
-    assert "random" in trace(backward_with(key)).recomputed()
-    assert trace(backward_with(jax.random.key(1))).recomputed() == []
+    assert "random" in trace(backward_with(key)).repeats()
+    assert trace(backward_with(jax.random.key(1))).repeats() == []
 
 
 def scanned(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -86,9 +86,9 @@ def test_what_a_loop_saves() -> None:
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"unroll": 2}], ids=str)
 def test_a_repetition_inside_a_loop(options: dict[str, Any]) -> None:
     """The loop runs again, turn for turn: what else it gives, and carries, does not matter."""
-    assert trace(scanned(swinging, **options)).recomputed() == []
-    assert trace(jax.checkpoint(scanned(swinging, **options))).recomputed() == ["sin"]
-    assert trace(scanned(jax.checkpoint(lambda c, a: jnp.sin(c) * jnp.exp(a)), **options)).recomputed() == [
+    assert trace(scanned(swinging, **options)).repeats() == []
+    assert trace(jax.checkpoint(scanned(swinging, **options))).repeats() == ["sin"]
+    assert trace(scanned(jax.checkpoint(lambda c, a: jnp.sin(c) * jnp.exp(a)), **options)).repeats() == [
         "exp",
         "sin",
     ]
@@ -99,8 +99,8 @@ def test_a_repetition_inside_a_loop(options: dict[str, Any]) -> None:
 
         return jax.lax.scan(step, (1.0, 1.0), x, **options)[0][1]
 
-    assert trace(two).recomputed() == []
-    assert trace(jax.checkpoint(two)).recomputed() == ["sin", "tanh"]
+    assert trace(two).repeats() == []
+    assert trace(jax.checkpoint(two)).repeats() == ["sin", "tanh"]
 
 
 def test_a_rule_inside_a_loop() -> None:
@@ -110,8 +110,8 @@ def test_a_rule_inside_a_loop() -> None:
         lambda fn: scanned(lambda c, a: c + fn(a)),
         lambda fn: lambda x: jax.lax.fori_loop(0, 5, lambda i, c: fn(c), x).sum(),
     ):
-        assert trace(loop(again)).recomputed() == ["sin"]
-        assert trace(loop(saved)).recomputed() == []
+        assert trace(loop(again)).repeats() == ["sin"]
+        assert trace(loop(saved)).repeats() == []
 
 
 def test_another_turn_is_another_value() -> None:
@@ -121,7 +121,7 @@ def test_another_turn_is_another_value() -> None:
         """Whether `second`, in a backward, repeats no sine of `first`, and has one."""
         found = trace(rule(lambda x: (first(x), x), lambda x, g: (g * second(x),)))
         assert sum(step.op == "sin" for step in found.steps) == 2
-        return "sin" not in found.recomputed()
+        return "sin" not in found.repeats()
 
     loop = scanned(swinging)
     assert not differ(loop, lambda x: loop(x) * x)
@@ -152,26 +152,26 @@ def test_a_loop_of_unknown_length() -> None:
         return jnp.sum(x * found[1])
 
     assert [(r.kind, r.nbytes) for r in trace(wandering).residuals] == [("new", 4)]
-    assert trace(wandering).recomputed() == []
-    assert trace(jax.checkpoint(wandering)).recomputed() == ["sin"]
+    assert trace(wandering).repeats() == []
+    assert trace(jax.checkpoint(wandering)).repeats() == ["sin"]
 
     def times(n: int, x: jax.Array) -> jax.Array:
         return jnp.sin(jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.exp(c[1])), (0, x))[1])
 
     for n, found in ((3, ["exp", "sin"]), (4, ["exp"])):  # another number of turns is another end
         fn = rule(lambda x: (times(3, x).sum(), x), lambda x, g, n=n: (g * times(n, x),))
-        assert trace(fn).recomputed() == found
+        assert trace(fn).repeats() == found
 
 
 def test_a_repetition_inside_a_branch() -> None:
     def either(x: jax.Array) -> jax.Array:
         return jax.lax.cond(x[0] > 0, lambda x: jnp.sin(jnp.sqrt(x)), jnp.exp, x).sum()
 
-    assert trace(either).recomputed() == []
-    assert trace(jax.checkpoint(either)).recomputed() == ["exp", "sqrt"]
+    assert trace(either).repeats() == []
+    assert trace(jax.checkpoint(either)).repeats() == ["exp", "sqrt"]
     again = rule(lambda x: (jnp.sin(x).sum(), x), lambda x, g: (g * jnp.sin(x),))
-    assert trace(lambda x: jax.lax.cond(x[0] > 0, again, jnp.sum, x)).recomputed() == ["sin"]
-    assert trace(lambda x: jax.lax.switch(1, [jnp.sum, again, again], x)).recomputed() == ["sin"]
+    assert trace(lambda x: jax.lax.cond(x[0] > 0, again, jnp.sum, x)).repeats() == ["sin"]
+    assert trace(lambda x: jax.lax.switch(1, [jnp.sum, again, again], x)).repeats() == ["sin"]
 
 
 def test_closed_over_arrays() -> None:

@@ -136,7 +136,7 @@ def test_backward_repeats_what_is_declared(case: Case) -> None:
     """
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), case.args)
     declared = set(case.adapter.op(case.call.op.name).RECOMPUTES)
-    assert trace.recomputed() == sorted(declared.intersection(trace.computed()))
+    assert trace.repeats() == sorted(declared.intersection(trace.computed()))
 
 
 @pytest.mark.parametrize("framework", frameworks.installed())

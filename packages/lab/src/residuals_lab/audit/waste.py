@@ -132,7 +132,7 @@ def _freed(r: Residual) -> int:
 def recomputations(trace: Trace, cheap: bool = False) -> list[Recomputation]:
     """The steps that the backward repeats, the largest first; the cheap ones only if asked for."""
     again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for step in trace.repeated(cheap):
+    for step in trace.repeating(cheap):
         count, nbytes = again[step.op, step.cost, step.line]
         more = step.times * sum(trace.values[n].nbytes for n in step.outs)
         again[step.op, step.cost, step.line] = count + step.times, nbytes + more

@@ -120,7 +120,7 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
             "new_bytes": trace.new_bytes,
             "chain_bytes": footprint.chain_trace(call, adapter, fn, dtype).new_bytes,
             "computed": trace.computed(),
-            "recomputed": trace.recomputed(),
+            "recomputed": trace.repeats(),
         }
 
 

@@ -110,15 +110,15 @@ class Trace:
         """The costly operations of the forward, by name, each once."""
         return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost not in CHEAP})
 
-    def repeated(self, cheap: bool = False) -> list[Step]:
+    def repeating(self, cheap: bool = False) -> list[Step]:
         """The steps of the backward that make what the forward made; the cheap ones only if asked for."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
         return [step for step in again if cheap or step.cost not in CHEAP]
 
-    def recomputed(self, cheap: bool = False) -> list[str]:
+    def repeats(self, cheap: bool = False) -> list[str]:
         """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
-        return sorted({step.op for step in self.repeated(cheap)})
+        return sorted({step.op for step in self.repeating(cheap)})
 
     def part(self, number: int) -> int:
         """Of an array that a loop stacks up, what each turn gives; of another, itself."""
