@@ -105,7 +105,7 @@ def test_flax() -> None:
     variables = scattered(model.init(jax.random.key(0), IDS))
     report = audit(model.apply, parameter(variables), IDS)
     assert new_bytes(report) == held(lambda v: model.apply(v, IDS), variables, IDS)
-    assert any(r.scope.startswith("FlaxModel/FlaxBlock_1") for r in report.residuals)
+    assert any(r.module.startswith("FlaxModel/FlaxBlock_1") for r in report.residuals)
 
 
 def test_equinox() -> None:

@@ -311,7 +311,7 @@ def test_equal_masks_belong_to_the_layers_that_made_them(framework: str) -> None
 
     report = audit(lambda x: second(first(x)), array(framework, 8, 8), framework=framework)
     masks = [r for r in report.residuals if r.value.dtype == "bool"]
-    assert [r.scope.rpartition("/")[2] for r in masks] == ["first", "second"]
+    assert [r.module.rpartition("/")[2] for r in masks] == ["first", "second"]
     assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.findings]
 
 
@@ -420,7 +420,7 @@ def test_modules_of_pytorch() -> None:
     assert {(r.name, r.kind) for r in report.residuals} == {
         ("first.weight", "parameter"), ("matmul", "new"), ("sin", "new"), ("exp", "output"),
     }  # fmt: skip
-    assert {r.scope for r in report.residuals if r.op == "matmul"} == {"Net/first"}
+    assert {r.module for r in report.residuals if r.op == "matmul"} == {"Net/first"}
     assert net.first.weight.grad is None
     assert report.new_bytes == 2 * 128
     for net.reentrant in (False, True):

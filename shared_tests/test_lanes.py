@@ -20,12 +20,12 @@ from residuals_lab.trace.lifetimes import lanes, staircase
 
 def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> tuple[Step, ...]:
     phases = ["forward"] * forward + ["backward"] * backward
-    return tuple(Step(f"op{i}", (), (), phase, scope=(scopes or {}).get(i, "")) for i, phase in enumerate(phases))
+    return tuple(Step(f"op{i}", (), (), phase, module=(scopes or {}).get(i, "")) for i, phase in enumerate(phases))
 
 
 def residual(name: str, nbytes: int, saved: int, *reads: int, number: int = 0, **others: Any) -> Residual:
     fields: dict[str, Any] = {
-        "kind": "new", "storage": name, "size": nbytes, "is_new": True, "op": name, "line": "", "scope": "",
+        "kind": "new", "storage": name, "size": nbytes, "is_new": True, "op": name, "line": "", "module": "",
         "is_needed": bool(reads),
     }  # fmt: skip
     return Residual(
@@ -53,8 +53,8 @@ def model(layers: int, *others: Residual) -> Trace:
         scope = f"net/layers/{i}"
         crossing += [
             residual(f"w{i}", 10, i, end - i, kind="parameter", is_new=False, op=""),
-            residual(f"a{i}", 20, i + 1, end - i, scope=scope),
-            residual(f"b{i}", 30, i + 1, end - i, scope=scope),
+            residual(f"a{i}", 20, i + 1, end - i, module=scope),
+            residual(f"b{i}", 30, i + 1, end - i, module=scope),
         ]
     scopes = {i: f"net/layers/{min(i, end - i)}" for i in range(2 * layers)}
     return Trace(steps(layers, layers, scopes), tuple(crossing))
@@ -83,7 +83,7 @@ def test_a_lane_for_each_storage() -> None:
 
 
 def test_what_no_operation_makes_is_where_it_is_read() -> None:
-    assert {a.scope for a in lanes(model(3)) if a.name in ("w2", "a2")} == {"net/layers/2"}
+    assert {a.module for a in lanes(model(3)) if a.name in ("w2", "a2")} == {"net/layers/2"}
 
 
 def test_few_lanes_are_named() -> None:
@@ -93,7 +93,7 @@ def test_few_lanes_are_named() -> None:
 
 @pytest.mark.parametrize("layers", [14, 32, 80, 500])
 def test_many_lanes_are_grouped(layers: int) -> None:
-    logits, mask = residual("logits", 999, layers, layers), residual("mask", 7, layers, scope="net/layers/0")
+    logits, mask = residual("logits", 999, layers, layers), residual("mask", 7, layers, module="net/layers/0")
     trace = model(layers, logits, mask)
     found = rows_of(trace)
     assert len(found) <= 40
@@ -155,8 +155,8 @@ def test_flat_code_is_grouped_by_line_and_name() -> None:
 
 
 def test_a_large_module_is_taken_apart_and_small_ones_are_not() -> None:
-    small = [residual(f"s{i}", 10, i, 100 - i, scope=f"net/layers/{i // 5}", line="a.py:1") for i in range(20)]
-    large = [residual(f"t{i}", 10, i, 100 - i, scope="net/head", line=f"a.py:{i}") for i in range(30)]
+    small = [residual(f"s{i}", 10, i, 100 - i, module=f"net/layers/{i // 5}", line="a.py:1") for i in range(20)]
+    large = [residual(f"t{i}", 10, i, 100 - i, module="net/head", line=f"a.py:{i}") for i in range(30)]
     found = [row.label for row in rows_of(Trace(steps(50, 51, {0: "net/layers/0", 1: "net/head"}), (*small, *large)))]
     assert "layers/2: s10 and 4 more, 50 B" in found
     assert "head: t7 10 B" in found

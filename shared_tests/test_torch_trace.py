@@ -227,7 +227,7 @@ def test_weights_that_are_made_are_no_parameters() -> None:
 
 def test_modules_of_one_class_are_told_apart() -> None:
     first, second = torch.nn.Tanh(), torch.nn.Tanh()
-    assert [r.scope for r in trace(lambda x: second(first(first(x))).sum()).residuals] == ["Tanh", "Tanh", "Tanh_1"]
+    assert [r.module for r in trace(lambda x: second(first(first(x))).sum()).residuals] == ["Tanh", "Tanh", "Tanh_1"]
 
 
 def test_an_infinite_exponent() -> None:
@@ -337,4 +337,4 @@ def test_modules_of_other_classes_are_not_alike() -> None:
 def test_where_a_backward_is_though_no_line_of_the_users_is() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
     found = audit(model, torch.ones(4, 8, requires_grad=True)).trace
-    assert {step.scope for step in found.steps[found.boundary :]} == {f"Sequential/{i}" for i in range(3)}
+    assert {step.module for step in found.steps[found.boundary :]} == {f"Sequential/{i}" for i in range(3)}

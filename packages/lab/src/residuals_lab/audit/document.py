@@ -47,7 +47,7 @@ def _residual(trace: Trace, r: Residual) -> dict[str, Any]:
         "is_new": r.is_new,
         "made_by": r.op,
         "line": r.line,
-        "module": r.scope,
+        "module": r.module,
         "read_by": list(read_by),
         "is_unused": r.is_unused,
     }

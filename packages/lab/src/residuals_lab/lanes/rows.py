@@ -60,7 +60,7 @@ def rows_of(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
     Where there are more lanes, only the largest have a line of their own.
     """
     outer = outermost(trace)
-    found = [a._replace(scope=module(a.scope, outer)) for a in lanes(trace)]
+    found = [a._replace(module=module(a.module, outer)) for a in lanes(trace)]
     alone, rests = grouped(found, most)
     lines = [_alone(a) for a in alone]
     lines += [_rest(name, *rest) for name, rest in rests.items()]
@@ -69,7 +69,7 @@ def rows_of(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
 
 def _alone(lane: Lane) -> Row:
     short = f"{lane.name} {size(lane.nbytes)}" + (", never needed" if lane.is_unused else "")
-    where = (lane.scope or basename(lane.line)) if lane.op else ""  # an input's own name says where it belongs
+    where = (lane.module or basename(lane.line)) if lane.op else ""  # an input's own name says where it belongs
     return Row(f"{where}: {short}" if where else short, short, (lane,))
 
 
@@ -120,14 +120,14 @@ def _places(found: Sequence[Lane], many: int) -> list[str]:
 
     So that code without modules, and that of a large one, can be told apart.
     """
-    crowded = {scope for scope, n in Counter(a.scope for a in found).items() if n > many}
-    detailed = ["/".join(part for part in (a.scope, basename(a.line), a.name) if part) for a in found]
+    crowded = {scope for scope, n in Counter(a.module for a in found).items() if n > many}
+    detailed = ["/".join(part for part in (a.module, basename(a.line), a.name) if part) for a in found]
     alike, so_far = Counter(detailed), Counter[str]()
     places = []
     for a, place in zip(found, detailed, strict=True):
         so_far[place] += 1
         numbered = f"{place} {so_far[place]}" if alike[place] > 1 else place
-        places.append(numbered if a.scope in crowded else a.scope)
+        places.append(numbered if a.module in crowded else a.module)
     return places
 
 
@@ -138,7 +138,7 @@ def module(scope: str, begin: int = 0, end: int | None = None) -> str:
 
 def outermost(trace: Trace) -> int:
     """How many modules everything is in, whose names say nothing; but `layers/3` is not to be cut to `3`."""
-    scopes = [step.scope.split("/") for step in trace.steps if step.scope]
+    scopes = [step.module.split("/") for step in trace.steps if step.module]
     if not scopes:
         return 0
     first, last = min(scopes), max(scopes)
@@ -194,13 +194,13 @@ def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:
         return found
 
     def at(depth: int, begin: int, end: int) -> list[Run]:
-        return by(lambda step: module(step.scope, outer, outer + depth), begin, end)
+        return by(lambda step: module(step.module, outer, outer + depth), begin, end)
 
-    if not any(module(step.scope, outer) for step in trace.steps):
+    if not any(module(step.module, outer) for step in trace.steps):
         is_lines = len({step.line for step in trace.steps[:turn]}) > 1
         name_of = (lambda step: basename(step.line)) if is_lines else (lambda step: step.op)
         return by(name_of, 0, turn), by(name_of, turn, len(trace.steps))
-    deepest = max(step.scope.count("/") for step in trace.steps) + 1 - outer
+    deepest = max(step.module.count("/") for step in trace.steps) + 1 - outer
     depth = 1
     while depth < deepest and (len(at(depth, 0, turn)) <= 1 or len(at(depth + 1, 0, turn)) <= most):
         depth += 1

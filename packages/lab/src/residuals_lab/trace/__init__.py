@@ -48,7 +48,7 @@ class Step:
     phase: Phase
     times: int = 1  # how often it runs, as a part of a loop
     line: str = ""  # of the user's code, "model.py:41"; of a backward step, what it is the backward of
-    scope: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
+    module: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
     axes: tuple[int, ...] = ()  # that a reduction is along, counted from the last, which is -1
 
     @property
@@ -69,7 +69,7 @@ class Residual:
     is_new: bool  # nobody else keeps its storage alive
     op: str  # that makes it; "" for what no operation makes
     line: str  # where that is, as a step has it
-    scope: str
+    module: str
     saved: int  # how many steps there are before it is there to be saved
     reads: tuple[int, ...]  # the backward's steps that read it, or a view of it; by their place in the trace
     is_needed: bool  # one of these steps is on the way to a gradient that somebody asked for

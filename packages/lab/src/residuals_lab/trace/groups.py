@@ -89,11 +89,11 @@ def _modules(trace: Trace) -> Callable[[Residual], str]:
     """What to call the module of a residual: alike ones the same."""
     scopes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for r in trace.residuals:
-        scopes[_kinds(trace, r.scope)].add(r.scope)
+        scopes[_kinds(trace, r.module)].add(r.module)
 
     def label(r: Residual) -> str:
-        kinds = _kinds(trace, r.scope)
-        return ("/".join(kinds) if len(scopes[kinds]) > 1 else r.scope) or "(no module)"
+        kinds = _kinds(trace, r.module)
+        return ("/".join(kinds) if len(scopes[kinds]) > 1 else r.module) or "(no module)"
 
     return label
 
@@ -112,7 +112,7 @@ def tree(trace: Trace) -> Branch:
     """Bytes by module or function, where the arrays are made."""
     root = Branch("")
     for r in stored(trace):
-        names = r.scope.split("/") if r.scope else []
+        names = r.module.split("/") if r.module else []
         for depth in range(len(names) + 1):
             branch = _reach(root, _kinds(trace, "/".join(names[:depth])))
             branch.paths.add("/".join(names[:depth]))

@@ -22,7 +22,7 @@ class Lane(NamedTuple):
     end: int
     is_unused: bool  # no gradient needs it: held to the end for nothing
     op: str  # that makes it; "" for what no operation makes
-    scope: str  # of what makes it; of what reads it last, if no operation makes it
+    module: str  # of what makes it; of what reads it last, if no operation makes it
     line: str = ""  # likewise
 
 
@@ -87,6 +87,6 @@ def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
         end=len(trace.steps) if is_unused else last + 1,
         is_unused=is_unused,
         op=largest.op,
-        scope=largest.scope or (reader.scope if reader else ""),
+        module=largest.module or (reader.module if reader else ""),
         line=largest.line or (reader.line if reader else ""),
     )

@@ -47,7 +47,7 @@ class Recorder:
     values: dict[int, Value] = field(default_factory=dict)
     times: int = 1  # how often the steps to come run, in the loops around them
     line: str = ""  # where the steps to come are, in the user's code
-    scope: str = ""  # and in which modules or functions
+    module: str = ""  # and in which modules or functions
     parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
     classes: dict[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
     unsure: dict[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
@@ -75,7 +75,7 @@ class Recorder:
 
     def again(self, op: str, ins: Sequence[int], outs: Sequence[int], axes: tuple[int, ...] = ()) -> None:
         """Record one operation whose outputs have numbers."""
-        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.scope, axes))
+        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.module, axes))
         if self.phase == "backward":
             self.touch(ins, outs)
 
@@ -144,7 +144,7 @@ class Recorder:
                 is_new=held_.is_made and storage not in storages,
                 op=origin.op if origin else "",
                 line=origin.line if origin else "",
-                scope=origin.scope if origin else "",
+                module=origin.module if origin else "",
                 saved=(held_.saved or 0) if base is None else base + 1,
                 reads=tuple(readers),
                 is_needed=not needed.isdisjoint(readers),

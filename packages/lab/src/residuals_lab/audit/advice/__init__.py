@@ -63,7 +63,7 @@ def _of_names(forward: Forward, trace: Trace, adapter: ModuleType, freed: Set[Ha
     """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
     readers: dict[Hashable, set[tuple[str, str] | None]] = defaultdict(set)
     for r in trace.residuals:
-        scopes = [trace.steps[i].scope for i in r.reads] or [r.scope]  # nobody reads what JAX fills a `where` with
+        scopes = [trace.steps[i].module for i in r.reads] or [r.module]  # nobody reads what JAX fills a `where` with
         readers[r.storage] |= {named(trace, scope) for scope in scopes}
     inside: dict[tuple[str, str], _Held] = defaultdict(dict)
     for r in trace.residuals:
@@ -87,7 +87,7 @@ def _by_scope(forward: Forward) -> dict[str, list[int]]:
     """The places of the forward's steps, by each scope that they are in."""
     found: dict[str, list[int]] = defaultdict(list)
     for place, step in enumerate(forward.all):
-        names = step.scope.split("/")
+        names = step.module.split("/")
         for i in range(len(names)):
             found["/".join(names[: i + 1])].append(place)
     return found

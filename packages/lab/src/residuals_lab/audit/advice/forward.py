@@ -47,7 +47,7 @@ class Forward:
         self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.readers: dict[int, list[Step]] = defaultdict(list)
         for step in self.steps:
-            self.made_in[step.scope, step.line].update(step.outs)
+            self.made_in[step.module, step.line].update(step.outs)
             for n in step.ins:
                 self.readers[n].append(step)
         self.made_at: dict[int, list[int]] = defaultdict(list)  # the places of the steps that make a value
@@ -143,7 +143,7 @@ class Forward:
         if maker and maker.op == "mul" and len(maker.ins) == 2:
             for x, s in (maker.ins, maker.ins[::-1]):
                 if s in self.makers and (self.makers[s].op, self.makers[s].ins) == ("sigmoid", (x,)):
-                    within = self.made_in[maker.scope, maker.line] if maker.scope != step.scope else {s}
+                    within = self.made_in[maker.module, maker.line] if maker.module != step.module else {s}
                     return "swiglu", x, within
         return "", y, set()
 

@@ -97,17 +97,17 @@ class Walk:
             self.fields.setdefault(a.number, "constant")
             return a._replace(storage=("made", "literal", id(atom)))
 
-        around = self.recorder.line, self.recorder.scope, self._named
+        around = self.recorder.line, self.recorder.module, self._named
         for eqn in jaxpr.eqns:
             traceback = eqn.source_info.traceback
             line, functions = place(traceback) if traceback else ("", "")
             self._named = scope(eqn, around[2])
             self.recorder.line = line or around[0]
             is_inside = {*self._named.split("/")} <= {*functions.split("/")}  # a jit names the function around
-            self.recorder.scope = functions if is_inside or not self._named else self._named
-            self.recorder.scope = self.recorder.scope or around[1]
+            self.recorder.module = functions if is_inside or not self._named else self._named
+            self.recorder.module = self.recorder.module or around[1]
             env.update(zip(eqn.outvars, self._equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
-        self.recorder.line, self.recorder.scope, self._named = around
+        self.recorder.line, self.recorder.module, self._named = around
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: Any, reads: list[Array]) -> list[Array]:

@@ -76,7 +76,7 @@ class Recording(TorchDispatchMode):
             in_rule = is_rule and not torch.is_grad_enabled()
             self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
             self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
-        self.recorder.line, self.recorder.scope = self._place()
+        self.recorder.line, self.recorder.module = self._place()
         name = func.overloadpacket.__name__
         if self.fake and name in UNLIKE_FAKES:
             self.recorder.unsure.setdefault(name, self.recorder.line)
@@ -106,7 +106,7 @@ class Recording(TorchDispatchMode):
         """What `torch.tensor` has made and gives. Equal numbers are equal values, as where a checkpoint repeats it."""
         with unset_fake_temporarily():
             spelled_out = repr((made.device, made.tolist()))
-        self.recorder.line, self.recorder.scope = self._place()
+        self.recorder.line, self.recorder.module = self._place()
         (number,) = self.recorder.step("constant", spelled_out, [], [(made.shape, dtype_name(made))])
         storages = {self.storage(t) for t in (made, given)}
         self.known |= storages
