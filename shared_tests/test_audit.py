@@ -196,7 +196,7 @@ def test_our_ops_are_calm_and_exact(case: Case) -> None:
     given = [*case.args, *call.constants_in(adapter)]
     report = audit(call.ours(adapter), *given, framework=adapter.NAME)
     assert said(report) == set()
-    assert report.saved_bytes == call.held_bytes(adapter, call.ours(adapter), case.args)
+    assert report.saved_bytes == call.saved_bytes(adapter, call.ours(adapter), case.args)
     fields = {*adapter.op(call.op.name).Residuals._fields}
     assert {r.name for r in report.residuals if r.op} <= fields, "what is made has the name of its field"
     assert {a.op for a in report.advice} == ({"flash_attention"} if "weights" in fields else set())

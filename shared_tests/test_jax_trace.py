@@ -177,11 +177,11 @@ def test_a_repetition_inside_a_branch() -> None:
 def test_closed_over_arrays() -> None:
     fn = jax.jit(lambda x: (x * SHARED).sum())
     assert held(fn) == [("closed over", "parameter", 32)]
-    assert ADAPTER.held_bytes(fn, [x()]) == 32
+    assert ADAPTER.saved_bytes(fn, [x()]) == 32
     other = jnp.ones(8)
     fn = rule(lambda x: (x.sum(), x), lambda x, g: (g * x * other,))
     assert held(fn) == [("x", "input", 32), ("closed over", "hidden", 32)]
-    assert ADAPTER.held_bytes(fn, [x()]) == 64
+    assert ADAPTER.saved_bytes(fn, [x()]) == 64
 
 
 def test_names_survive_a_checkpoint_that_saves() -> None:
@@ -252,7 +252,7 @@ def test_what_passes_a_name_or_a_barrier(call: Any) -> None:
     for passes in (lambda y: checkpoint_name(y, "y"), jax.lax.optimization_barrier, jax.lax.stop_gradient):
         fn = call(lambda x, passes=passes: (lambda y: passes(y) * y)(jnp.exp(x)).sum())
         found = ADAPTER.trace(fn, [jnp.ones(64)], ["x"]).saved_bytes
-        assert found == ADAPTER.held_bytes(fn, [jnp.ones(64)])
+        assert found == ADAPTER.saved_bytes(fn, [jnp.ones(64)])
 
 
 def test_what_a_branch_is_chosen_by_is_read() -> None:

@@ -95,7 +95,7 @@ def test_traced_bytes_are_the_bytes_really_held(case: Case) -> None:
     plain = call.plain(adapter)
     for fn in (call.ours(adapter), plain, adapter.checkpointed(plain)):
         trace = call.trace(adapter, fn, case.args)
-        assert trace.saved_bytes == call.held_bytes(adapter, fn, case.args) > 0
+        assert trace.saved_bytes == call.saved_bytes(adapter, fn, case.args) > 0
 
 
 @only(dtype="float64", novel=True)

@@ -132,7 +132,7 @@ class Framework(Protocol):
                 JAX True, as a run does not show how arrays are made; in PyTorch False.
         """
 
-    def held_bytes(self, fn: Function, args: Sequence[Array]) -> int:
+    def saved_bytes(self, fn: Function, args: Sequence[Array]) -> int:
         """The bytes that a real run holds between forward and backward, each storage once; measured without `trace`
         where the framework allows that.
         """

@@ -119,9 +119,9 @@ class Call:
         inputs = [*arrays, *self.constants_in(adapter)]
         return adapter.trace(fn, inputs, [*self.arrays, *self.constants], self.saved(adapter))
 
-    def held_bytes(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
+    def saved_bytes(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
         """The bytes that one of these functions really holds, where the constants are inputs too."""
-        return adapter.held_bytes(fn, [*arrays, *self.constants_in(adapter)])
+        return adapter.saved_bytes(fn, [*arrays, *self.constants_in(adapter)])
 
     def backward(
         self, adapter: ModuleType, residuals: Mapping[str, Any], g: Any, arrays: Sequence[Any]

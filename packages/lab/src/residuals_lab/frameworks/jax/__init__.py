@@ -202,7 +202,7 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
     return jax.checkpoint(fn)
 
 
-def held_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
+def saved_bytes(fn: Callable[..., Any], args: Sequence[jax.Array]) -> int:
     """The distinct buffers among the leaves of the `jax.vjp` result and the arrays that the backward closes over."""
     out, pull = jax.vjp(fn, *args)
     closed_over = jax.make_jaxpr(pull)(out).consts

@@ -192,6 +192,6 @@ def checkpointed(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: checkpoint(fn, *args, use_reentrant=False)
 
 
-def held_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
+def saved_bytes(fn: Callable[..., Any], args: Sequence[Tensor]) -> int:
     """By a trace, which runs on the tensors given: its storages are theirs."""
     return trace(fn, args, [str(i) for i in range(len(args))]).saved_bytes
