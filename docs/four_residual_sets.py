@@ -136,7 +136,7 @@ def measure(framework, fn):
     backward = [step.cost for step in trace.steps if step.phase == "backward"]
     return Measured(
         held=trace.saved_bytes // n,
-        new=sum(r.nbytes for r in trace.residuals if r.kind != "input") // n,
+        new=sum(r.storage_bytes for r in trace.residuals if r.kind != "input") // n,
         trigonometry=backward.count("transcendental"),
         arithmetic=backward.count("elementwise"),
         recomputed=", ".join(trace.repeats()) or "-",

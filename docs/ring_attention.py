@@ -98,4 +98,4 @@ def held_by_each_device(fn, devices, tokens, features):
     ring = jax.shard_map(lambda q, k, v: fn(q, k, v, "seq"), mesh=mesh, in_specs=parts, out_specs=parts)
     crossing = frameworks.load("jax").trace(ring, arrays, ["q", "k", "v"]).residuals
     # A trace sees what is made inside as one device has it; the inputs are whole, and a device has its part.
-    return sum(r.nbytes // devices if r.kind == "input" else r.nbytes for r in crossing)
+    return sum(r.storage_bytes // devices if r.kind == "input" else r.storage_bytes for r in crossing)

@@ -57,7 +57,7 @@ def added_bytes(adapter, call, fn, arrays):
 
     inputs = [x, before, after, *others, *call.constants_in(adapter)]
     crossing = adapter.trace(chain, inputs, [str(i) for i in range(len(inputs))]).residuals
-    computed = {r.storage: r.nbytes for r in crossing if r.kind not in {"input", "parameter"}}
+    computed = {r.storage: r.storage_bytes for r in crossing if r.kind not in {"input", "parameter"}}
     return sum(computed.values()) - X_BYTES
 
 

@@ -97,7 +97,7 @@ def held(fn: Any, params: Any, ids: jax.Array) -> int:
 
 
 def new_bytes(report: Report) -> int:
-    return sum({r.storage: r.nbytes for r in report.residuals if r.is_new and r.value.shape}.values())
+    return sum({r.storage: r.storage_bytes for r in report.residuals if r.is_new and r.value.shape}.values())
 
 
 def test_flax() -> None:

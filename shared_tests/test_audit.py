@@ -389,7 +389,7 @@ def test_kinds_and_places(framework: str, tmp_path: Path) -> None:
     assert report.peak_bytes == report.saved_bytes
     constants = [r.name for r in report.residuals if not r.value.shape]  # which JAX keeps as arrays
     assert constants == {"jax": ["constant"], "torch": []}[framework]
-    assert report.new_bytes == sum(r.nbytes for r in made) + 4 * len(constants)
+    assert report.new_bytes == sum(r.storage_bytes for r in made) + 4 * len(constants)
 
 
 @pytest.mark.skipif("torch" not in INSTALLED, reason="modules and checkpoints are PyTorch's")

@@ -118,7 +118,7 @@ def test_never_more_bytes_than_plain_autodiff(case: Case) -> None:
     call, adapter = case.call, case.adapter
     ours, plain = (call.trace(adapter, fn(adapter), case.args) for fn in (call.ours, call.plain))
     assert ours.saved_bytes <= plain.saved_bytes + per_channel(case)
-    new = [sum(r.nbytes for r in trace.residuals if r.kind == "new") for trace in (ours, plain)]
+    new = [sum(r.storage_bytes for r in trace.residuals if r.kind == "new") for trace in (ours, plain)]
     assert new[0] <= min(new[1], per_channel(case))
 
 

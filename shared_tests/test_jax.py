@@ -236,7 +236,7 @@ def test_residuals_under_jit(jax_case: Case) -> None:
 
     def held(fn: Callable[..., Any]) -> list[tuple[Any, ...]]:
         crossing = call.trace(jax_case.adapter, fn, args).residuals
-        return sorted((r.name, r.kind, r.nbytes, r.value.shape, r.value.dtype) for r in crossing)
+        return sorted((r.name, r.kind, r.storage_bytes, r.value.shape, r.value.dtype) for r in crossing)
 
     expected = jax.eval_shape(fields, *args)._asdict()
     assert held(jax.jit(f)) == held(f)

@@ -27,7 +27,7 @@ def trace(fn: Any) -> Trace:
 
 
 def held(fn: Any) -> list[tuple[str, str, int]]:
-    return [(r.name, r.kind, r.nbytes) for r in trace(fn).residuals]
+    return [(r.name, r.kind, r.storage_bytes) for r in trace(fn).residuals]
 
 
 def rule(fwd: Any, bwd: Any) -> Any:
@@ -151,7 +151,7 @@ def test_a_loop_of_unknown_length() -> None:
         found = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, 1.0))
         return jnp.sum(x * found[1])
 
-    assert [(r.kind, r.nbytes) for r in trace(wandering).residuals] == [("new", 4)]
+    assert [(r.kind, r.storage_bytes) for r in trace(wandering).residuals] == [("new", 4)]
     assert trace(wandering).repeats() == []
     assert trace(jax.checkpoint(wandering)).repeats() == ["sin"]
 
@@ -224,7 +224,7 @@ def test_what_a_backward_closes_over() -> None:
     ):
         jax.grad(closing(over))(x(), n)
         (residual,) = ADAPTER.trace(closing(over), [x(), n], ["x", "n"]).residuals
-        assert (residual.kind, residual.nbytes, residual.is_new * 32) == ("hidden", 32, new)
+        assert (residual.kind, residual.storage_bytes, residual.is_new * 32) == ("hidden", 32, new)
     for over in (lambda x, _: jnp.exp(x), lambda x, _: x):
         with pytest.raises(jax.errors.UnexpectedTracerError):
             jax.grad(closing(over))(x(), n)
@@ -261,7 +261,7 @@ def test_what_a_branch_is_chosen_by_is_read() -> None:
         return jax.lax.scan(lambda y, i: (jax.lax.switch(i, branches, y), None), x, which)[0].sum()
 
     report = audit(fn, x(), jnp.array([0, 1, 2, 1]))
-    assert [(r.nbytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
+    assert [(r.storage_bytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
     assert report.findings == [], "a number a turn is passed over"
 
 

@@ -23,13 +23,13 @@ def steps(forward: int, backward: int, scopes: dict[int, str] | None = None) -> 
     return tuple(Step(f"op{i}", (), (), phase, module=(scopes or {}).get(i, "")) for i, phase in enumerate(phases))
 
 
-def residual(name: str, nbytes: int, saved: int, *reads: int, number: int = 0, **others: Any) -> Residual:
+def residual(name: str, size: int, saved: int, *reads: int, number: int = 0, **others: Any) -> Residual:
     fields: dict[str, Any] = {
-        "kind": "new", "storage": name, "size": nbytes, "is_new": True, "op": name, "line": "", "module": "",
+        "kind": "new", "storage": name, "nbytes": size, "is_new": True, "op": name, "line": "", "module": "",
         "is_needed": bool(reads),
     }  # fmt: skip
     return Residual(
-        name, Value(number, (nbytes,), "uint8"), nbytes=nbytes, saved=saved, reads=reads, **(fields | others)
+        name, Value(number, (size,), "uint8"), storage_bytes=size, saved=saved, reads=reads, **(fields | others)
     )
 
 
@@ -37,7 +37,7 @@ def residual(name: str, nbytes: int, saved: int, *reads: int, number: int = 0, *
 SMALL = Trace(
     steps(4, 4),
     (
-        residual("row of x", 16, 1, 6, kind="view", storage="x", size=4, is_new=False),
+        residual("row of x", 16, 1, 6, kind="view", storage="x", nbytes=4, is_new=False),
         residual("x", 16, 2, 4, kind="input", is_new=False, op=""),
         residual("sin", 8, 1, 4, 5),
         residual("exp", 2, 3, 5, is_needed=False),

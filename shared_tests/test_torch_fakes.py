@@ -67,7 +67,7 @@ def kept(make: Callable[[], nn.Module], x: Tensor, is_concrete: bool) -> list[tu
         with frameworks.load("torch").abstractly(), warnings.catch_warnings():
             warnings.simplefilter("error")
             report = audit(make(), x)
-    return sorted((r.name, r.kind, r.is_new, r.nbytes, r.value.dtype, r.value.shape) for r in report.residuals)
+    return sorted((r.name, r.kind, r.is_new, r.storage_bytes, r.value.dtype, r.value.shape) for r in report.residuals)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -26,7 +26,7 @@ def trace(fn: Any) -> Trace:
 
 
 def held(fn: Any) -> list[tuple[str, str, int]]:
-    return [(r.name, r.kind, r.nbytes) for r in trace(fn).residuals]
+    return [(r.name, r.kind, r.storage_bytes) for r in trace(fn).residuals]
 
 
 def recomputing(fn: Any) -> Any:
@@ -58,7 +58,7 @@ def test_a_written_value_is_another_value() -> None:
 def test_a_view_holds_what_it_is_a_view_of() -> None:
     assert held(lambda x: (x[::2].sin() * 2).sum()) == [("x", "view", 32)]
     (residual,) = trace(lambda x: x.exp()[:2].sin().sum()).residuals[:1]
-    assert (residual.name, residual.nbytes) == ("exp", 32)
+    assert (residual.name, residual.storage_bytes) == ("exp", 32)
 
 
 def test_one_storage_counts_once() -> None:

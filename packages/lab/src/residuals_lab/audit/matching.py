@@ -63,9 +63,9 @@ def _rows(trace: Trace) -> dict[_Key, Side]:
     rows: dict[_Key, Side] = defaultdict(Side)
     for r in stored(trace):
         if r.is_new:
-            side = rows[_Key(r.op or r.name, r.value.dtype, r.nbytes)]
+            side = rows[_Key(r.op or r.name, r.value.dtype, r.storage_bytes)]
             side.count += 1
-            side.nbytes += r.nbytes
+            side.nbytes += r.storage_bytes
             side.lines += [r.line] if r.line and r.line not in side.lines else []
             side.readers += [op for op in dict.fromkeys(trace.steps[i].op for i in r.reads) if op not in side.readers]
     return dict(rows)

@@ -79,10 +79,10 @@ def _duplicates(trace: Trace, saved: list[Residual]) -> _Found:
     for number, same in by_value.items():
         first, *others = sorted(same.values(), key=lambda r: r.is_new)
         if first.is_new and number in trace.alive:
-            yield "duplicate", "the same values as what is alive anyway", first, first.nbytes
+            yield "duplicate", "the same values as what is alive anyway", first, first.storage_bytes
         for r in others:
             if r.is_new:
-                yield "duplicate", f"the same values as {first.name}", r, r.nbytes
+                yield "duplicate", f"the same values as {first.name}", r, r.storage_bytes
 
 
 def _pinned(saved: list[Residual]) -> _Found:
@@ -91,9 +91,9 @@ def _pinned(saved: list[Residual]) -> _Found:
     for r in saved:
         by_storage[r.storage][r.value.number] = r
     for parts in by_storage.values():
-        largest = max(parts.values(), key=lambda r: r.size)
-        wasted = largest.nbytes - sum(r.size for r in parts.values())
-        if largest.is_new and wasted > largest.nbytes / 8:  # less is not worth a copy
+        largest = max(parts.values(), key=lambda r: r.nbytes)
+        wasted = largest.storage_bytes - sum(r.nbytes for r in parts.values())
+        if largest.is_new and wasted > largest.storage_bytes / 8:  # less is not worth a copy
             yield "pinned", "a view that keeps a larger array alive: save a copy", largest, wasted
 
 
@@ -122,11 +122,11 @@ def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
         if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
             continue
         if all(n in there or n not in lost for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
-            yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.nbytes
+            yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.storage_bytes
 
 
 def _freed(r: Residual) -> int:
-    return r.nbytes if r.is_new else 0
+    return r.storage_bytes if r.is_new else 0
 
 
 def recomputations(trace: Trace, cheap: bool = False) -> list[Recomputation]:

@@ -111,7 +111,7 @@ def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Recor
                     "name": r.name,
                     "shape": list(r.value.shape),
                     "dtype": r.value.dtype,
-                    "bytes": r.nbytes,
+                    "bytes": r.storage_bytes,
                     "kind": r.kind,
                 }
                 for r in trace.residuals

@@ -150,7 +150,13 @@ def document(exercise: str, framework: str, result: Grade) -> dict[str, object]:
         "passed": finding is None,
         "finding": None if finding is None else {"code": finding.code, "message": finding.message},
         "residuals": [
-            {"name": r.name, "kind": r.kind, "shape": list(r.value.shape), "dtype": r.value.dtype, "bytes": r.nbytes}
+            {
+                "name": r.name,
+                "kind": r.kind,
+                "shape": list(r.value.shape),
+                "dtype": r.value.dtype,
+                "bytes": r.storage_bytes,
+            }
             for r in result.residuals
         ],
     }

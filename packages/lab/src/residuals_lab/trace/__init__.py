@@ -58,14 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Residual:
-    """An array held between forward and backward. `nbytes` is what its storage holds, which a view shares."""
+    """An array saved by the forward for the backward."""
 
     name: str
     value: Value
     kind: Kind
     storage: Hashable
-    nbytes: int
-    size: int  # bytes of the array itself; fewer than its storage holds if it is a part of a larger one
+    storage_bytes: int  # which views of it share
+    nbytes: int  # its own; fewer than `storage_bytes` if it is a part of a larger array
     is_new: bool  # nobody else keeps its storage alive
     op: str  # that makes it; "" for what no operation makes
     line: str  # where that is, as a step has it
@@ -94,12 +94,12 @@ class Trace:
     @property
     def saved_bytes(self) -> int:
         """Bytes held between forward and backward, each storage once."""
-        return sum({r.storage: r.nbytes for r in self.residuals}.values())
+        return sum({r.storage: r.storage_bytes for r in self.residuals}.values())
 
     @property
     def new_bytes(self) -> int:
         """Bytes held beyond arrays that are alive anyway, each storage once."""
-        return sum({r.storage: r.nbytes for r in self.residuals if r.is_new}.values())
+        return sum({r.storage: r.storage_bytes for r in self.residuals if r.is_new}.values())
 
     @property
     def boundary(self) -> int:

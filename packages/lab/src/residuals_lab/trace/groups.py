@@ -54,7 +54,7 @@ def stored(trace: Trace) -> list[Residual]:
     """One residual for each storage: the largest."""
     largest: dict[Any, Residual] = {}
     for r in trace.residuals:
-        if r.storage not in largest or r.size > largest[r.storage].size:
+        if r.storage not in largest or r.nbytes > largest[r.storage].nbytes:
             largest[r.storage] = r
     return list(largest.values())
 
@@ -65,8 +65,8 @@ def rows(trace: Trace) -> list[Row]:
     for r in stored(trace):
         row = found.setdefault((alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
         row.count += 1
-        row.nbytes += r.nbytes
-        row.new_bytes += r.nbytes * r.is_new
+        row.nbytes += r.storage_bytes
+        row.new_bytes += r.storage_bytes * r.is_new
     return sorted(found.values(), key=lambda row: (-row.new_bytes, -row.nbytes))
 
 
@@ -80,8 +80,8 @@ def by(trace: Trace, what: By) -> list[Group]:
     found: dict[str, Group] = {}
     for r in stored(trace):
         before = found.get(label(r), Group(label(r)))
-        new = before.new_bytes + r.nbytes * r.is_new
-        found[before.label] = Group(before.label, before.arrays + 1, before.nbytes + r.nbytes, new)
+        new = before.new_bytes + r.storage_bytes * r.is_new
+        found[before.label] = Group(before.label, before.arrays + 1, before.nbytes + r.storage_bytes, new)
     return sorted(found.values(), key=lambda group: (-group.new_bytes, -group.nbytes))
 
 
@@ -117,8 +117,8 @@ def tree(trace: Trace) -> Branch:
             branch = _reach(root, _kinds(trace, "/".join(names[:depth])))
             branch.paths.add("/".join(names[:depth]))
             branch.count += 1
-            branch.nbytes += r.nbytes
-            branch.new_bytes += r.nbytes * r.is_new
+            branch.nbytes += r.storage_bytes
+            branch.new_bytes += r.storage_bytes * r.is_new
     return root
 
 

@@ -74,7 +74,7 @@ def peak(trace: Trace) -> int:
 
 def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
     is_new = any(r.is_new for r in residuals)
-    largest = max((r for r in residuals if r.is_new == is_new), key=lambda r: r.size)
+    largest = max((r for r in residuals if r.is_new == is_new), key=lambda r: r.nbytes)
     is_unused = all(r.is_unused for r in residuals)
     last = max((i for r in residuals for i in r.reads), default=len(trace.steps) - 1)
     reader = trace.steps[last] if trace.steps and not largest.op else None
@@ -82,7 +82,7 @@ def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
         name=largest.name,
         kind=largest.kind,
         is_new=is_new,
-        nbytes=largest.nbytes,
+        nbytes=largest.storage_bytes,
         begin=min(r.saved for r in residuals),
         end=len(trace.steps) if is_unused else last + 1,
         is_unused=is_unused,

@@ -22,8 +22,8 @@ class Held(NamedTuple):
     number: int
     key: Hashable  # by which steps touch it
     storage: Hashable
-    nbytes: int  # of its storage
-    size: int  # its own
+    storage_bytes: int
+    nbytes: int
     is_made: bool  # by a step, so that nobody else keeps its storage alive
     is_hidden: bool = False
     saved: int | None = None  # how many steps there were; None for at once when it is made
@@ -133,14 +133,16 @@ class Recorder:
                 base = maker_of(part, held_.made)
             origin = None if base is None else self.steps[base]
             readers = reads.get(held_.key, ())
-            title = titles.get(storage) if held_.size == held_.nbytes else None  # as large as what it is a view of
+            title = (
+                titles.get(storage) if held_.nbytes == held_.storage_bytes else None
+            )  # as large as what it is a view of
             residual = Residual(
                 name=names.get(number) or names.get(part) or title or (origin.op if origin else _unmade(held_, kind)),
                 value=self.values[number],
                 kind=kind,
                 storage=storage,
+                storage_bytes=held_.storage_bytes,
                 nbytes=held_.nbytes,
-                size=held_.size,
                 is_new=held_.is_made and storage not in storages,
                 op=origin.op if origin else "",
                 line=origin.line if origin else "",
@@ -158,7 +160,7 @@ class Recorder:
     def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:
         if a.is_hidden:
             return "hidden"
-        if a.size < a.nbytes:
+        if a.nbytes < a.storage_bytes:
             return "view"
         return storages.get(a.storage, "new" if a.is_made else "parameter")  # closed over: somebody else keeps it
 

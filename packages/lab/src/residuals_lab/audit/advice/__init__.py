@@ -50,13 +50,13 @@ _Found = Iterator[tuple[_Held, Advice]]
 
 
 def _advice(what: str, line: str, op: str, held: _Held, instead: int) -> tuple[_Held, Advice]:
-    return held, Advice(what, line, op, len(held), sum(r.nbytes for r in held.values()), instead)
+    return held, Advice(what, line, op, len(held), sum(r.storage_bytes for r in held.values()), instead)
 
 
 def _is_most_left(held: _Held, freed: Set[Hashable]) -> bool:
     """Whether other advice does not free half of these arrays, or more."""
-    left = sum(r.nbytes for storage, r in held.items() if storage not in freed)
-    return left > sum(r.nbytes for r in held.values()) / 2
+    left = sum(r.storage_bytes for storage, r in held.items() if storage not in freed)
+    return left > sum(r.storage_bytes for r in held.values()) / 2
 
 
 def _of_names(forward: Forward, trace: Trace, adapter: ModuleType, freed: Set[Hashable]) -> _Found:
@@ -120,7 +120,7 @@ def _instead(
     by somebody else.
     """
     held = {storage: r for _, _, its in found for storage, r in its.items()}
-    now = {forward.array_of(r): r.nbytes for r in held.values()}
+    now = {forward.array_of(r): r.storage_bytes for r in held.values()}
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
     kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in held}
     for op, call, _ in found:
@@ -128,7 +128,7 @@ def _instead(
         instead = 0
         for r in _traced(adapter, op, call.x.dtype, call.x.shape).residuals:
             if r.kind not in its:
-                instead += r.nbytes * call.times
+                instead += r.storage_bytes * call.times
                 continue
             value, place = its[r.kind]
             array = forward.array(value.number, place)
@@ -214,7 +214,7 @@ def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
                 for r, n in zip(ours.residuals, (gate, up), strict=True):
                     if n not in forward.alive:
                         array = forward.array(n, place)
-                        nbytes = next((r.nbytes for r in given if forward.array_of(r) == array), turns * r.nbytes)
+                        nbytes = next((r.storage_bytes for r in given if forward.array_of(r) == array), turns * r.storage_bytes)
                         instead[op, step.line][array] = nbytes
     for (op, line), these in found.items():
         yield _advice("gate", line, op, these, sum(instead[op, line].values()))
@@ -236,7 +236,7 @@ def _of_dropout(forward: Forward, adapter: ModuleType) -> _Found:
 
 
 def _beside_inputs(trace: Trace) -> int:
-    return trace.saved_bytes - sum(r.nbytes for r in trace.residuals if r.kind == "input")
+    return trace.saved_bytes - sum(r.storage_bytes for r in trace.residuals if r.kind == "input")
 
 
 @cache

@@ -27,4 +27,4 @@ def join(names: Sequence[str]) -> str:
 
 
 def listed(residuals: Sequence[Residual]) -> str:
-    return ", ".join(f"{r.name} ({r.kind}, {r.nbytes} B)" for r in residuals) or "nothing"
+    return ", ".join(f"{r.name} ({r.kind}, {r.storage_bytes} B)" for r in residuals) or "nothing"

@@ -36,7 +36,7 @@ def report(answer: Answer) -> str:
     """What a right answer achieved, by its trace and that of plain autodiff, on the small x of the checks."""
     trace, plain, ops = answer.trace, answer.plain, answer.backward_ops()
     saved, others = trace.saved_bytes, plain.saved_bytes
-    new = sum(r.nbytes for r in trace.residuals if r.kind != "input")
+    new = sum(r.storage_bytes for r in trace.residuals if r.kind != "input")
     if saved < others:
         verdict = f"you keep {others - saved} B less."
     else:
