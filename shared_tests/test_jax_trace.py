@@ -1,5 +1,6 @@
 """What the JAX adapter sees: values through calls and constants, and what cannot be looked into."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -274,3 +275,17 @@ def test_a_value_that_the_backward_makes_itself_is_not_read() -> None:
         remade, used = fn(lambda g, x, y: g * jnp.exp(x)), fn(lambda g, x, y: g * y)
         assert [f.names for f in audit(call(remade), x()).findings if f.what == "unused"] == [("exp",)]
         assert "exp" not in {n for f in audit(call(used), x()).findings if f.what == "unused" for n in f.names}
+
+
+DTYPES = [
+    name for name in dir(jnp) if re.fullmatch(r"bool|u?int\d+|b?float(?!6_)\d\w*|complex\d+", name)
+]  # not float6, which XLA refuses
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "threefry2x32", "rbg"])
+def test_the_bytes_of_every_dtype(dtype: str) -> None:
+    """Not the digits of its name: an element of int4 takes a byte, and a key two words or four."""
+    with jax.enable_x64(True):
+        a = jax.random.split(jax.random.key(0, impl=dtype), 5) if dtype not in DTYPES else jnp.zeros(5, dtype)
+        found = ADAPTER.trace(lambda x, _: x.sum(), [x(), a], ["x", "a"])
+    assert {(v.nbytes, str(v)) for v in found.values.values() if v.shape == (5,)} >= {(a.nbytes, f"{a.dtype}[5]")}

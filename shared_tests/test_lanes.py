@@ -29,7 +29,7 @@ def residual(name: str, size: int, saved: int, *reads: int, number: int = 0, **o
         "is_needed": bool(reads),
     }  # fmt: skip
     return Residual(
-        name, Value(number, (size,), "uint8"), storage_bytes=size, saved=saved, reads=reads, **(fields | others)
+        name, Value(number, (size,), "uint8", 1), storage_bytes=size, saved=saved, reads=reads, **(fields | others)
     )
 
 

@@ -338,3 +338,16 @@ def test_where_a_backward_is_though_no_line_of_the_users_is() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 8))
     found = audit(model, torch.ones(4, 8, requires_grad=True)).trace
     assert {step.module for step in found.steps[found.boundary :]} == {f"Sequential/{i}" for i in range(3)}
+
+
+DTYPES = sorted({a for a in vars(torch).values() if isinstance(a, torch.dtype)}, key=str)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if ".q" not in str(dtype)], ids=str)  # not quantized ones
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_the_bytes_of_every_dtype(dtype: torch.dtype) -> None:
+    """Not the digits of its name: a tensor of int4 has a byte for each element, one of float4_e2m1fn_x2 for two."""
+    x, a = torch.ones(2, requires_grad=True), torch.empty(8, dtype=dtype)
+    found = frameworks.load("torch").trace(lambda x, _: x.sum(), [x, a], ["x", "a"])
+    (value,) = (v for v in found.values.values() if v.shape == (8,))
+    assert (value.nbytes, str(value)) == (a.nbytes, f"{str(dtype).removeprefix('torch.')}[8]")

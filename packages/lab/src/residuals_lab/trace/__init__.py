@@ -7,7 +7,6 @@ reads it.
 """
 
 import math
-import re
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,11 +19,12 @@ Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
 
 @dataclass(frozen=True)
 class Value:
-    """An array as far as a trace knows it; `dtype` is NumPy's name for it."""
+    """An array as far as a trace knows it."""
 
     number: int
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # the framework's name for it
+    itemsize: int  # bytes of an element, as the framework stores it
 
     @property
     def elements(self) -> int:
@@ -32,10 +32,11 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements, by the bits that a dtype has in its name."""
-        bits = re.search(r"\d+", self.dtype)
-        width = int(bits[0]) // 8 if bits else {"bool": 1}.get(self.dtype, 8)  # a key is two words
-        return self.elements * width
+        return self.elements * self.itemsize
+
+    def __str__(self) -> str:
+        """`float32[4, 8]`."""
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)

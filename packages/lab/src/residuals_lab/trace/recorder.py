@@ -16,6 +16,14 @@ def _unmade(held: "Held", kind: Kind) -> str:
     return "closed over" if not held.is_made else "output" if kind == "output" else "array"
 
 
+class ArrayType(NamedTuple):
+    """An array without its numbers."""
+
+    shape: Sequence[int]
+    dtype: str
+    itemsize: int  # bytes of an element, as the framework stores it
+
+
 class Held(NamedTuple):
     """An array held for the backward, as an adapter finds it."""
 
@@ -56,19 +64,19 @@ class Recorder:
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
     _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
 
-    def value(self, key: Hashable, shape: Sequence[int], dtype: str) -> int:
+    def value(self, key: Hashable, like: ArrayType) -> int:
         """The number of a value that no step makes: an input, a constant. Equal keys are equal values."""
-        return self._assign(("value", key), [(shape, dtype)])[0]
+        return self._assign(("value", key), [like])[0]
 
     def step(
         self,
         op: str,
         attrs: Hashable,
         ins: Sequence[int],
-        outs: Sequence[tuple[Sequence[int], str]],
+        outs: Sequence[ArrayType],
         axes: tuple[int, ...] = (),
     ) -> tuple[int, ...]:
-        """Record one operation and return its outputs' numbers; `outs` gives each one's shape and dtype."""
+        """Record one operation and return its outputs' numbers."""
         numbers = self._assign((op, attrs, tuple(ins)), outs)
         self.again(op, ins, numbers, axes)
         return numbers
@@ -89,11 +97,11 @@ class Recorder:
         for i in [i for i in self._touched if i >= begin]:
             del self._touched[i]
 
-    def _assign(self, key: Hashable, outs: Sequence[tuple[Sequence[int], str]]) -> tuple[int, ...]:
+    def _assign(self, key: Hashable, outs: Sequence[ArrayType]) -> tuple[int, ...]:
         if key not in self._numbers:
             first = len(self.values)
-            for number, (shape, dtype) in enumerate(outs, first):
-                self.values[number] = Value(number, tuple(shape), dtype)
+            for number, out in enumerate(outs, first):
+                self.values[number] = Value(number, tuple(out.shape), out.dtype, out.itemsize)
             self._numbers[key] = tuple(range(first, first + len(outs)))
         return self._numbers[key]
 

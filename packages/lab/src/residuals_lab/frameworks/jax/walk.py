@@ -17,7 +17,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax.places import place, scope
 from residuals_lab.frameworks.jax.words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS, keeps_precision
 from residuals_lab.trace import Kind
-from residuals_lab.trace.recorder import Held, Known, Recorder
+from residuals_lab.trace.recorder import ArrayType, Held, Known, Recorder
 
 
 class Array(NamedTuple):
@@ -54,7 +54,7 @@ class Walk:
         self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
 
     def array(self, key: tuple[Any, ...], like: Any) -> Array:
-        return Array(self.recorder.value(key, like.shape, str(like.dtype)), key, _nbytes(like))
+        return Array(self.recorder.value(key, _type(like)), key, _nbytes(like))
 
     def buffers(self, args: Sequence[Any], alive: Sequence[Any], made: Sequence[Any]) -> list[Array]:
         """Arrays that somebody else computed of `args`, and of others that were alive: equal buffers are the same."""
@@ -64,7 +64,7 @@ class Walk:
             if not isinstance(a, jax.Array):  # but NumPy's
                 known.setdefault(address(a), self.constant(a))
             elif address(a) not in known:
-                number = self.recorder.value(("buffer", address(a)), a.shape, str(a.dtype))
+                number = self.recorder.value(("buffer", address(a)), _type(a))
                 known[address(a)] = self._new(number, a)
         return [known[address(a)] for a in made]
 
@@ -158,8 +158,7 @@ class Walk:
         self, op: str, attrs: Hashable, reads: Sequence[Array], avals: Sequence[Any], axes: tuple[int, ...] = ()
     ) -> list[Array]:
         """New arrays, of one operation."""
-        shapes = [(aval.shape, str(aval.dtype)) for aval in avals]
-        numbers = self.recorder.step(op, attrs, [a.number for a in reads], shapes, axes)
+        numbers = self.recorder.step(op, attrs, [a.number for a in reads], [_type(aval) for aval in avals], axes)
         outs = [self._new(number, aval) for number, aval in zip(numbers, avals, strict=True)]
         self._touch(reads, outs)
         return outs
@@ -289,6 +288,10 @@ def address(a: Any) -> Hashable:
     if isinstance(a, jax.Array) and not jnp.issubdtype(a.dtype, jax.dtypes.extended) and a.nbytes:
         return a.unsafe_buffer_pointer() if len(a.devices()) == 1 else id(a)
     return "array", id(a)
+
+
+def _type(like: Any) -> ArrayType:
+    return ArrayType(like.shape, str(like.dtype), like.dtype.itemsize)
 
 
 def _nbytes(like: Any) -> int:

@@ -19,7 +19,7 @@ from residuals_lab.frameworks.torch.draws import Draws
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
 from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
 from residuals_lab.trace import Kind
-from residuals_lab.trace.recorder import Known, Recorder
+from residuals_lab.trace.recorder import ArrayType, Known, Recorder
 
 CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
 
@@ -88,10 +88,10 @@ class Recording(TorchDispatchMode):
         else:
             attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
             attrs += self._draws.attribute(func, args, kwargs)
-            shapes = [(t.shape, dtype_name(t)) for t in outs]
+            types = [_type(t) for t in outs]
             if name in LIKES:
-                attrs, ins, read = f"{attrs} {shapes}", [], []
-            numbers = self.recorder.step(word(func, args, kwargs), attrs, ins, shapes, axes(func, args, kwargs))
+                attrs, ins, read = f"{attrs} {types}", [], []
+            numbers = self.recorder.step(word(func, args, kwargs), attrs, ins, types, axes(func, args, kwargs))
         self.made |= dict.fromkeys(made, len(self.recorder.steps))
         if name not in IDENTITIES and self.recorder.phase == "backward":
             self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
@@ -107,7 +107,7 @@ class Recording(TorchDispatchMode):
         with unset_fake_temporarily():
             spelled_out = repr((made.device, made.tolist()))
         self.recorder.line, self.recorder.module = self._place()
-        (number,) = self.recorder.step("constant", spelled_out, [], [(made.shape, dtype_name(made))])
+        (number,) = self.recorder.step("constant", spelled_out, [], [_type(made)])
         storages = {self.storage(t) for t in (made, given)}
         self.known |= storages
         self.made |= dict.fromkeys(storages, len(self.recorder.steps))
@@ -151,7 +151,7 @@ class Recording(TorchDispatchMode):
     def number(self, t: Tensor) -> int:
         key = self._key(t)
         if key not in self._known:
-            self._known[key] = self.recorder.value(key, t.shape, dtype_name(t))
+            self._known[key] = self.recorder.value(key, _type(t))
         return self._known[key]
 
     def seen_as(self, t: Tensor) -> Tensor:
@@ -182,6 +182,10 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
         if argument.alias_info is not None and argument.alias_info.is_write:
             t = args[i] if i < len(args) else kwargs.get(argument.name)
             yield from (leaf for leaf in tree_leaves(t) if isinstance(leaf, Tensor))
+
+
+def _type(t: Tensor) -> ArrayType:
+    return ArrayType(t.shape, dtype_name(t), t.element_size())
 
 
 def dtype_name(t: Tensor) -> str:
