@@ -86,6 +86,14 @@ def test_what_no_operation_makes_is_where_it_is_read() -> None:
     assert {a.module for a in lanes(model(3)) if a.name in ("w2", "a2")} == {"net/layers/2"}
 
 
+def test_who_reads_a_residual() -> None:
+    several = residual("several", 4, 1, 4, 5, 6, 7)
+    trace = Trace((*steps(4, 2), *steps(0, 2)), (several, residual("unread", 4, 1)))
+    assert [trace.readers(r) for r in trace.residuals] == [["op4", "op5", "op0", "op1"], []]
+    again = replace(several, reads=(5, 4, 5))
+    assert trace.readers(again) == ["op5", "op4"], "each once, in the order in which they read"
+
+
 def test_few_lanes_are_named() -> None:
     assert [row.label for row in rows_of(SMALL)] == ["x 16 B", "sin 8 B", "exp 2 B, never needed"]
     assert {"w1 10 B", "layers/1: a1 20 B"} <= {row.label for row in rows_of(model(2))}

@@ -121,6 +121,10 @@ class Trace:
         """The operations that the backward repeats, by name, each once; the cheap ones only if asked for."""
         return sorted({step.op for step in self.repeating(cheap)})
 
+    def readers(self, residual: Residual) -> list[str]:
+        """The operations of the backward that read a residual, or a view of it, by name, each once."""
+        return [*dict.fromkeys(self.steps[i].op for i in residual.reads)]
+
     def part(self, number: int) -> int:
         """Of an array that a loop stacks up, what each turn gives; of another, itself."""
         return self.parts.get(number, number)
