@@ -1,9 +1,8 @@
 """A framework-neutral record of one forward and one backward, with value numbering.
 
 Equal numbers mean equal values: an operation with the same name, attributes and input numbers gives the same output
-numbers, whenever it runs. So a backward step that makes numbers the forward already made is a recomputation, and a
-saved array is known by its number wherever it turns up. Adapters write a trace through a `Recorder`; everyone else
-reads it.
+numbers, whenever it runs. So a backward step whose outputs have numbers that the forward made is a repeat, and a saved
+array is known by its number wherever it turns up. Adapters write a trace through a `Recorder`; everyone else reads it.
 """
 
 import math
@@ -48,9 +47,9 @@ class Step:
     outs: tuple[int, ...]
     phase: Phase
     times: int = 1  # how often it runs, as a part of a loop
-    line: str = ""  # of the user's code, "model.py:41"; of a backward step, what it is the backward of
+    line: str = ""  # of the user's code, "model.py:41"; a backward step has that of the forward step behind it
     module: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
-    axes: tuple[int, ...] = ()  # that a reduction is along, counted from the last, which is -1
+    axes: tuple[int, ...] = ()  # of a reduction, counted from the last axis, which is -1
 
     @property
     def cost(self) -> str:
@@ -68,11 +67,11 @@ class Residual:
     storage_bytes: int  # which views of it share
     nbytes: int  # its own; fewer than `storage_bytes` if it is a part of a larger array
     is_new: bool  # nobody else keeps its storage alive
-    op: str  # that makes it; "" for what no operation makes
-    line: str  # where that is, as a step has it
+    op: str  # the operation that makes it; "" if none does
+    line: str  # of that operation, as are the module and
     module: str
-    saved: int  # how many steps there are before it is there to be saved
-    reads: tuple[int, ...]  # the backward's steps that read it, or a view of it; by their place in the trace
+    saved: int  # the place after it: as many steps have run when the array can be saved
+    reads: tuple[int, ...]  # the places of the backward's steps that read it, or a view of it
     is_needed: bool  # one of these steps is on the way to a gradient that somebody asked for
 
     @property
@@ -86,25 +85,25 @@ class Trace:
     residuals: tuple[Residual, ...]
     alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
-    parts: Mapping[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
-    classes: Mapping[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
-    unsure: Mapping[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
-    gone: Collection[int] = ()  # values that were written over before the backward
+    parts: Mapping[int, int] = field(default_factory=dict)  # array that a loop stacks → slice of one iteration
+    classes: Mapping[str, str] = field(default_factory=dict)  # module → its class, "Linear"
+    unsure: Mapping[str, str] = field(default_factory=dict)  # operation that saves what only a run shows → its line
+    gone: Collection[int] = ()  # the numbers of values that were written over before the backward
     views_share: bool = False  # a view is no array of its own
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes held between forward and backward, each storage once."""
+        """Bytes saved for the backward, each storage once."""
         return sum({r.storage: r.storage_bytes for r in self.residuals}.values())
 
     @property
     def new_bytes(self) -> int:
-        """Bytes held beyond arrays that are alive anyway, each storage once."""
+        """Bytes saved beyond arrays that are alive anyway, each storage once."""
         return sum({r.storage: r.storage_bytes for r in self.residuals if r.is_new}.values())
 
     @property
     def boundary(self) -> int:
-        """How many steps the forward has: the place of the first step of the backward."""
+        """Where the forward ends: the place of the first step of the backward."""
         return sum(step.phase == "forward" for step in self.steps)
 
     def computed(self) -> list[str]:
@@ -112,7 +111,7 @@ class Trace:
         return sorted({s.op for s in self.steps if s.phase == "forward" and s.cost not in CHEAP})
 
     def repeating(self, cheap: bool = False) -> list[Step]:
-        """The steps of the backward that make what the forward made; the cheap ones only if asked for."""
+        """The steps of the backward that make values that the forward made; the cheap ones only if asked for."""
         made = {n for step in self.steps if step.phase == "forward" for n in step.outs}
         again = [s for s in self.steps if s.phase == "backward" and s.outs and made.issuperset(s.outs)]
         return [step for step in again if cheap or step.cost not in CHEAP]
@@ -126,5 +125,5 @@ class Trace:
         return [*dict.fromkeys(self.steps[i].op for i in residual.reads)]
 
     def part(self, number: int) -> int:
-        """Of an array that a loop stacks up, what each turn gives; of another, itself."""
+        """The number of the slice of one iteration, if a loop stacks up this array; else the array's own number."""
         return self.parts.get(number, number)

@@ -1,7 +1,7 @@
 """What an operation costs, by the name that both adapters use for it."""
 
-# The cost class of an operation, by the name that both adapters use for it. One that is in no class is "other", and
-# counts as costly: an operation that nobody thought of has to be seen, not passed over.
+# Cost class → its operations. An operation in no class is "other", and counts as costly: an operation that nobody
+# thought of has to be seen, not passed over.
 COSTS = {
     "view": "alias as_strided branch_in broadcast carry detach diagonal expand permute random_unwrap random_wrap "
     "reshape rev select slice split squeeze transpose unbind unsqueeze view",
@@ -21,9 +21,9 @@ COSTS = {
     "random": "random random_number",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
-CHEAP = frozenset({"view", "elementwise"})  # what a backward may do again without a word
+CHEAP = frozenset({"view", "elementwise"})  # classes that a backward may repeat without a word
 _MAKING = "clone constant convert copy empty empty_like full full_like new_empty ones scalar_tensor zeros"
-MAKING = frozenset(_MAKING.split())  # what spells out an array or copies one, and computes nothing
+MAKING = frozenset(_MAKING.split())  # operations that spell out an array or copy one, and compute nothing
 
 
 def cost_of(op: str) -> str:

@@ -1,4 +1,4 @@
-"""Residuals by what they have in common: alike ones in one row, sums by line, module or kind, the tree of modules."""
+"""Residuals in groups: rows of alike ones, sums by line, module or kind, and the tree of modules."""
 
 import re
 from collections import defaultdict
@@ -39,11 +39,11 @@ class Branch:
     nbytes: int = 0
     new_bytes: int = 0
     branches: dict[str, "Branch"] = field(default_factory=dict)
-    paths: set[str] = field(default_factory=set)  # of those that it stands for
+    paths: set[str] = field(default_factory=set)  # of the modules that it stands for
 
     @property
     def title(self) -> str:
-        """Its name; of one that stands for itself alone, with its number."""
+        """Its name, with its number if it stands for one module alone."""
         if len(self.paths) > 1:
             return self.name
         own = next(iter(self.paths), "").rpartition("/")[2]
@@ -60,7 +60,7 @@ def stored(trace: Trace) -> list[Residual]:
 
 
 def rows(trace: Trace) -> list[Row]:
-    """All storages, alike ones together, the largest first; new memory before what is alive anyway."""
+    """All storages, alike ones together, the largest first; new memory before memory that is alive anyway."""
     found: dict[Any, Row] = {}
     for r in stored(trace):
         row = found.setdefault((alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
@@ -71,7 +71,7 @@ def rows(trace: Trace) -> list[Row]:
 
 
 def by(trace: Trace, what: By) -> list[Group]:
-    """What each source line, module or kind has, the largest first."""
+    """The residuals of each source line, module or kind, the largest first."""
     label: Callable[[Residual], str] = {
         "source": lambda r: r.line or "(not the user's code)",
         "module": _modules(trace),
@@ -86,21 +86,21 @@ def by(trace: Trace, what: By) -> list[Group]:
 
 
 def _modules(trace: Trace) -> Callable[[Residual], str]:
-    """What to call the module of a residual: alike ones the same."""
-    scopes: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    """A function that gives the title of a residual's module: alike ones have the same."""
+    alike_ones: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for r in trace.residuals:
-        scopes[_kinds(trace, r.module)].add(r.module)
+        alike_ones[_kinds(trace, r.module)].add(r.module)
 
     def label(r: Residual) -> str:
         kinds = _kinds(trace, r.module)
-        return ("/".join(kinds) if len(scopes[kinds]) > 1 else r.module) or "(no module)"
+        return ("/".join(kinds) if len(alike_ones[kinds]) > 1 else r.module) or "(no module)"
 
     return label
 
 
-def _kinds(trace: Trace, scope: str) -> tuple[str, ...]:
-    """The names in a scope, the same for alike ones of one class: the `Linear *` of a `Sequential`."""
-    names = scope.split("/") if scope else []
+def _kinds(trace: Trace, module: str) -> tuple[str, ...]:
+    """The names on a module's path, the same for alike modules of one class: the `Linear *` of a `Sequential`."""
+    names = module.split("/") if module else []
     places = ["/".join(names[: i + 1]) for i in range(len(names))]
     return tuple(
         f"{trace.classes.get(place, '')} *".strip() if name.isdecimal() else alike(name)
@@ -109,7 +109,7 @@ def _kinds(trace: Trace, scope: str) -> tuple[str, ...]:
 
 
 def tree(trace: Trace) -> Branch:
-    """Bytes by module or function, where the arrays are made."""
+    """Bytes by the module or function in which the arrays are made."""
     root = Branch("")
     for r in stored(trace):
         names = r.module.split("/") if r.module else []

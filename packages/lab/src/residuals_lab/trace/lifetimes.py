@@ -1,4 +1,4 @@
-"""What is live when: each saved array from the step that makes it to the step that last reads it.
+"""When residuals are live: each from the step that makes it to the step that reads it last.
 
 Places are those of a trace's steps: an array that begins at 3 is there once steps 0, 1 and 2 have run, and one that
 ends at 8 goes when step 7 has.
@@ -12,7 +12,7 @@ from residuals_lab.trace import Kind, Residual, Trace
 
 
 class Lane(NamedTuple):
-    """One storage held for the backward, whatever views of it are saved."""
+    """One storage that is saved for the backward, whatever views of it are residuals."""
 
     name: str  # of the largest residual in it
     kind: Kind
@@ -20,18 +20,18 @@ class Lane(NamedTuple):
     nbytes: int
     begin: int
     end: int
-    is_unused: bool  # no gradient needs it: held to the end for nothing
-    op: str  # that makes it; "" for what no operation makes
-    module: str  # of what makes it; of what reads it last, if no operation makes it
-    line: str = ""  # likewise
+    is_unused: bool  # no gradient needs it: it stays to the end for nothing
+    op: str  # the operation that makes it; "" if none does
+    module: str  # of that operation; if there is none, of the one that reads it last
+    line: str = ""  # of the same operation
 
 
 class Stair(NamedTuple):
-    """The bytes that are live from a place on, to the next stair; kinds of which there are none are left out."""
+    """The bytes that are live from a place on, up to the next stair; kinds without any are left out."""
 
     place: int
     new: dict[Kind, int]
-    alive: dict[Kind, int]  # anyway: somebody else keeps them
+    alive: dict[Kind, int]  # of arrays that somebody else keeps
 
     @property
     def new_bytes(self) -> int:
@@ -43,7 +43,7 @@ class Stair(NamedTuple):
 
 
 def lanes(trace: Trace) -> list[Lane]:
-    """A lane for each storage, in the order in which they begin; of those that begin together, the longest first."""
+    """A lane for each storage, in the order in which they begin; where several begin together, the longest first."""
     shared: dict[Hashable, list[Residual]] = defaultdict(list)
     for residual in trace.residuals:
         shared[residual.storage].append(residual)

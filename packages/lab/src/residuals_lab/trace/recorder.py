@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from residuals_lab.trace import Kind, Phase, Residual, Step, Trace, Value
 Keys = frozenset[Hashable]
 
 
-def _unmade(held: "Held", kind: Kind) -> str:
-    """What to call an array that no step is seen to make, and nobody names."""
-    return "closed over" if not held.is_made else "output" if kind == "output" else "array"
+def _unmade(a: "Saved", kind: Kind) -> str:
+    """The name of an array that no step is seen to make and nobody names."""
+    return "closed over" if not a.is_made else "output" if kind == "output" else "array"
 
 
 class ArrayType(NamedTuple):
@@ -24,18 +24,18 @@ class ArrayType(NamedTuple):
     itemsize: int  # bytes of an element, as the framework stores it
 
 
-class Held(NamedTuple):
-    """An array held for the backward, as an adapter finds it."""
+class Saved(NamedTuple):
+    """An array saved for the backward, as an adapter finds it."""
 
     number: int
-    key: Hashable  # by which steps touch it
+    key: Hashable  # by which `touch` knows it
     storage: Hashable
     storage_bytes: int
     nbytes: int
-    is_made: bool  # by a step, so that nobody else keeps its storage alive
+    is_made: bool  # a step made its storage, which nobody else keeps alive
     is_hidden: bool = False
-    saved: int | None = None  # how many steps there were; None for at once when it is made
-    made: int | None = None  # how many there were when its storage was made
+    saved_at: int | None = None  # how many steps there were then; None if it is saved when it is made
+    made_at: int | None = None  # how many steps there were when its storage was made
 
 
 class Known(NamedTuple):
@@ -54,15 +54,15 @@ class Recorder:
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     times: int = 1  # how often the steps to come run, in the loops around them
-    line: str = ""  # where the steps to come are, in the user's code
-    module: str = ""  # and in which modules or functions
-    parts: dict[int, int] = field(default_factory=dict)  # of an array that a loop stacks up, what each turn gives
-    classes: dict[str, str] = field(default_factory=dict)  # of a scope that is a module, what module it is
-    unsure: dict[str, str] = field(default_factory=dict)  # operations that keep what only a run knows, and where
-    gone: set[int] = field(default_factory=set)  # values that were written over before the backward
-    views_share: bool = False  # a view is no array of its own: it is called after what it is a view of
+    line: str = ""  # of the steps to come
+    module: str = ""  # of the steps to come
+    parts: dict[int, int] = field(default_factory=dict)  # this and the next three as a `Trace` has them
+    classes: dict[str, str] = field(default_factory=dict)
+    unsure: dict[str, str] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
+    views_share: bool = False  # a view is no array of its own: it is named after its base
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
-    _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # of a step of the backward
+    _touched: dict[int, tuple[Keys, Keys]] = field(default_factory=dict)  # backward step → what it reads and writes
 
     def value(self, key: Hashable, like: ArrayType) -> int:
         """The number of a value that no step makes: an input, a constant. Equal keys are equal values."""
@@ -88,7 +88,7 @@ class Recorder:
             self.touch(ins, outs)
 
     def touch(self, reads: Iterable[Hashable], writes: Iterable[Hashable]) -> None:
-        """What the last step reads and writes, where its numbers do not say that: in storages that are shared."""
+        """Say what the last step reads and writes, where its numbers do not: several arrays may have one number."""
         self._touched[len(self.steps) - 1] = frozenset(reads), frozenset(writes)
 
     def forget(self, begin: int) -> None:
@@ -106,76 +106,83 @@ class Recorder:
         return self._numbers[key]
 
     def trace(
-        self, held: Iterable[Held], known: Iterable[Known], gradients: Iterable[Hashable], names: dict[int, str]
+        self, saved: Iterable[Saved], known: Iterable[Known], gradients: Iterable[Hashable], names: dict[int, str]
     ) -> Trace:
         """The finished trace.
 
         Args:
-            held: each array held for the backward, in order.
-            known: the inputs, parameters and outputs; of two that are the same, the first counts.
-            gradients: the keys of what the backward gives.
-            names: what to call a value; one that is not here is called after the operation that makes it.
+            saved: each array saved for the backward, in order.
+            known: the inputs, parameters and outputs; of two in one storage, the first counts.
+            gradients: the keys of the gradients.
+            names: number → name; a value without one is named after the operation that makes it.
         """
-        makers: dict[int, list[int]] = defaultdict(list)
-        for i, step in enumerate(self.steps):
-            for n in step.outs:
-                makers[n].append(i)
-
-        def maker_of(number: int, made: int | None) -> int | None:
-            """The step that makes it; of several, the last one by then."""
-            found = makers.get(number)
-            return found[max(bisect_left(found, made or 0) - 1, 0)] if found else None
-
-        reads, needed = self._reads(), self._needed(gradients)
+        reads, needed, makers = self._reads(), self._needed(gradients), self._makers()
         first = [*known][::-1]
         numbers, storages = frozenset(a.number for a in first), {a.storage: a.kind for a in first}
         titles = {a.storage: names[a.number] for a in first if a.number in names}
-        crossing: dict[tuple[int, Hashable], Residual] = {}
-        for held_ in held:
-            number, storage = held_.number, held_.storage
-            kind = self._kind(held_, storages)
-            part = self.parts.get(number, number)
-            base = maker_of(part, held_.made) if held_.is_made or number not in numbers else None
-            while base is not None and self.views_share and self.steps[base].cost == "view":
-                part = self.steps[base].ins[0]
-                base = maker_of(part, held_.made)
-            origin = None if base is None else self.steps[base]
-            readers = reads.get(held_.key, ())
+        residuals: dict[tuple[int, Hashable], Residual] = {}
+        for a in saved:
+            kind, number, place = self._kind(a, storages), self.parts.get(a.number, a.number), None
+            if a.is_made or a.number not in numbers:
+                number, place = self._maker(number, a.made_at, makers)
+            maker = None if place is None else self.steps[place]
+            readers = reads.get(a.key, ())
             title = (
-                titles.get(storage) if held_.nbytes == held_.storage_bytes else None
-            )  # as large as what it is a view of
+                titles.get(a.storage) if a.nbytes == a.storage_bytes else None
+            )  # a part of a known array does not have its name
             residual = Residual(
-                name=names.get(number) or names.get(part) or title or (origin.op if origin else _unmade(held_, kind)),
-                value=self.values[number],
+                name=names.get(a.number) or names.get(number) or title or (maker.op if maker else _unmade(a, kind)),
+                value=self.values[a.number],
                 kind=kind,
-                storage=storage,
-                storage_bytes=held_.storage_bytes,
-                nbytes=held_.nbytes,
-                is_new=held_.is_made and storage not in storages,
-                op=origin.op if origin else "",
-                line=origin.line if origin else "",
-                module=origin.module if origin else "",
-                saved=(held_.saved or 0) if base is None else base + 1,
+                storage=a.storage,
+                storage_bytes=a.storage_bytes,
+                nbytes=a.nbytes,
+                is_new=a.is_made and a.storage not in storages,
+                op=maker.op if maker else "",
+                line=maker.line if maker else "",
+                module=maker.module if maker else "",
+                saved=(a.saved_at or 0) if place is None else place + 1,
                 reads=tuple(readers),
                 is_needed=not needed.isdisjoint(readers),
             )
-            crossing.setdefault((number, storage), residual)
+            residuals.setdefault((a.number, a.storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
         rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone, self.views_share
-        return Trace(steps, tuple(crossing.values()), *rest)
+        return Trace(steps, tuple(residuals.values()), *rest)
+
+    def _makers(self) -> dict[int, list[int]]:
+        """The places of the steps that make each value, in order."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for i, step in enumerate(self.steps):
+            for n in step.outs:
+                found[n].append(i)
+        return found
+
+    def _maker(self, number: int, made_at: int | None, makers: Mapping[int, Sequence[int]]) -> tuple[int, int | None]:
+        """The place of the step that makes a value, the last one by then; if a view shares, of the step that makes the
+        value that it is a view of, and that value's number.
+        """
+        while places := makers.get(number):
+            place = places[max(bisect_left(places, made_at or 0) - 1, 0)]
+            if not self.views_share or self.steps[place].cost != "view":
+                return number, place
+            number = self.steps[place].ins[0]
+        return number, None
 
     @staticmethod
-    def _kind(a: Held, storages: dict[Hashable, Kind]) -> Kind:
+    def _kind(a: Saved, storages: dict[Hashable, Kind]) -> Kind:
         if a.is_hidden:
             return "hidden"
         if a.nbytes < a.storage_bytes:
             return "view"
-        return storages.get(a.storage, "new" if a.is_made else "parameter")  # closed over: somebody else keeps it
+        return storages.get(
+            a.storage, "new" if a.is_made else "parameter"
+        )  # a parameter is closed over here, and somebody else keeps it
 
     def _reads(self) -> dict[Hashable, list[int]]:
-        """The steps of the backward that touch each key to read it, or a view that the backward takes of it."""
+        """Key → the steps of the backward that read that array, or a view that the backward takes of it."""
         found: dict[Hashable, list[int]] = defaultdict(list)
-        viewed: dict[Hashable, Keys] = {}  # of a view, what it is a view of
+        viewed: dict[Hashable, Keys] = {}  # view → its bases
         for i, (reads, writes) in self._touched.items():
             bases = frozenset(base for key in reads for base in viewed.get(key, {key}))
             if self.steps[i].cost == "view":
@@ -189,7 +196,7 @@ class Recorder:
     def _needed(self, gradients: Iterable[Hashable]) -> set[int]:
         """The steps of the backward on the way to a gradient."""
         live, before, found = {*gradients}, -1, set()
-        while len(live) > before:  # again, for what one turn of a loop hands to the next
+        while len(live) > before:  # again, since an iteration of a loop hands values to the next one
             before = len(live)
             for i, (reads, writes) in reversed(self._touched.items()):
                 if not live.isdisjoint(writes):

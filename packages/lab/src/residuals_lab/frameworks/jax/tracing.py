@@ -34,25 +34,12 @@ def trace(
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and i not in frozen]
     if not differentiated:
         raise UsageError("expected an argument of floating numbers to differentiate, got none")
-    recorder = Recorder()
-    walk = Walk(recorder)
-
-    def forward(*args: Any) -> Any:
-        walk.given |= {id(a): i for i, a in enumerate(args) if isinstance(a, jax.core.Tracer)}
-
-        def of_differentiated(*some: Any) -> Any:
-            given = dict(zip(differentiated, some, strict=True))
-            leaves = jax.tree.leaves(fn(*(given.get(i, a) for i, a in enumerate(args))))
-            leaves = [y if hasattr(y, "dtype") else jnp.asarray(y) for y in leaves]
-            return [y for y in leaves if _is_inexact(y)], [y for y in leaves if not _is_inexact(y)]
-
-        out, pull, rest = jax.vjp(of_differentiated, *(args[i] for i in differentiated), has_aux=True)
-        return out, rest, pull
-
-    walk.inputs = inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    walk = Walk(Recorder())
+    walk.inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    forward = _with_pullback(fn, differentiated, walk.given)
     if is_abstract:
         made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
-        made_arrays = walk.run(made, inputs)
+        made_arrays = walk.run(made, walk.inputs)
     else:
         if shape := next((a for a in args if isinstance(a, jax.ShapeDtypeStruct)), None):
             raise UsageError(f"expected arrays to run it on, got {shape}")
@@ -65,30 +52,63 @@ def trace(
     read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
     if not _reaches(read.jaxpr, len(out)):
         raise UsageError("expected a result that depends on what is differentiated, got none that does")
-    outputs, saved = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
+    outputs, leaves = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
 
-    recorder.phase = "backward"
+    walk.recorder.phase = "backward"
     cotangents = [walk.array(("cotangent", i), o) for i, o in enumerate(out)]
-    gradients = walk.run(read, [*saved, *cotangents])
+    gradients = walk.run(read, [*leaves, *cotangents])
 
-    recorder.phase, begin = "naming", len(recorder.steps)
-    labels = dict(zip((a.number for a in inputs), names, strict=True))
+    walk.recorder.phase = "naming"
     if is_abstract:
-        walk.run(jax.make_jaxpr(fn)(*args), inputs)  # in which rules are still rules
-        recorder.forget(begin)
-    closed_over = {
-        walk.constant(a).number: name for name, a in around.items() if isinstance(a, (jax.Array, np.ndarray))
-    }
-    labels = closed_over | walk.fields | labels
-    if fields is not None:
-        named, shape = jax.make_jaxpr(fields, return_shape=True)(*args)
-        found = iter(walk.run(named, inputs))
-        labels |= {next(found).number: name for name, leaf in shape._asdict().items() if leaf is not None}
-
-    known = [a.known_as("parameter" if i in parameters else "input") for i, a in enumerate(inputs)]
-    held = [a.held(is_hidden=False) for a in saved] + [a.held(is_hidden=True) for a in walk.constants(read)]
+        _run_for_names(walk, fn, args)
+    labels = _around(walk, around) | walk.fields
+    labels |= zip((a.number for a in walk.inputs), names, strict=True)
+    labels |= _fields(walk, fields, args) if fields else {}
+    known = [a.known_as("parameter" if i in parameters else "input") for i, a in enumerate(walk.inputs)]
     known += [a.known_as("output") for a in outputs]
-    return recorder.trace(held, known, [a.storage for a in gradients], labels)
+    saved = [a.saved_as(is_hidden=False) for a in leaves]
+    saved += [a.saved_as(is_hidden=True) for a in walk.constants(read)]
+    return walk.recorder.trace(saved, known, [a.storage for a in gradients], labels)
+
+
+def _with_pullback(fn: Callable[..., Any], differentiated: Sequence[int], given: dict[int, int]) -> Callable[..., Any]:
+    """`fn` as a function that gives its floating results, its others, and the function that pulls cotangents back.
+
+    Into `given` go the tracers that stand for its arguments.
+    """
+
+    def forward(*args: Any) -> Any:
+        given.update((id(a), i) for i, a in enumerate(args) if isinstance(a, jax.core.Tracer))
+
+        def of_differentiated(*some: Any) -> Any:
+            chosen = dict(zip(differentiated, some, strict=True))
+            leaves = jax.tree.leaves(fn(*(chosen.get(i, a) for i, a in enumerate(args))))
+            leaves = [y if hasattr(y, "dtype") else jnp.asarray(y) for y in leaves]
+            return [y for y in leaves if _is_inexact(y)], [y for y in leaves if not _is_inexact(y)]
+
+        out, pull, rest = jax.vjp(of_differentiated, *(args[i] for i in differentiated), has_aux=True)
+        return out, rest, pull
+
+    return forward
+
+
+def _around(walk: Walk, around: Mapping[str, Any]) -> dict[int, str]:
+    """The names of the arrays around a function, by their numbers."""
+    return {walk.constant(a).number: name for name, a in around.items() if isinstance(a, (jax.Array, np.ndarray))}
+
+
+def _run_for_names(walk: Walk, fn: Callable[..., Any], args: Sequence[Any]) -> None:
+    """Number `fn` once more, for the names that rules give to what they make: in this jaxpr rules are rules."""
+    begin = len(walk.recorder.steps)
+    walk.run(jax.make_jaxpr(fn)(*args), walk.inputs)
+    walk.recorder.forget(begin)
+
+
+def _fields(walk: Walk, fields: Callable[..., Any], args: Sequence[Any]) -> dict[int, str]:
+    """The names of the fields that a function gives, by number."""
+    named, shape = jax.make_jaxpr(fields, return_shape=True)(*args)
+    found = iter(walk.run(named, walk.inputs))
+    return {next(found).number: name for name, leaf in shape._asdict().items() if leaf is not None}
 
 
 def _reaches(jaxpr: Any, cotangents: int) -> bool:

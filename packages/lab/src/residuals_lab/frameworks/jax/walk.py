@@ -1,8 +1,9 @@
 """How the JAX adapter numbers the values of jaxprs.
 
-Calls and control flow are followed. A loop's body is numbered once, and stands for every turn: `x[i]` of what it goes
-over is one number, and an array that it stacks up, turn by turn, gives that number back to the loop that goes over it.
-A branch is numbered like a call; what a `cond` gives is, inside a `cond` on the same index, what the branch gave.
+Calls and control flow are followed. A loop's body is numbered once, and stands for every iteration: the slice `x[i]` of
+an array that it goes over is one number, and a later loop over an array that this one stacked up gets the number of its
+slice back. A branch is numbered like a call; inside a `cond`, the result of an earlier `cond` on the same index is that
+of the same branch.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax.places import place, scope
 from residuals_lab.frameworks.jax.words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS, keeps_precision
 from residuals_lab.trace import Kind
-from residuals_lab.trace.recorder import ArrayType, Held, Known, Recorder
+from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
 
 class Array(NamedTuple):
@@ -26,12 +27,12 @@ class Array(NamedTuple):
     number: int
     storage: tuple[Any, ...]
     nbytes: int
-    made: int | None = None  # how many steps there were then
+    made_at: int | None = None  # how many steps there were then
 
-    def held(self, is_hidden: bool) -> Held:
+    def saved_as(self, is_hidden: bool) -> Saved:
         is_made = self.storage[0] == "made"
         sizes = self.nbytes, self.nbytes
-        return Held(self.number, self.storage, self.storage, *sizes, is_made, is_hidden, made=self.made)
+        return Saved(self.number, self.storage, self.storage, *sizes, is_made, is_hidden, made_at=self.made_at)
 
     def known_as(self, kind: Kind) -> Known:
         return Known(self.number, self.storage, kind)
@@ -45,23 +46,25 @@ class Walk:
         self._made_so_far = 0
         self._named = ""  # the name scopes around
         self._depth = 0  # how many loops are around
-        self._jits = 0  # and how many programs
-        self._turns: dict[tuple[int, int], int] = {}  # of an array that a loop stacked up at a depth, each turn's part
-        self._next_turn: dict[int, int] = {}  # of what any turn of a loop is given, what the next is given
-        self.given: dict[int, int] = {}  # of the tracers that stand for the function's arguments, by `id`, which it is
+        self._jits = 0  # how many programs are around
+        self._slices: dict[
+            tuple[int, int], int
+        ] = {}  # array that a loop at this depth stacked → slice of one iteration
+        self._next: dict[int, int] = {}  # value carried into any iteration → value carried into the next one
+        self.given: dict[int, int] = {}  # `id` of a tracer that stands for an argument of the function → which one
         self.inputs: Sequence[Array] = ()
-        self.fields: dict[int, str] = {}  # what rules call the values that they make and save
-        self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # of what a cond gave: its index, and each branch's
+        self.fields: dict[int, str] = {}  # value that a rule makes and saves → its name there
+        self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # result of a cond → its index, and each branch's
 
     def array(self, key: tuple[Any, ...], like: Any) -> Array:
         return Array(self.recorder.value(key, _type(like)), key, _nbytes(like))
 
     def buffers(self, args: Sequence[Any], alive: Sequence[Any], made: Sequence[Any]) -> list[Array]:
-        """Arrays that somebody else computed of `args`, and of others that were alive: equal buffers are the same."""
+        """The arrays that a run made of `args`, and of others that were alive: equal buffers are the same array."""
         known = {address(a): self.constant(a) for a in alive}
         known |= {address(a): known for a, known in zip(args, self.inputs, strict=True)}
         for a in made:
-            if not isinstance(a, jax.Array):  # but NumPy's
+            if not isinstance(a, jax.Array):  # it is NumPy's
                 known.setdefault(address(a), self.constant(a))
             elif address(a) not in known:
                 number = self.recorder.value(("buffer", address(a)), _type(a))
@@ -139,11 +142,11 @@ class Walk:
         return self._make(OPS.get(name, name), str(eqn.params), reads, avals, along)
 
     def _name_fields(self, params: Any, reads: list[Array]) -> None:
-        """Call what a rule makes and saves after the fields of its named tuple, dataclass or dict."""
+        """Name the values that a rule makes and saves after the fields of its named tuple, dataclass or dict."""
         try:
             forward, consts = params["fwd_jaxpr_thunk"].call_wrapped(*[False] * len(reads))
             _, tree, given = params["out_trees"]()
-        except Exception:  # of any kind: JAX promises nothing of this, and inside of a mesh the axes are not there
+        except Exception:  # of any kind: JAX does not document these, and inside of a mesh the axes are not there
             return
         made = iter(self.run(core.ClosedJaxpr(forward, consts), reads))
         is_given = jax.tree.unflatten(tree, [i is not None for i in given])
@@ -167,10 +170,10 @@ class Walk:
         """One operation that gives an array with a number."""
         self.recorder.again(op, [read.number], [out.number])
         self._touch([read], [out])
-        return out._replace(made=len(self.recorder.steps))
+        return out._replace(made_at=len(self.recorder.steps))
 
     def _touch(self, reads: Sequence[Array], outs: Sequence[Array]) -> None:
-        """What is read are arrays, not values: a backward that makes a value again does not read the saved one."""
+        """A backward reads arrays, not values: one that makes a value again does not read the saved array."""
         if self.recorder.phase == "backward":
             self.recorder.touch([a.storage for a in reads], [a.storage for a in outs])
 
@@ -181,34 +184,34 @@ class Walk:
     def _scan(self, params: Any, reads: list[Array], avals: list[Any]) -> list[Array]:
         body, (first, split) = params["jaxpr"], _scan_parts(params)
         consts, carry, xs = reads[:first], reads[first:split], reads[split:]
-        turns = ("scan", params["length"], params["reverse"])
+        loop = ("scan", params["length"], params["reverse"])
         outside, self.recorder.times = self.recorder.times, self.recorder.times * params["length"]
-        parts = [self._part(x, aval) for x, aval in zip(xs, _avals(body)[split:], strict=True)]
-        carried, outs = self._any_turn(turns, body, consts, carry, parts)
+        slices = [self._slice(x, aval) for x, aval in zip(xs, _avals(body)[split:], strict=True)]
+        carried, outs = self._any_iteration(loop, body, consts, carry, slices)
         self.recorder.times = outside
-        last = self._last(turns, carried, outs, avals)
+        last = self._last(loop, carried, outs, avals)
         return [*last, *map(self._stack, outs[len(carry) :], avals[len(carry) :])]
 
     def _while(self, params: Any, reads: list[Array], avals: list[Any]) -> list[Array]:
         n, m = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-        carried, outs = self._any_turn(("while",), params["body_jaxpr"], reads[n:m], reads[m:])
+        carried, outs = self._any_iteration(("while",), params["body_jaxpr"], reads[n:m], reads[m:])
         self._depth += 1
         (goes_on,) = self.run(params["cond_jaxpr"], [*reads[:n], *carried])
         self._depth -= 1
         return self._last(("while", goes_on.number), carried, outs, avals)
 
-    def _any_turn(
+    def _any_iteration(
         self,
-        turns: Hashable,
+        loop: Hashable,
         body: core.ClosedJaxpr,
         consts: Sequence[Array],
         carry: Sequence[Array],
-        parts: Sequence[Array] = (),
+        slices: Sequence[Array] = (),
     ) -> tuple[list[Array], list[Array]]:
-        """What is carried into any turn, and what the turn gives.
+        """The arrays that are carried into any iteration, and those that the iteration gives.
 
-        Two loops carry the same values if they start from the same and a turn makes the same of them. So that is
-        supposed of any two that start from the same, and taken back if a turn proves it wrong.
+        Numbered optimistically: loops with equal initial carries are taken to carry equal values; if their bodies
+        differ, the steps are forgotten and the carry gets another number.
         """
         avals = _avals(body)[len(consts) : len(consts) + len(carry)]
         refuted, self._depth = [0] * len(carry), self._depth + 1
@@ -216,14 +219,14 @@ class Walk:
             seen: Counter[int] = Counter()
             carried, begin = [], len(self.recorder.steps)
             for a, aval, times in zip(carry, avals, refuted, strict=True):
-                key = ("carried", turns, self._depth, a.number, seen[a.number], times)
+                key = ("carried", loop, self._depth, a.number, seen[a.number], times)
                 seen[a.number] += 1
                 carried.append(self._again("carry", a, self.array(key, aval)))
-            outs = self.run(body, [*consts, *carried, *parts])
-            next_turn = {c.number: out.number for c, out in zip(carried, outs, strict=False)}
-            wrong = [i for i, n in enumerate(next_turn) if self._next_turn.get(n, next_turn[n]) != next_turn[n]]
+            outs = self.run(body, [*consts, *carried, *slices])
+            following = {c.number: out.number for c, out in zip(carried, outs, strict=False)}
+            wrong = [i for i, n in enumerate(following) if self._next.get(n, following[n]) != following[n]]
             if not wrong:
-                self._next_turn |= next_turn
+                self._next |= following
                 for c, out in zip(carried, outs, strict=False):
                     self._again("carry", out, c)
                 self._depth -= 1
@@ -233,24 +236,24 @@ class Walk:
                 refuted[i] += 1
 
     def _last(
-        self, turns: Hashable, carried: Sequence[Array], outs: Sequence[Array], avals: Sequence[Any]
+        self, loop: Hashable, carried: Sequence[Array], outs: Sequence[Array], avals: Sequence[Any]
     ) -> list[Array]:
-        """What the last turn gives on, by what is carried into any turn and what that makes of it."""
+        """The values that a loop gives in the end, numbered by the carry of any iteration and what that makes of it."""
         pairs = zip(carried, outs, avals, strict=False)
-        return [out for c, made, aval in pairs for out in self._make("carry", (turns, c.number), [made], [aval])]
+        return [out for c, made, aval in pairs for out in self._make("carry", (loop, c.number), [made], [aval])]
 
-    def _part(self, x: Array, aval: Any) -> Array:
-        """`x[i]` at turn i of a loop that begins here."""
+    def _slice(self, x: Array, aval: Any) -> Array:
+        """`x[i]` in iteration i of a loop that begins here."""
         key = (x.number, self._depth)
-        if key in self._turns:
-            return self._again("slice", x, self._new(self._turns[key], aval))
-        (part,) = self._make("slice", ("turn", self._depth), [x], [aval])
-        return part
+        if key in self._slices:
+            return self._again("slice", x, self._new(self._slices[key], aval))
+        (made,) = self._make("slice", ("iteration", self._depth), [x], [aval])
+        return made
 
     def _stack(self, out: Array, aval: Any) -> Array:
-        """What each turn of the loop that ends here gave, in one array."""
+        """The slices that the iterations of the loop that ends here gave, in one array."""
         (whole,) = self._make("stack", aval.shape[0], [out], [aval])
-        self._turns[whole.number, self._depth] = out.number
+        self._slices[whole.number, self._depth] = out.number
         self.recorder.parts[whole.number] = out.number
         return whole
 
@@ -264,7 +267,7 @@ class Walk:
         return outs
 
     def _within(self, a: Array, index: Array, i: int) -> Array:
-        """What `a` is inside of a branch: if a `cond` on the same index gave it, what that branch gave."""
+        """An array as a branch sees it: if a `cond` on the same index gave it, the array that its same branch gave."""
         of, numbers = self._branches.get(a.number, (None, ()))
         if of != index.number:
             return a
@@ -272,7 +275,7 @@ class Walk:
 
 
 def _scan_parts(params: Any) -> tuple[int, int]:
-    """Where in a scan's operands the carry begins, and what it goes over."""
+    """Where among a scan's operands the carry begins, and where the arrays that it goes over."""
     if "num_consts" in params:
         return params["num_consts"], params["num_consts"] + params["num_carry"]
     consts, carry, _ = (len([*part]) for part in params["ft_in"].unpack())  # from 0.12 on
@@ -284,7 +287,7 @@ def _avals(body: Any) -> list[Any]:
 
 
 def address(a: Any) -> Hashable:
-    """What tells one array's memory from another's, where it has a single place and is not empty."""
+    """The address of an array's memory, where it has a single one and is not empty; else a key of its own."""
     if isinstance(a, jax.Array) and not jnp.issubdtype(a.dtype, jax.dtypes.extended) and a.nbytes:
         return a.unsafe_buffer_pointer() if len(a.devices()) == 1 else id(a)
     return "array", id(a)

@@ -19,7 +19,7 @@ from residuals_lab.frameworks.torch.draws import Draws
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
 from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
 from residuals_lab.trace import Kind
-from residuals_lab.trace.recorder import ArrayType, Known, Recorder
+from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
 CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
 
@@ -59,48 +59,64 @@ class Recording(TorchDispatchMode):
         if any(self.seen_as(t) is not t for t in changed):  # a counter of batches, say: it stays what it is
             args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
             changed = [*_written(func, args, kwargs)]
-        written = {id(t) for t in changed}
         out = func(*args, **kwargs)
         if self.fake:
             out = as_in_a_run(func.overloadpacket.__name__, out, read)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if not (outs or written):  # a question about a tensor, such as where it is
-            return out
+        if outs or changed:  # else it is a question about a tensor, such as where it is
+            self._record(func, args, kwargs, read, ins, changed, outs)
+        return out
+
+    def _record(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        read: Sequence[Tensor],
+        ins: Sequence[int],
+        changed: Sequence[Tensor],
+        outs: Sequence[Tensor],
+    ) -> None:
+        """Number the tensors that an operation makes of those that it reads, or changes."""
         self.known |= {self.storage(t) for t in read}
         made = {self.storage(t) for t in outs} - self.known
         self.known |= made
         if self.recorder.phase == "backward":
-            # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
-            node = torch._C._current_autograd_node()
-            is_rule = isinstance(node, BackwardCFunction) and type(node).__name__ != CHECKPOINT
-            in_rule = is_rule and not torch.is_grad_enabled()
-            self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
-            self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
+            self._follow_backward(read, outs)
         self.recorder.line, self.recorder.module = self._place()
         name = func.overloadpacket.__name__
         if self.fake and name in UNLIKE_FAKES:
             self.recorder.unsure.setdefault(name, self.recorder.line)
+        if name in LIKES:
+            read, ins = [], []
         if name in IDENTITIES:
-            numbers: Sequence[int] = ins
+            numbers = ins
         elif name in COPIES:
             numbers = ins
             self.recorder.again(name, ins, numbers)
         else:
-            attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
-            attrs += self._draws.attribute(func, args, kwargs)
             types = [_type(t) for t in outs]
-            if name in LIKES:
-                attrs, ins, read = f"{attrs} {types}", [], []
+            attrs = repr(tree_map(lambda a: "tensor" if isinstance(a, Tensor) else a, (args, kwargs)))
+            attrs += self._draws.attribute(func, args, kwargs) + (f" {types}" if name in LIKES else "")
             numbers = self.recorder.step(word(func, args, kwargs), attrs, ins, types, axes(func, args, kwargs))
         self.made |= dict.fromkeys(made, len(self.recorder.steps))
         if name not in IDENTITIES and self.recorder.phase == "backward":
             self.recorder.touch(map(self.storage, read), map(self.storage, (*outs, *changed)))
         self._writes.update({self.storage(t) for t in changed})
+        written = {id(t) for t in changed}
         for t, number in zip(outs, numbers, strict=True):
             key = self._key(t)
-            if id(t) in written or key not in self._known:  # a view that looks like what it is of has the same value
+            if id(t) in written or key not in self._known:  # a view that looks like its base has the same value
                 self._known[key] = number
-        return out
+
+    def _follow_backward(self, read: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        """Note the tensors that the backward reads though it neither made them nor was given them."""
+        # A checkpoint that runs the forward again, inside of a rule or not, does so with gradients enabled.
+        node = torch._C._current_autograd_node()
+        is_rule = isinstance(node, BackwardCFunction) and type(node).__name__ != CHECKPOINT
+        in_rule = is_rule and not torch.is_grad_enabled()
+        self.found_by_backward += [(t, in_rule) for t in read if self.storage(t) not in self.known_to_backward]
+        self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
 
     def _constant(self, made: Tensor, given: Tensor) -> Tensor:
         """What `torch.tensor` has made and gives. Equal numbers are equal values, as where a checkpoint repeats it."""
@@ -167,6 +183,12 @@ class Recording(TorchDispatchMode):
         """The numbers of values that are nowhere any more."""
         there = {n for (storage, *_, writes), n in self._known.items() if writes == self._writes[storage]}
         return {*self._known.values()} - there
+
+    def saved_as(self, t: Tensor, is_hidden: bool, saved_at: int | None = None) -> Saved:
+        storage = self.storage(t)
+        sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
+        made_at = self.made.get(storage)
+        return Saved(self.number(t), storage, storage, *sizes, made_at is not None, is_hidden, saved_at, made_at)
 
     def known_as(self, t: Tensor, kind: Kind) -> Known:
         return Known(self.number(t), self.storage(t), kind)

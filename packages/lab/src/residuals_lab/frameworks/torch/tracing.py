@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -16,8 +16,8 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.names import told_names
 from residuals_lab.frameworks.torch.recording import CHECKPOINT, Recording
-from residuals_lab.trace import Trace
-from residuals_lab.trace.recorder import Held
+from residuals_lab.trace import Kind, Trace
+from residuals_lab.trace.recorder import Saved
 
 
 def trace(
@@ -72,27 +72,21 @@ def _trace(
     around: Mapping[str, Any],
     recording: Recording,
 ) -> Trace:
-    recorder = recording.recorder
     args = [recording.seen_as(a) for a in args]
-    known = [recording.known_as(a, "parameter" if i in parameters else "input") for i, a in enumerate(args)]
+    kinds: list[Kind] = ["parameter" if i in parameters else "input" for i in range(len(args))]
     labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
-    labels |= zip((a.number for a in known), names, strict=True)
-    packed: list[tuple[weakref.ref[_Packed], Held]] = []
-    empty: set[int] = set()
-
-    def hold(t: Tensor, is_hidden: bool, saved: int | None = None) -> Held:
-        storage = recording.storage(t)
-        sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
-        made = recording.made.get(storage)
-        return Held(recording.number(t), storage, storage, *sizes, made is not None, is_hidden, saved, made)
+    labels |= zip(map(recording.number, args), names, strict=True)
+    packed: list[tuple[weakref.ref[_Packed], Saved]] = []
+    empty: set[Hashable] = set()
 
     def pack(t: Tensor) -> _Packed:
-        line = recorder.line
-        saved = _Packed(t.detach(), line)  # an output that its own node holds would be a cycle
-        packed.append((weakref.ref(saved), hold(t, is_hidden=False, saved=len(recorder.steps))))
+        line = recording.recorder.line  # before the operation that is now recorded, to detach the tensor
+        kept = _Packed(t.detach(), line)  # detached, since an output that its own node holds would be a cycle
+        saved_at = len(recording.recorder.steps)
+        packed.append((weakref.ref(kept), recording.saved_as(t, is_hidden=False, saved_at=saved_at)))
         if recording.storage(t) in recording.made and t.is_leaf and t.requires_grad and not t.numel():
             empty.add(recording.storage(t))  # by such a tensor the checkpoint of PyTorch 2.11 enters the graph
-        return saved
+        return kept
 
     def tell(t: Tensor, name: str) -> None:
         labels.setdefault(recording.number(t), name)
@@ -100,45 +94,57 @@ def _trace(
     with recording:
         with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked), told_names(tell):
             out = fn(*args)
-        held = [a for saved, a in packed if saved() is not None]  # without those of a graph that nothing leads to
-        seen = {a.storage for a in held}
+        saved = [a for kept, a in packed if kept() is not None]  # without those of a graph that nothing leads to
         outs = [y for y in tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
-        known = [recording.known_as(a, k.kind) for a, k in zip(args, known, strict=True)]  # if written into, no longer
+        known = [recording.known_as(a, kind) for a, kind in zip(args, kinds, strict=True)]  # if not written into
         for name, t in recording.modules.parameters.items():
-            if recording.storage(t) in recording.made:
-                continue
-            known.append(recording.known_as(t, "parameter"))
-            labels.setdefault(known[-1].number, name)
+            if recording.storage(t) not in recording.made:
+                known.append(recording.known_as(t, "parameter"))
+                tell(t, name)
         known += [recording.known_as(y, "output") for y in tensors(out)]
-        recorder.gone = recording.written_over()
-        forward = len(recorder.steps)
-        cotangents = [torch.ones_like(y) for y in outs]
-        recorder.forget(forward)  # which is no step of the function
-        recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
-        leaves = [*args, *recording.hidden_leaves.values()]
-        for node in nodes(outs):
-            if type(node).__name__ == "AccumulateGrad":
-                leaves.append(node.variable)
-            for name, t in _hung_on(node):
-                is_hidden = recording.storage(t) not in seen
-                if is_hidden:
-                    tell(t, name)
-                held.append(hold(t, is_hidden))
-                seen.add(held[-1].storage)
-        leaves += [t for t in recording.modules.parameters.values() if t.requires_grad]
-        gradients = _backward(outs, cotangents, leaves)
-        for t, is_hidden in recording.found_by_backward:
-            if recording.storage(t) not in seen:
-                held.append(hold(t, is_hidden))
-                seen.add(held[-1].storage)
-        recorder.phase = "naming"
+        recording.recorder.gone = recording.written_over()
+        gradients, others = _record_backward(recording, outs, args, {a.storage for a in saved}, tell)
+        recording.recorder.phase = "naming"
         if fields is not None:
             with torch.no_grad():
                 found = fields(*args)._asdict()
             labels |= {recording.number(t): name for name, t in found.items() if t is not None}
-    return recorder.trace([a for a in held if a.storage not in empty], known, map(recording.storage, gradients), labels)
+    saved = [a for a in (*saved, *others) if a.storage not in empty]
+    return recording.recorder.trace(saved, known, map(recording.storage, gradients), labels)
+
+
+def _record_backward(
+    recording: Recording,
+    outs: Sequence[Tensor],
+    args: Sequence[Tensor],
+    seen: set[Hashable],
+    tell: Callable[[Tensor, str], None],
+) -> tuple[list[Tensor], list[Saved]]:
+    """The gradients, and the tensors that are saved where no hook sees them; `seen` are the storages that hooks saw."""
+    recorder, found = recording.recorder, list[Saved]()
+    boundary = len(recorder.steps)
+    cotangents = [torch.ones_like(y) for y in outs]
+    recorder.forget(boundary)  # to make the cotangents is no step of the function
+    recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
+    leaves = [*args, *recording.hidden_leaves.values()]
+    for node in nodes(outs):
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.append(node.variable)
+        for name, t in _hung_on(node):
+            is_hidden = recording.storage(t) not in seen
+            if is_hidden:
+                tell(t, name)
+            found.append(recording.saved_as(t, is_hidden))
+            seen.add(found[-1].storage)
+    leaves += [t for t in recording.modules.parameters.values() if t.requires_grad]
+    gradients = _backward(outs, cotangents, leaves)
+    for t, is_hidden in recording.found_by_backward:
+        if recording.storage(t) not in seen:
+            found.append(recording.saved_as(t, is_hidden))
+            seen.add(found[-1].storage)
+    return gradients, found
 
 
 def backward_of(out: Any) -> None:
