@@ -1,11 +1,11 @@
-"""What is kept once a compiler has had its say, which is not what the rules ask for."""
+"""The arrays that are saved after compilation, where the compiler decides and not the rules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Subject(NamedTuple):
-    """What was audited: a function at its arguments, and the same as a function of arrays alone."""
+    """The subject of an audit: a function at its arguments, and the same as a function of arrays alone."""
 
     fn: Callable[..., Any]
     args: Sequence[Any]
@@ -23,12 +23,12 @@ class Kept(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
-    is_new: bool  # no input, parameter or output
+    is_new: bool  # it is no input, parameter or output
 
 
 class Compiled(NamedTuple):
-    """What the compiler keeps: arrays, where forward and backward are two programs; else the scratch of the one."""
+    """The memory of a compiled program: arrays between forward and backward, or the scratch of one program."""
 
-    what: str
+    what: str  # which of the two this is, in words
     new_bytes: int
     arrays: tuple[Kept, ...] = ()

@@ -1,28 +1,28 @@
-"""What went wrong in somebody's function, in one line that says what to do."""
+"""Problems in somebody's function, each in one line that says what to do."""
 
 import contextlib
 import traceback
 
 from residuals_lab.frameworks.places import shown_as
 
-# What is raised where code asks an array without numbers for one.
+# The exceptions of code that asks an array without numbers for a number.
 _WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
 _WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError"}
 _WITHOUT_A_TENSOR = ("numpy() is not supported", "no fake impl registered")
-# Of what PyTorch says, what it means here.
+# A framework's message → its meaning here.
 _INSTEAD = {
-    "support saved tensor hooks": "PyTorch shows nothing of what torch.func.grad and its like save; write it with "
+    "support saved tensor hooks": "PyTorch does not show what torch.func.grad and its like save; write it with "
     "torch.autograd.grad(..., create_graph=True) to audit it",
-    "Encountered an unexpected tracer": "an array of a forward is used where that forward is over; what the backward "
-    "of a rule needs of it, return from fwd, as a residual",
+    "Encountered an unexpected tracer": "an array traced in the forward is used after it ended; return from fwd, as "
+    "a residual, what the backward needs",
     "access storage of Sparse": "a sparse tensor has no storage of its own to be known by; audit it dense",
 }
 
 
 def explained(problem: BaseException, is_concrete: bool) -> str:
-    """In one line what went wrong while somebody's function was traced, where, and what to do about it."""
+    """One line about a problem in somebody's function while it was traced: where, what, and what to do about it."""
     lines = [line.strip() for line in _said(problem).splitlines() if line.strip()] or [""]
-    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # with the next, where that only leads up to it
+    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # a line with a colon at its end leads up to the next
     names = {c.__name__ for c in type(problem).__mro__}
     if not is_concrete and names & _WITHOUT_NUMBERS:
         what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete "

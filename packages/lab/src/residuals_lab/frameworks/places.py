@@ -15,8 +15,9 @@ _PYTHON = os.path.dirname(os.__file__) + os.sep
 
 
 def innermost(frames: Iterable[tuple[str, int, str]]) -> tuple[str, str]:
-    """The first of these files, lines and functions that is a user's, as "file.py:41" and "attend"; "" if none is."""
-    inside = takewhile(lambda f: not _is_labs(f[0]), dropwhile(lambda f: _is_labs(f[0]), frames))  # not who audits
+    """The line and function of the innermost frame that is a user's, "file.py:41" and "attend"; "" if there is none."""
+    # Neither the lab's own frames nor those of the code that called the lab.
+    inside = takewhile(lambda f: not _is_labs(f[0]), dropwhile(lambda f: _is_labs(f[0]), frames))
     return next(((f"{shown}:{line}", name) for file, line, name in inside if (shown := shown_as(file))), ("", ""))
 
 

@@ -133,7 +133,7 @@ class Framework(Protocol):
         """
 
     def saved_bytes(self, fn: Function, args: Sequence[Array]) -> int:
-        """The bytes that a real run holds between forward and backward, each storage once; measured without `trace`
+        """The bytes that a real run saves between forward and backward, each storage once; measured without `trace`
         where the framework allows that.
         """
 

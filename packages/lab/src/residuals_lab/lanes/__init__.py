@@ -63,10 +63,10 @@ class Column(NamedTuple):
 
     def across(self, place: int) -> float:
         """Where a place in the trace is."""
-        turn, steps = self.trace.boundary, len(self.trace.steps)
-        if place <= turn:
-            return place / max(turn, 1) * self.half
-        return self.half + (place - turn) / (steps - turn) * self.half
+        boundary, steps = self.trace.boundary, len(self.trace.steps)
+        if place <= boundary:
+            return place / max(boundary, 1) * self.half
+        return self.half + (place - boundary) / (steps - boundary) * self.half
 
 
 class Place(NamedTuple):

@@ -1,4 +1,4 @@
-"""The rows of the picture, and the names below its axis: what is drawn of so many lanes and steps."""
+"""The rows of the picture and the names below its axis: many lanes and steps as few."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -12,8 +12,9 @@ from residuals_lab.trace import Kind, Step, Trace
 from residuals_lab.trace.lifetimes import Lane, lanes
 
 MOST_ROWS = 40
-# Who keeps it: whether it is new memory, and its kind. In the order in which they are stacked, from the bottom. New
-# memory is warm and what is alive anyway is cool, so that every eye tells the two apart; dark text is readable on all.
+# (whether an array is new memory, its kind) → its colour and its title, in the order in which bars are stacked, from
+# the bottom. New memory is warm and memory that is alive anyway is cool, so that every eye tells the two apart; dark
+# text is readable on all.
 LOOKS: dict[tuple[bool, Kind], tuple[str, str]] = {
     (True, "new"): ("#ee8a4a", "new memory"),
     (True, "view"): ("#fad27a", "new memory: view"),
@@ -27,10 +28,10 @@ LOOKS: dict[tuple[bool, Kind], tuple[str, str]] = {
 
 
 class Row(NamedTuple):
-    """A line of the picture: one lane, or the rest of a module, a part for each kind."""
+    """A row of the picture: one lane, or the rest of a module with a part for each kind."""
 
     label: str
-    short: str  # the label, where that has no room
+    short: str  # instead of a label that has no room
     parts: tuple[Lane, ...]  # as they are stacked, from the bottom
 
     @property
@@ -47,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Steps in a row that are one operation, or in one module."""
+    """Neighbouring steps that are one operation, or in one module."""
 
     name: str
     begin: int
@@ -55,12 +56,12 @@ class Run(NamedTuple):
 
 
 def rows_of(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
-    """The lines of a trace's picture, at most so many, in the order in which they begin; together they have all bytes.
+    """The rows of a trace's picture, at most so many, in the order in which they begin; together they have all bytes.
 
-    Where there are more lanes, only the largest have a line of their own.
+    Where there are more lanes, only the largest have a row of their own.
     """
     outer = outermost(trace)
-    found = [a._replace(module=module(a.module, outer)) for a in lanes(trace)]
+    found = [a._replace(module=within(a.module, outer)) for a in lanes(trace)]
     alone, rests = grouped(found, most)
     lines = [_alone(a) for a in alone]
     lines += [_rest(name, *rest) for name, rest in rests.items()]
@@ -74,7 +75,7 @@ def _alone(lane: Lane) -> Row:
 
 
 def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
-    """One line for many lanes of a module; `is_all`: none of it has a line of its own."""
+    """One row for many lanes of a module; `is_all`: no lane of the module has a row of its own."""
     if len(rest) == 1:
         return _alone(rest[0])
     parts = [
@@ -93,7 +94,7 @@ def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
 
 
 def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tuple[list[Lane], bool]]]:
-    """Lanes in at most so many lines: those that have one by themselves, and by module the rest.
+    """Lanes in at most so many rows: those that have one by themselves, and by module the rest.
 
     The largest lanes are by themselves; of equal ones all or none, since none of them stands out. The rest of a module
     comes with whether that is all of it.
@@ -116,11 +117,11 @@ def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tup
 
 
 def _places(found: Sequence[Lane], many: int) -> list[str]:
-    """The module of each lane; in a module that has many, its line and its name too, and a number if these are equal.
+    """The module of each lane; of a lane in a crowded module also its line and name, and a number if these are equal.
 
     So that code without modules, and that of a large one, can be told apart.
     """
-    crowded = {scope for scope, n in Counter(a.module for a in found).items() if n > many}
+    crowded = {module for module, n in Counter(a.module for a in found).items() if n > many}
     detailed = ["/".join(part for part in (a.module, basename(a.line), a.name) if part) for a in found]
     alike, so_far = Counter(detailed), Counter[str]()
     places = []
@@ -131,28 +132,28 @@ def _places(found: Sequence[Lane], many: int) -> list[str]:
     return places
 
 
-def module(scope: str, begin: int = 0, end: int | None = None) -> str:
-    """A part of a scope: without its first modules, or only down to some depth."""
-    return "/".join(scope.split("/")[begin:end])
+def within(module: str, begin: int = 0, end: int | None = None) -> str:
+    """A part of a module's path: without the first modules, or only down to some depth."""
+    return "/".join(module.split("/")[begin:end])
 
 
 def outermost(trace: Trace) -> int:
-    """How many modules everything is in, whose names say nothing; but `layers/3` is not to be cut to `3`."""
-    scopes = [step.module.split("/") for step in trace.steps if step.module]
-    if not scopes:
+    """How many modules are around all steps, so that their names say nothing; but `layers/3` is not cut to `3`."""
+    modules = [step.module.split("/") for step in trace.steps if step.module]
+    if not modules:
         return 0
-    first, last = min(scopes), max(scopes)
+    first, last = min(modules), max(modules)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return max(same - any(scope[same].isdigit() for scope in scopes if len(scope) > same), 0)
+    return max(same - any(path[same].isdigit() for path in modules if len(path) > same), 0)
 
 
-def _modules(scopes: Sequence[str], most: int) -> dict[str, str]:
-    """For each scope the module that it counts to: as deep as there are at most so many of them.
+def _modules(places: Sequence[str], most: int) -> dict[str, str]:
+    """Place → the module that it counts to, as deep as there are at most so many modules.
 
     If those are few, since there are too many one level down, neighbours on that level count as one.
     """
-    deepest = max(scope.count("/") for scope in scopes) + 1
-    levels = [[*dict.fromkeys(module(scope, 0, depth) for scope in scopes)] for depth in range(deepest + 1)]
+    deepest = max(place.count("/") for place in places) + 1
+    levels = [[*dict.fromkeys(within(place, 0, depth) for place in places)] for depth in range(deepest + 1)]
     depth = max(depth for depth, level in enumerate(levels) if len(level) <= most)
     names = {name: name for name in levels[depth]}
     if len(names) <= most // 4 and depth < deepest:
@@ -161,7 +162,7 @@ def _modules(scopes: Sequence[str], most: int) -> dict[str, str]:
         many = -(-len(level) // most)
         parts = [level[i : i + many] for i in range(0, len(level), many)]
         names = {name: _span(part[0], part[-1]) for part in parts for name in part}
-    return {scope: names[module(scope, 0, depth)] for scope in scopes}
+    return {place: names[within(place, 0, depth)] for place in places}
 
 
 def _span(first: str, last: str) -> str:
@@ -175,15 +176,16 @@ def _span(first: str, last: str) -> str:
 
 
 def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:
-    """What runs where, in the forward and in the backward.
+    """The names below the axis, of the forward and of the backward.
 
-    Operations if there are at most so many in each, else modules: as deep as the forward has at most so many of them in
-    turn, or on the first level that has more than one. Without modules they are lines; on a single line, operations.
+    They are operations if each half has at most so many, else modules: as deep as the forward runs through at most so
+    many of them, or on the first level that has more than one. Without modules they are lines; on a single line,
+    operations.
     """
-    turn, outer = trace.boundary, outermost(trace)
-    if max(turn, len(trace.steps) - turn) <= most:
+    boundary, outer = trace.boundary, outermost(trace)
+    if max(boundary, len(trace.steps) - boundary) <= most:
         ops = [Run(step.op, i, i + 1) for i, step in enumerate(trace.steps)]
-        return ops[:turn], ops[turn:]
+        return ops[:boundary], ops[boundary:]
 
     def by(name_of: Callable[[Step], str], begin: int, end: int) -> list[Run]:
         found, place = [], begin
@@ -194,14 +196,14 @@ def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:
         return found
 
     def at(depth: int, begin: int, end: int) -> list[Run]:
-        return by(lambda step: module(step.module, outer, outer + depth), begin, end)
+        return by(lambda step: within(step.module, outer, outer + depth), begin, end)
 
-    if not any(module(step.module, outer) for step in trace.steps):
-        is_lines = len({step.line for step in trace.steps[:turn]}) > 1
+    if not any(within(step.module, outer) for step in trace.steps):
+        is_lines = len({step.line for step in trace.steps[:boundary]}) > 1
         name_of = (lambda step: basename(step.line)) if is_lines else (lambda step: step.op)
-        return by(name_of, 0, turn), by(name_of, turn, len(trace.steps))
+        return by(name_of, 0, boundary), by(name_of, boundary, len(trace.steps))
     deepest = max(step.module.count("/") for step in trace.steps) + 1 - outer
     depth = 1
-    while depth < deepest and (len(at(depth, 0, turn)) <= 1 or len(at(depth + 1, 0, turn)) <= most):
+    while depth < deepest and (len(at(depth, 0, boundary)) <= 1 or len(at(depth + 1, 0, boundary)) <= most):
         depth += 1
-    return at(depth, 0, turn), at(depth, turn, len(trace.steps))
+    return at(depth, 0, boundary), at(depth, boundary, len(trace.steps))

@@ -127,9 +127,7 @@ class Recorder:
                 number, place = self._maker(number, a.made_at, makers)
             maker = None if place is None else self.steps[place]
             readers = reads.get(a.key, ())
-            title = (
-                titles.get(a.storage) if a.nbytes == a.storage_bytes else None
-            )  # a part of a known array does not have its name
+            title = titles.get(a.storage) if a.nbytes == a.storage_bytes else None  # not of a mere part
             residual = Residual(
                 name=names.get(a.number) or names.get(number) or title or (maker.op if maker else _unmade(a, kind)),
                 value=self.values[a.number],
@@ -175,9 +173,7 @@ class Recorder:
             return "hidden"
         if a.nbytes < a.storage_bytes:
             return "view"
-        return storages.get(
-            a.storage, "new" if a.is_made else "parameter"
-        )  # a parameter is closed over here, and somebody else keeps it
+        return storages.get(a.storage, "new" if a.is_made else "parameter")  # an array that is closed over
 
     def _reads(self) -> dict[Hashable, list[int]]:
         """Key → the steps of the backward that read that array, or a view that the backward takes of it."""

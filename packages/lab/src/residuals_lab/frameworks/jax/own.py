@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 
-# The framework's own op, where it has one: its name, and what it is as a function of our op's arguments.
 def _sdpa(q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None) -> Any:
     q, k, v = (jnp.swapaxes(a, -2, -3) for a in (q, k, v))
     y = jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=is_causal, scale=scale)

@@ -27,7 +27,7 @@ def place(traceback: Any) -> tuple[str, str]:
     return innermost((f.file_name, f.line_num, "") for f in frames)[0], functions
 
 
-def scope(eqn: Any, around: str) -> str:
-    """The names on the stack, without the transformations that they went through: `transpose(jvp(mlp))` is `mlp`."""
+def named(eqn: Any, around: str) -> str:
+    """The names on an equation's stack, without the transformations around them: `transpose(jvp(mlp))` is `mlp`."""
     names = [name for name in re.split(r"[/()]+", str(eqn.source_info.name_stack)) if name and name not in _TRANSFORMS]
     return "/".join([around, *names] if around else names)

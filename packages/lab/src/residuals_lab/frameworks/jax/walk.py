@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.jax.places import place, scope
+from residuals_lab.frameworks.jax.places import named, place
 from residuals_lab.frameworks.jax.words import BARRIERS, BODIES, COPIES, IDENTITIES, OPS, PROGRAMS, keeps_precision
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
@@ -44,12 +44,10 @@ class Walk:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._made_so_far = 0
-        self._named = ""  # the name scopes around
+        self._named = ""  # the names of `jax.named_scope` around
         self._depth = 0  # how many loops are around
         self._jits = 0  # how many programs are around
-        self._slices: dict[
-            tuple[int, int], int
-        ] = {}  # array that a loop at this depth stacked → slice of one iteration
+        self._slices: dict[tuple[int, int], int] = {}  # array stacked by a loop at a depth → slice of one iteration
         self._next: dict[int, int] = {}  # value carried into any iteration → value carried into the next one
         self.given: dict[int, int] = {}  # `id` of a tracer that stands for an argument of the function → which one
         self.inputs: Sequence[Array] = ()
@@ -95,7 +93,7 @@ class Walk:
         def read(atom: Any) -> Array:
             if not isinstance(atom, core.Literal):
                 return env[atom]
-            # The same value wherever it is written, and an array of its own each time that it is held.
+            # The same value wherever it is written, and an array of its own each time that it is saved.
             a = self.array(("literal", str(atom)), atom.aval)
             self.fields.setdefault(a.number, "constant")
             return a._replace(storage=("made", "literal", id(atom)))
@@ -104,7 +102,7 @@ class Walk:
         for eqn in jaxpr.eqns:
             traceback = eqn.source_info.traceback
             line, functions = place(traceback) if traceback else ("", "")
-            self._named = scope(eqn, around[2])
+            self._named = named(eqn, around[2])
             self.recorder.line = line or around[0]
             is_inside = {*self._named.split("/")} <= {*functions.split("/")}  # a jit names the function around
             self.recorder.module = functions if is_inside or not self._named else self._named

@@ -1,10 +1,10 @@
-"""What JAX calls its operations, and which of them are none to a trace."""
+"""JAX's names for operations, and those operations that a trace does not record as such."""
 
 from typing import Any
 
 import jax.numpy as jnp
 
-# Where this framework has another word than the traces' for an operation.
+# JAX's name for an operation → the traces' name, where they differ.
 OPS = {
     "broadcast_in_dim": "broadcast",
     "conv_general_dilated": "conv",
@@ -25,7 +25,7 @@ OPS = {
     "threefry2x32": "random",
     "top_k": "topk",
 }
-# Calls whose body is part of the caller's trace, by the parameter that holds it.
+# Call → the parameter that holds its body, which is a part of the caller's trace.
 BODIES = {
     "checkpoint": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -38,7 +38,7 @@ BODIES = {
     "remat2": "jaxpr",
     "shard_map": "jaxpr",
 }
-PROGRAMS = {"jit", "pjit"}  # of these calls, those that are compiled and run as one
+PROGRAMS = {"jit", "pjit"}  # calls that are compiled and run as one program
 # Operations that pass their operands on as they are: names, barriers for the compiler and for the derivative.
 BARRIERS = {"optimization_barrier"}  # each a program by itself
 IDENTITIES = {"name", "stop_gradient", *BARRIERS}

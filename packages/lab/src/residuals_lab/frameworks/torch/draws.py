@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_RATES = ("dropout", "dropout_p", "p")  # of what an operation drops: at 0 it draws nothing
+_RATES = ("dropout", "dropout_p", "p")  # arguments that say how much to drop: at 0 an operation draws nothing
 
 
 class Draws:
@@ -15,10 +15,10 @@ class Draws:
 
     def __init__(self) -> None:
         self._count = 0
-        self._states: dict[int, tuple[Tensor, int]] = {}  # given out, by `id`, and the count then
+        self._states: dict[int, tuple[Tensor, int]] = {}  # `id` of a state → the state, and the count at that time
 
     def attribute(self, func: Any, args: Any, kwargs: Any) -> str:
-        """What tells an operation from the same one with other random numbers; "" if it draws none."""
+        """An attribute that tells an operation from the same one with other random numbers; "" if it draws none."""
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return ""
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs

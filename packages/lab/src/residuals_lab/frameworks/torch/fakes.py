@@ -1,4 +1,4 @@
-"""Fake tensors, which have no numbers and take no memory, made so that models can be copied and converted as usual."""
+"""Fake tensors have no numbers and take no memory; here they can be copied and converted as usual, in models too."""
 
 import logging
 import warnings
@@ -27,12 +27,12 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
 
     `copy.deepcopy(module)`, `module.to(torch.bfloat16)` and the like work on them.
     """
-    logger = logging.getLogger("torch._subclasses.fake_tensor")  # it logs with a traceback what is raised as well
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # it logs, with a traceback, what is raised too
     was_disabled, logger.disabled = logger.disabled, True
     swap, deepcopy = torch.utils.swap_tensors, Tensor.__deepcopy__
 
     def give(old: Tensor, new: Tensor) -> None:
-        # PyTorch refuses to swap tensors to which there are weak references, as the mode has to those that it made.
+        # PyTorch refuses to swap tensors with weak references to them, and the mode has such to those that it made.
         if isinstance(old, FakeTensor) and isinstance(new, FakeTensor):
             old.__dict__, new.__dict__ = new.__dict__, old.__dict__
             torch._C._swap_tensor_impl(old, new)
@@ -40,11 +40,11 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
             swap(old, new)
 
     def copied(t: Tensor, memo: dict[int, Any]) -> Any:
-        if not isinstance(t, FakeTensor):  # one that was there before
+        if not isinstance(t, FakeTensor):  # it was there before
             with torch.no_grad():
                 made = t.clone().requires_grad_(t.requires_grad)
             return memo.setdefault(id(t), made)
-        if t.constant is not None:  # the number that it is known to be, say a counter of batches
+        if t.constant is not None:  # its number is known, as that of a counter of batches
             with unset_fake_temporarily():
                 memo[id(t.constant)] = t.constant.clone()
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The modules that run: their names, their parameters, and that they are afterwards what they were before."""
+"""The modules that run: their names and their parameters; and they are put back as they were."""
 
 from typing import Any
 
@@ -14,28 +14,28 @@ _INSIDE = ("_buffers", "_modules", "_parameters")
 
 
 def _spaces(module: Module) -> list[dict[str, Any]]:
-    """Where a module keeps what it has."""
+    """The dicts in which a module keeps its attributes."""
     return [module.__dict__, *(module.__dict__[name] for name in _INSIDE)]
 
 
 class Modules:
-    """Follows which modules run, inside it."""
+    """A context that follows which modules run inside of it."""
 
     def __init__(self, is_abstract: bool) -> None:
-        self._is_abstract = is_abstract  # so that nothing is written into a buffer
-        self.parameters: dict[str, Tensor] = {}  # and buffers, of those that ran
-        self.classes: dict[str, str] = {}  # by scope
-        self._scopes: list[str] = []  # of those that are running, the innermost last
-        self._roots: dict[Module, str] = {}  # the outermost ones, one called as its class and the next "Linear_1"
+        self._is_abstract = is_abstract  # tensors are fake, and no write reaches a buffer
+        self.parameters: dict[str, Tensor] = {}  # and buffers, of the modules that ran
+        self.classes: dict[str, str] = {}  # path → class
+        self._paths: list[str] = []  # of the modules that are running, the innermost last
+        self._roots: dict[Module, str] = {}  # outermost module → the name of its class, or "Linear_1" for the next one
         self._names: dict[Module, str] = {}
         self._before: dict[Module, list[dict[str, Any]]] = {}
-        self._kept: list[tuple[Any, Any]] = []  # lists and dicts of theirs, and what was in them
-        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # each, and what was in it
+        self._kept: list[tuple[Any, Any]] = []  # a module's list or dict, and a copy of what was in it
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # `id` → a buffer, and a copy of what was in it
 
     @property
     def running(self) -> str:
-        """The scope of the innermost one."""
-        return self._scopes[-1] if self._scopes else ""
+        """The path of the innermost module."""
+        return self._paths[-1] if self._paths else ""
 
     def __enter__(self) -> None:
         module = torch.nn.modules.module
@@ -47,11 +47,11 @@ class Modules:
     def __exit__(self, *raised: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        for m, spaces in self._before.items():  # a mask that it keeps would be a fake one
+        for m, spaces in self._before.items():  # a mask that the forward stored there would be a fake one
             for now, then in zip(_spaces(m), spaces, strict=True):
                 for name in {*now, *then}:
                     if isinstance(then.get(name), FakeTensor):
-                        continue  # it was so before, or was put there for a call, by `torch.func.functional_call`
+                        continue  # it was fake before, or `torch.func.functional_call` put it there for a call
                     if name in then:
                         now[name] = then[name]
                     else:
@@ -65,7 +65,7 @@ class Modules:
                 t.copy_(was)
 
     def _begin(self, module: Module, inputs: Any) -> None:
-        if not self._scopes:  # the outermost one, which knows the names of all in it
+        if not self._paths:  # the outermost module knows the names of all in it
             root = self._roots.setdefault(module, self._new_root(type(module).__name__))
             self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
             for m in self._names if self._is_abstract else ():
@@ -76,16 +76,16 @@ class Modules:
                 with _disable_current_modes():
                     self._buffers = {id(t): (t, t.detach().clone()) for t in module.buffers()} | self._buffers
             for name, t in (*module.named_parameters(), *module.named_buffers()):
-                if t.is_leaf:  # not what `torch.func.functional_call` puts in its place
+                if t.is_leaf:  # a tensor that `torch.func.functional_call` puts in its place is none
                     is_taken = self.parameters.get(name, t) is not t  # by another module that is outermost
                     self.parameters[f"{root}.{name}" if is_taken else name] = t
-        scope = self._names.get(module, type(module).__name__)
-        self._scopes.append(scope)
-        self.classes[scope] = type(module).__name__
+        path = self._names.get(module, type(module).__name__)
+        self._paths.append(path)
+        self.classes[path] = type(module).__name__
 
     def _new_root(self, name: str) -> str:
         alike = sum(type(module).__name__ == name for module in self._roots)
         return f"{name}_{alike}" if alike else name
 
     def _end(self, module: Module, inputs: Any, output: Any) -> None:
-        self._scopes.pop()
+        self._paths.pop()

@@ -1,4 +1,4 @@
-"""What a rule calls the tensors that it makes and saves: its own variables, at its call of `ctx.save_for_backward`."""
+"""A rule's names for the tensors that it makes and saves: those of its variables where it saves them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 @contextmanager
 def told_names(tell: Callable[[Tensor, str], None]) -> Iterator[None]:
-    """Call `tell` with each tensor that a rule has made and saves, and its name."""
+    """A context that calls `tell` with each tensor that a rule has made and saves, and its name."""
     save = FunctionCtx.save_for_backward
 
     def save_for_backward(ctx: FunctionCtx, *tensors: Tensor) -> None:
@@ -31,8 +31,9 @@ def told_names(tell: Callable[[Tensor, str], None]) -> Iterator[None]:
 
 
 def _names(frame: FrameType) -> dict[int, str]:
-    """The tensors among the variables of a `forward` or `setup_context`, and in its named tuples, by `id`; none that it
-    was given, which have names of their own.
+    """`id` → name of the tensors among the variables of a `forward` or `setup_context`, and in its named tuples.
+
+    Its arguments are left out: they have names of their own.
     """
     code, variables = frame.f_code, frame.f_locals
     parameters = code.co_varnames[1 : code.co_argcount + bool(code.co_flags & CO_VARARGS)]

@@ -27,7 +27,10 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "swiglu": ("F.silu(gate)*up", lambda gate, up: F.silu(gate) * up),
     "geglu": ("F.gelu(gate)*up", lambda gate, up: F.gelu(gate) * up),
     "softmax": ("torch.softmax", lambda x, axis: torch.softmax(x, axis)),
-    "dropout": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),  # draws a mask of its own
+    "dropout": (
+        "F.dropout",
+        lambda x, rate, key=None: F.dropout(x, rate),
+    ),  # a key is not passed on: F.dropout draws a mask of its own
     "dropout_remat": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),
     "layer_norm": (
         "F.layer_norm",
@@ -50,7 +53,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
             F.linear(x, weight), labels, ignore_index, reduction
         ),
     ),
-    "batch_norm": (  # writes into the running statistics that it is given
+    "batch_norm": (  # it writes into the running statistics that it is given
         "F.batch_norm",
         lambda x, weight=None, bias=None, running_mean=None, running_var=None, *, training, momentum, eps: F.batch_norm(
             x, running_mean, running_var, _wide(weight, x), _wide(bias, x), training, momentum, eps
@@ -60,7 +63,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
 
 
 def _wide(a: Tensor | None, x: Tensor) -> Tensor | None:
-    """What F.batch_norm wants beside a narrow x on a CPU, with statistics in float32."""
+    """A weight or bias as F.batch_norm wants it beside a narrow x on a CPU: in float32, like its statistics."""
     return None if a is None else a.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -21,7 +21,7 @@ from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLI
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
-CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant one
+CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant checkpoint
 
 
 class Recording(TorchDispatchMode):
@@ -37,14 +37,14 @@ class Recording(TorchDispatchMode):
         self.modules = Modules(is_abstract=fake is not None)
         self.recorder = Recorder(views_share=True, classes=self.modules.classes)
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
-        self.found_by_backward: list[tuple[Tensor, bool]] = []  # what it reads beside them, and whether a rule does
+        self.found_by_backward: list[tuple[Tensor, bool]] = []  # others that it reads, and whether a rule does so
         self.known: set[int] = set()  # storages met so far
-        self.made: dict[int, int] = {}  # those of them that an operation made, and how many steps there were then
-        self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, which runs without gradients
+        self.made: dict[int, int] = {}  # storage that an operation made → how many steps there were then
+        self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, whose forward runs without gradients
         self._draws = Draws()
         self._known: dict[tuple[Any, ...], int] = {}
-        self._writes: Counter[int] = Counter()  # into each storage; a tensor's own count is not that of its `.data`
-        self._places: dict[int, tuple[str, str]] = {}  # by the number of the node that autograd makes for a step
+        self._writes: Counter[int] = Counter()  # storage → writes; a tensor's own count misses those to its `.data`
+        self._places: dict[int, tuple[str, str]] = {}  # number of an autograd node → its forward's line and module
         self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +56,7 @@ class Recording(TorchDispatchMode):
         if self.recorder.phase == "forward" and not torch.is_grad_enabled():
             self.hidden_leaves.update((id(t), t) for t in read if t.requires_grad and t.is_leaf)
         changed = [*_written(func, args, kwargs)]
-        if any(self.seen_as(t) is not t for t in changed):  # a counter of batches, say: it stays what it is
+        if any(self.seen_as(t) is not t for t in changed):  # a real one, such as a counter of batches, stays as it is
             args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
             changed = [*_written(func, args, kwargs)]
         out = func(*args, **kwargs)
@@ -119,7 +119,7 @@ class Recording(TorchDispatchMode):
         self.known_to_backward |= {self.storage(t) for t in (*read, *outs)}
 
     def _constant(self, made: Tensor, given: Tensor) -> Tensor:
-        """What `torch.tensor` has made and gives. Equal numbers are equal values, as where a checkpoint repeats it."""
+        """Number what `torch.tensor` makes: equal numbers are equal values, as when a checkpoint repeats it."""
         with unset_fake_temporarily():
             spelled_out = repr((made.device, made.tolist()))
         self.recorder.line, self.recorder.module = self._place()
@@ -145,7 +145,7 @@ class Recording(TorchDispatchMode):
         self._draws.__exit__(*raised)
 
     def _place(self) -> tuple[str, str]:
-        """Line and scope: of a forward step, where it is; of a backward step, where the forward made what takes it."""
+        """Line and module of a step; a backward step has those of the forward step whose node runs it."""
         node = torch._C._current_autograd_node()
         if node is not None and node._sequence_nr() in self._places:
             return self._places[node._sequence_nr()]
@@ -155,11 +155,11 @@ class Recording(TorchDispatchMode):
             frames.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             frame = frame.f_back
         line, _ = innermost(frames)
-        _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # inside of the innermost module
+        _, function = innermost(takewhile(lambda f: f[2] != "_call_impl", frames))  # within the innermost module
         named = function if function.isidentifier() and function not in METHODS else ""
         place = line, "/".join(filter(None, (self.modules.running, named)))
         number = torch._C._autograd._get_sequence_nr() - 1
-        before = self._places.get(number, ("", ""))  # what a hook does to what is saved has no line
+        before = self._places.get(number, ("", ""))  # a hook that runs when a tensor is saved has no line
         if self.recorder.phase == "forward" and (not any(before) or (line and not before[0])):
             self._places[number] = place
         return place
@@ -180,7 +180,7 @@ class Recording(TorchDispatchMode):
         return storage._cdata
 
     def written_over(self) -> set[int]:
-        """The numbers of values that are nowhere any more."""
+        """The numbers of values that no tensor has any more."""
         there = {n for (storage, *_, writes), n in self._known.items() if writes == self._writes[storage]}
         return {*self._known.values()} - there
 

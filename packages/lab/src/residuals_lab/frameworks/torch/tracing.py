@@ -57,7 +57,7 @@ class _Packed:
         self.tensor, self.line, self.version = t, line, _version(t)
 
     def unpacked(self) -> Tensor:
-        """The tensor. PyTorch, which checks this by itself, does not where there are hooks."""
+        """The tensor, if it is as it was; where there are hooks, PyTorch does not check that by itself."""
         if _version(self.tensor) != self.version:
             raise UsageError(f"a tensor that is saved at {self.line} is written into before the backward reads it")
         return self.tensor
@@ -94,11 +94,12 @@ def _trace(
     with recording:
         with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked), told_names(tell):
             out = fn(*args)
-        saved = [a for kept, a in packed if kept() is not None]  # without those of a graph that nothing leads to
+        saved = [a for kept, a in packed if kept() is not None]  # a graph without a result has let go of its tensors
         outs = [y for y in tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
-        known = [recording.known_as(a, kind) for a, kind in zip(args, kinds, strict=True)]  # if not written into
+        # An argument that was written into has another number now.
+        known = [recording.known_as(a, kind) for a, kind in zip(args, kinds, strict=True)]
         for name, t in recording.modules.parameters.items():
             if recording.storage(t) not in recording.made:
                 known.append(recording.known_as(t, "parameter"))
@@ -148,14 +149,14 @@ def _record_backward(
 
 
 def backward_of(out: Any) -> None:
-    """Run the backward of all that a function gives, and leave no gradient behind."""
+    """Run the backward of all results of a function, and leave no gradient behind."""
     outs = [y for y in tensors(out) if y.requires_grad]
     leaves = [node.variable for node in nodes(outs) if type(node).__name__ == "AccumulateGrad"]
     _backward(outs, [torch.ones_like(y) for y in outs], leaves)
 
 
 def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of these leaves, whose own are put back afterwards.
+    """The gradients of these leaves; the `.grad` that they had is put back afterwards.
 
     `torch.autograd.grad` would not do: a reentrant checkpoint refuses it, and hides its leaves.
     """
@@ -203,7 +204,7 @@ def nodes(outs: Sequence[Tensor]) -> Iterator[Any]:
 
 
 def _hung_on(node: Any) -> list[tuple[str, Tensor]]:
-    """Tensors among the attributes of a node: what somebody put on `ctx` without `save_for_backward`, and its name."""
+    """The tensors among the attributes of a node, with names: a rule put them on `ctx` without `save_for_backward`."""
     if type(node).__name__ == CHECKPOINT:  # the state of a generator
         return []
     return [(name, t) for name, a in getattr(node, "__dict__", {}).items() for t in _within(a, set())]

@@ -1,11 +1,11 @@
-"""What PyTorch calls its operations, and which of them are none to a trace."""
+"""PyTorch's names for operations, and those operations that a trace does not record as such."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-# Where this framework has another word than the traces' for an operation.
+# PyTorch's name for an operation → the traces' name, where they differ.
 OPS = {
     "_conj": "conj view",
     "_log_softmax": "log_softmax",
@@ -42,18 +42,18 @@ OPS = {
     "uniform": "random_number",
 }
 IDENTITIES = {"alias", "detach", "lift_fresh"}
-# Of which the operand gives the shape, and no number.
+# Operations that take the shape of their operand and none of its numbers.
 LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 LIKES |= {"rand_like", "randint_like", "randn_like"}
-# Operations that keep other arrays in a run than they do on fake tensors.
+# Operations that save other arrays in a run than on fake tensors.
 UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
-# Of which a run on a CPU gives statistics of the parameters' dtype, and fake tensors those of x's.
+# Operations whose statistics have the parameters' dtype in a run on a CPU, and x's dtype on fake tensors.
 NORMS = {"native_batch_norm", "native_group_norm", "native_layer_norm"}
 COPIES = {"clone"}  # the same values in another storage
 
 
 def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """The traces' word for an operation: `gelu_backward` is the "gelu backward"."""
+    """The traces' name for an operation: `gelu_backward` is the "gelu backward"."""
     name = func.overloadpacket.__name__
     if func._schema.is_mutable:
         name = name.removesuffix("_")
@@ -66,7 +66,7 @@ def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 
 
 def as_in_a_run(name: str, out: Any, read: Sequence[torch.Tensor]) -> Any:
-    """What an operation gives on fake tensors, in the dtypes that it has in a run."""
+    """The result of an operation on fake tensors, in the dtypes that it has in a run."""
     others = [t.dtype for t in read if t.dtype != read[0].dtype]
     if name in NORMS and others and read[0].device.type == "cpu":
         return (out[0], *(t.to(others[0]) for t in out[1:]))
@@ -74,7 +74,7 @@ def as_in_a_run(name: str, out: Any, read: Sequence[torch.Tensor]) -> Any:
 
 
 def axes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The axes that an operation is along, counted from the last."""
+    """The axes along which an operation works, counted from the last."""
     for i, argument in enumerate(func._schema.arguments):
         if argument.name == "dim" and isinstance(args[0], torch.Tensor):
             along = args[i] if i < len(args) else kwargs.get("dim")
