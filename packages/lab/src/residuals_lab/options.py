@@ -1,54 +1,105 @@
-"""The longer texts of --help, in lines of at most 80 columns."""
+"""What the commands' parsers share: option types, the arguments of a target, exit codes, one line for a wrong usage."""
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from residuals_lab.errors import UsageError
+
+FRAMEWORKS = ("jax", "torch")
+DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 EXIT_CODES = """\
 exit codes: 0 fine; 1 a check failed; 2 wrong usage or input; 3 no framework"""
 
-AUDIT = """\
-Report what a function keeps for its backward: which arrays, how many bytes,
-made where, read by what; what is wasted, and what is computed again. Nothing is
-computed and nothing is allocated: a model of any size is traced on shapes.
 
-TARGET is path/to/file.py:function or package.module:function; it may also be a
-torch.nn.Module or a callable tree of arrays. Its arguments follow it, in order:
+class Parser(argparse.ArgumentParser):
+    """One line for a wrong argument instead of a page of usage."""
 
-  --arg 'f32[1024,512]'     an array, differentiated if of floating numbers
-  --param 'f32[512,512]'    the same, but a parameter: kept alive by others
-  --frozen 'f32[1024,512]'  the same, but not differentiated
-  --input x=data.npy        an array from a .npy, .npz or .csv file, by name
-  --arg file.py:function    what that function gives: a tree of arrays, say
-  --arg 0.1                 a Python literal
-  --arg eps=1e-5            any of them by name
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
-dtypes: f64 f32 bf16 f16 i64 i32 i16 i8 u8 u32 bool key
-"""
 
-AUDIT_EXAMPLES = """\
-kinds of arrays in a report:
-  input      alive anyway: an argument
-  parameter  alive anyway: of --param, of a module, or closed over
-  output     alive anyway: a result of the function
-  new        made on the way and kept alive for the backward alone
-  view       a part of a larger array, all of which it keeps alive
-  hidden     kept past what a rule saves: closed over, or hung on its ctx
+class Target(argparse.Action):
+    """A target, to which the arguments after it belong."""
 
-examples:
-  residuals audit residuals_jax:gelu --arg 'f32[4096,1024]'
-  residuals audit model.py:loss --param model.py:init --frozen 'i32[8,1024]' \\
-    --top 30 --plot lanes.svg
-  residuals audit port.py:block --arg 'f32[512,256]' \\
-    --beside original.py:block --arg 'f32[512,256]'
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        if isinstance(value, str):  # and not the default of one that may be absent
+            setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
 
-"""
 
-LOCK = """\
-Write down what targets keep for their backward, in residuals.lock, for review
-in a diff; and fail where it grows.
+class Argument(argparse.Action):
+    """An argument of the last target; arguments before the first target belong to that one too."""
 
-  residuals lock write TARGET --arg SPEC ...
-      add a target, or update it; arguments are those of residuals audit
-  residuals lock write
-      look at all targets of the file again, and accept what they keep; with a
-      TARGET of the file and no arguments, at this one
-  residuals lock check
-      fail if bytes grew or an array appeared: say which, and from where
-"""
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        if not namespace.targets:
+            namespace.early = [*namespace.early, (self.dest, value)]
+        else:
+            namespace.targets[-1][1].append((self.dest, value))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that are arguments of a target."""
+    for name, help in (
+        ("arg", "an argument"),
+        ("param", "an argument that is a parameter, or a tree of them"),
+        ("frozen", "an argument that is not differentiated"),
+        ("input", "NAME=FILE: an argument from a file, by name"),
+    ):
+        parser.add_argument(f"--{name}", action=Argument, metavar="SPEC", help=help, default=argparse.SUPPRESS)
+
+
+def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
+    """The options of a picture."""
+    parser.add_argument("--plot", type=path, metavar="FILE", help=f"also draw {what}, as .svg or .png")
+    parser.add_argument("--dark", action="store_true", help="with --plot: for a dark page")
+
+
+def check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
+    """Refuse a picture or a page that cannot be made, before anything is run for it."""
+    page = getattr(arguments, "html", None)
+    if page and not page.parent.is_dir():
+        raise UsageError(f"{page}: no folder {page.parent}")
+    for target in targets if arguments.plot or page else ():
+        if not target.isprintable():  # no text: a path of bytes that are no UTF-8
+            raise UsageError(f"target: expected a name that can be written into a file, got {target!r}")
+    if arguments.plot:
+        from residuals_lab import lanes
+
+        lanes.check(arguments.plot)
+    elif arguments.dark:
+        raise UsageError("--dark: expected --plot FILE with it")
+
+
+def dtype(text: str) -> str:
+    """The option type of a dtype: NumPy's name, or short."""
+    name = DTYPES.get(text, text)
+    if name not in DTYPES.values():
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(DTYPES.values())}, got {text!r}")
+    return name
+
+
+def size(text: str) -> int:
+    """The option type of a number of things."""
+    return _whole(text, 1, "expected a whole number above 0")
+
+
+def seed(text: str) -> int:
+    """The option type of a seed."""
+    return _whole(text, 0, "expected a whole number, 0 or above")
+
+
+def _whole(text: str, least: int, expected: str) -> int:
+    with contextlib.suppress(ValueError):  # of thousands of digits, which Python refuses to read
+        if text.isdecimal() and int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+
+
+def path(text: str) -> Path:
+    """The option type of a path."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)

@@ -1,9 +1,12 @@
 """How things look on a terminal, and how they look in a pipe."""
 
+import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 from rich.console import Console
 
@@ -41,3 +44,16 @@ def size(nbytes: int) -> str:
         amount /= 1024
         units.pop(0)
     return f"{amount:.4g} {units[0]}"
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One document on stdout, with null where JSON has no number."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(facts: Any) -> Any:
+    if isinstance(facts, dict):
+        return {key: _finite(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [_finite(value) for value in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts

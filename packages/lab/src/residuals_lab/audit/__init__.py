@@ -12,48 +12,49 @@ a compiler.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
-from residuals_lab.audit.waste import Finding, Recomputation, findings, recomputations
+from residuals_lab.audit.waste import Repeat, Waste, repeats, waste
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.trace import Residual, Trace, lifetimes
+
+Role = Literal["input", "parameter", "frozen"]
 
 
 class Marked(NamedTuple):
-    """An argument, an array or any tree of them, and what is special about it."""
+    """An argument, an array or any tree of them, and its role."""
 
     tree: Any
-    is_parameter: bool = False
-    is_frozen: bool = False
+    role: Role = "input"
 
 
 def parameter(tree: Any) -> Marked:
     """An argument whose arrays are parameters: differentiated, and kept alive by somebody else."""
-    return Marked(tree, is_parameter=True)
+    return Marked(tree, "parameter")
 
 
 def frozen(tree: Any) -> Marked:
     """An argument whose arrays are not differentiated, though of floating numbers, such as a batch of images."""
-    return Marked(tree, is_frozen=True)
+    return Marked(tree, "frozen")
 
 
 @dataclass(frozen=True)
-class Report:
+class Audit:
     """What one function keeps for its backward. `print` it, or look at it in a notebook; `document` is for machines."""
 
     target: str
     framework: str  # its name and version
     trace: Trace
-    adapter: ModuleType
-    call: Subject
+    adapter: Framework
+    compiled: Compiled | None = None  # what is kept once XLA or `torch.compile` has had its say, if that was asked for
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -61,12 +62,12 @@ class Report:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes held between forward and backward, each storage once."""
+        """Bytes saved for the backward, each storage once."""
         return self.trace.saved_bytes
 
     @property
     def new_bytes(self) -> int:
-        """Bytes held beyond arrays that are alive anyway, each storage once."""
+        """Bytes saved beyond arrays that are alive anyway, each storage once."""
         return self.trace.new_bytes
 
     @cached_property
@@ -75,32 +76,19 @@ class Report:
         return lifetimes.peak(self.trace)
 
     @cached_property
-    def findings(self) -> list[Finding]:
+    def waste(self) -> list[Waste]:
         """What is wasted, the largest first: unused, twice, hidden, pinned by a view, derivable from another."""
-        return findings(self.trace)
+        return waste(self.trace)
 
     @cached_property
-    def recomputed(self) -> list[Recomputation]:
+    def repeats(self) -> list[Repeat]:
         """The costly steps of the forward that the backward repeats, and what saving them would cost."""
-        return recomputations(self.trace)
+        return repeats(self.trace)
 
     @cached_property
     def advice(self) -> list[Advice]:
         """What an op of ours would keep in place of what is here, measured on shapes, the most bytes first."""
         return advice(self.trace, self.adapter)
-
-    @cached_property
-    def after_compilation(self) -> Compiled:
-        """What is kept once XLA or `torch.compile` has had its say.
-
-        Raises:
-            UsageError: if it cannot be compiled.
-        """
-        try:
-            compiled: Compiled = self.adapter.after_compilation(self.call)
-        except (Exception, SystemExit) as problem:  # of any kind, from a compiler and a function that are not ours
-            raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
-        return compiled
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data, for JSON."""
@@ -114,7 +102,7 @@ class Report:
         return text(self)
 
     def _repr_html_(self) -> str:
-        from residuals_lab.audit.table import html
+        from residuals_lab.audit.page import html
 
         return html([self])
 
@@ -124,9 +112,10 @@ def audit(
     *args: Any,
     framework: str | None = None,
     is_concrete: bool = False,
+    compiled: bool = False,
     name: str | None = None,
     **kwargs: Any,
-) -> Report:
+) -> Audit:
     """Report what `fn(*args, **kwargs)` keeps for its backward.
 
     Modules are afterwards what they were. What `fn` puts into a cache or a global variable stays there, in PyTorch as
@@ -139,24 +128,25 @@ def audit(
             gradient, as always; in JAX, if it is of floating numbers.
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
         is_concrete: in PyTorch, run on the tensors themselves: for code whose path depends on their values.
+        compiled: also say what is kept once XLA or `torch.compile` has had its say.
         name: what to call the function in the report.
         **kwargs: its keyword arguments, as `args`.
 
     Raises:
-        UsageError: if `fn` gives nothing that has a gradient, or cannot be traced; it says what to do.
+        UsageError: if `fn` gives nothing that has a gradient, or cannot be traced or compiled; it says what to do.
         MissingFramework: if its framework is not installed.
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
-    adapter: Any = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
+    adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
     flat, leaves = _flat(adapter, fn, args, kwargs)
     arrays, around = [leaf.array for leaf in leaves], _around(fn)
-    is_frozen = [i for i, leaf in enumerate(leaves) if leaf.of.is_frozen]
+    is_frozen = [i for i, leaf in enumerate(leaves) if leaf.role == "frozen"]
     try:
         trace = adapter.trace(
             flat,
             arrays,
             [leaf.name for leaf in leaves],
-            parameters=[i for i, leaf in enumerate(leaves) if leaf.of.is_parameter],
+            parameters=[i for i, leaf in enumerate(leaves) if leaf.role == "parameter"],
             frozen=is_frozen,
             around=around,
             is_abstract=not is_concrete,
@@ -165,31 +155,44 @@ def audit(
         raise
     except (Exception, SystemExit) as problem:  # of any kind, from a function that is not ours
         raise UsageError(explained(problem, is_concrete)) from problem
-    values = [adapter.frozen(a.tree) if a.is_frozen else a.tree for a in map(_marked, (*args, *kwargs.values()))]
+    found = Audit(name, adapter.TITLE, trace, adapter)
+    if not compiled:
+        return found
+    marked = map(_marked, (*args, *kwargs.values()))
+    values = [adapter.frozen(a.tree) if a.role == "frozen" else a.tree for a in marked]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
-    call = Subject(fn, values[: len(args)], named, flat, arrays, is_frozen, around)
-    return Report(name, adapter.TITLE, trace, adapter, call)
+    return replace(
+        found, compiled=_compiled(adapter, Subject(fn, values[: len(args)], named, flat, arrays, is_frozen, around))
+    )
 
 
-class _Leaf(NamedTuple):
+def _compiled(adapter: Framework, subject: Subject) -> Compiled:
+    try:
+        found: Compiled = adapter.after_compilation(subject)
+    except (Exception, SystemExit) as problem:  # of any kind, from a compiler and a function that are not ours
+        raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
+    return found
+
+
+class Input(NamedTuple):
     """An array among the arguments."""
 
     name: str  # with its path, "params['w']"
     array: Any
-    of: Marked
+    role: Role
 
 
 def _flat(
-    adapter: ModuleType, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., Any], list[_Leaf]]:
+    adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], list[Input]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. What `fn` itself holds are parameters."""
-    given = [("", Marked(fn, is_parameter=True))]
+    given = [("", Marked(fn, "parameter"))]
     given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
     given += [(key, _marked(a)) for key, a in kwargs.items()]
     leaves, rebuilds = [], []
     for name, marked in given:
         found, rebuild = adapter.arrays_in(marked.tree)
-        leaves += [_Leaf(name + path, array, marked) for path, array in found.items()]
+        leaves += [Input(name + path, array, marked.role) for path, array in found.items()]
         rebuilds.append((len(found), rebuild))
 
     def flat(*arrays: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from residuals_lab.trace import Trace
 from residuals_lab.trace.groups import stored
@@ -95,18 +95,3 @@ def explained(match: Match) -> str:
     if match.left.count != match.right.count:
         return f"{match.left.count} arrays against {match.right.count}"
     return "" if match.left.nbytes == match.right.nbytes else "other shapes"
-
-
-def document(left: Any, right: Any) -> list[dict[str, Any]]:
-    """The matches as plain data."""
-    return [
-        {
-            "made_by": m.name,
-            "dtype": m.dtype,
-            "left": {"arrays": m.left.count, "bytes": m.left.nbytes, "lines": m.left.lines},
-            "right": {"arrays": m.right.count, "bytes": m.right.nbytes, "lines": m.right.lines},
-            "difference": m.difference,
-            "why": explained(m),
-        }
-        for m in matched(left.trace, right.trace)
-    ]

@@ -1,33 +1,26 @@
-"""An audit for people: tables on a terminal, text, a page of HTML."""
+"""An audit for people: tables on a terminal, and text."""
 
 import io
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
-from html import escape
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 from rich.tree import Tree
 
-from residuals_lab.audit.document import SCHEMA_VERSION
-from residuals_lab.audit.matching import document as beside_document
+from residuals_lab.audit import Audit
+from residuals_lab.audit.advice import Advice
 from residuals_lab.audit.matching import explained, matched
 from residuals_lab.show import can_draw, size
 from residuals_lab.trace import Residual, Trace
 from residuals_lab.trace.groups import Branch, By, by, rows, tree
 
 COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
-_HUES = (0, 0, 0), (214, 54, 120), (30, 160, 100), (224, 108, 20), (40, 130, 220), (170, 130, 0), (0, 150, 150)
-_THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_HUES, (128, 128, 128)])  # black, red, green ..., near the lanes'
 DEPTH = 4  # of modules in modules
 
 
-def show(report: Any, console: Console, top: int = 12, group: By | None = None) -> None:
+def show(report: Audit, console: Console, top: int = 12, group: By | None = None) -> None:
     """Print the report: the totals, the largest arrays, the modules, then what is wasted and what is done again."""
     trace: Trace = report.trace
     console.print(Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
@@ -37,9 +30,9 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     if not group and len(trace.residuals) > top and (modules := tree(trace)).branches:
         console.print()
         console.print(_modules(modules))
-    parts: dict[str, Sequence[Any]] = {
-        "Wasted": _findings(report),
-        "Computed again": _recomputed(report, top),
+    parts: dict[str, Sequence[str | Text]] = {
+        "Wasted": _waste(report),
+        "Repeated": _repeats(report, top),
         "Advice": _advice(report),
         "After compilation": _after(report),
     }
@@ -55,23 +48,23 @@ def show(report: Any, console: Console, top: int = 12, group: By | None = None) 
     if not trace.boundary:
         console.print()
         console.print("In a run of JAX it is not seen how arrays are made; an audit without --concrete says more.")
-    elif not report.findings and not report.advice:
+    elif not report.waste and not report.advice:
         console.print()
         console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
 
 
-def _after(report: Any) -> list[str]:
+def _after(report: Audit) -> list[str]:
     """What the compiler keeps, if it was asked."""
-    if "after_compilation" not in vars(report):
+    if report.compiled is None:
         return []
-    what, new_bytes, arrays = report.after_compilation
+    what, new_bytes, arrays = report.compiled
     lines = [f"{size(new_bytes)} by {what}, where the program as it is written keeps {size(report.new_bytes)}"]
     new = sorted((a for a in arrays if a.is_new), key=lambda a: -a.nbytes)
     lines += [f"{size(a.nbytes):>10}  {a.name}  {a.dtype}[{', '.join(map(str, a.shape))}]" for a in new[:12]]
     return [*lines, *([f"{'':>10}  and {len(new) - 12} more"] if len(new) > 12 else [])]
 
 
-def text(report: Any) -> str:
+def text(report: Audit) -> str:
     """The report as plain text."""
     console = Console(file=io.StringIO(), width=200, highlight=False, markup=False, soft_wrap=True)
     with console.capture() as captured:
@@ -84,7 +77,7 @@ def _without_padding(lines: str) -> str:
     return re.sub(" +$", "", lines, flags=re.MULTILINE)
 
 
-def show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
+def show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None) -> None:
     """Print one report, or two and what tells them apart."""
     if console.is_terminal or console.record:
         _show_all(reports, console, top, group)
@@ -94,7 +87,7 @@ def show_all(reports: Sequence[Any], console: Console, top: int, group: By | Non
     console.file.write(_without_padding(captured.get()))
 
 
-def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | None) -> None:
+def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None) -> None:
     for report in reports:
         show(report, console, top, group)
         console.print()
@@ -107,7 +100,7 @@ def _show_all(reports: Sequence[Any], console: Console, top: int, group: By | No
         console.print(f"Next: {more}--beside TARGET compares, --by module sums up")
 
 
-def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
+def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
     titles = list(titled([left, right]))
     console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
     short = [title.rpartition("/")[2] for title in titles]
@@ -129,86 +122,13 @@ def _show_beside(left: Any, right: Any, console: Console, top: int) -> None:
     )
 
 
-def titled(reports: Sequence[Any]) -> dict[str, Trace]:
+def titled(reports: Sequence[Audit]) -> dict[str, Trace]:
     """The reports' traces by titles, all different."""
     named = {f"{r.target} ({r.framework})": r.trace for r in reports}
     return named if len(named) == len(reports) else {f"{i}: {r.target}": r.trace for i, r in enumerate(reports, 1)}
 
 
-def documents(reports: Sequence[Any], group: By | None = None) -> dict[str, Any]:
-    """One report as it is, with its sums if they are asked for; two with what tells them apart."""
-    found = [report.document() | (_sums(report, group) if group else {}) for report in reports]
-    if len(found) == 1:
-        return found[0]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "reports": found,
-        "matched": beside_document(reports[0], reports[1]),
-    }
-
-
-def _sums(report: Any, group: By) -> dict[str, Any]:
-    found = by(report.trace, group)
-    return {
-        "by": {
-            group: [{"label": g.label, "arrays": g.arrays, "bytes": g.nbytes, "new_bytes": g.new_bytes} for g in found]
-        }
-    }
-
-
-def html(reports: Sequence[Any], top: int = 30) -> str:
-    """The reports as HTML, to be put into a page, light or dark: its colours lean to that of the text around."""
-    console = Console(file=io.StringIO(), record=True, width=200, highlight=False, markup=False)
-    show_all(reports, console, top, None)
-    style = (
-        "font-size: 13px; font-family: ui-monospace, Menlo, Consolas, monospace; line-height: 1.35; overflow-x: auto; "
-        "color: inherit; background: none"
-    )
-    found = console.export_html(theme=_THEME, inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
-    mixed = r"color: \1; color: color-mix(in srgb, currentColor 30%, \1)"  # the first is for an old browser
-    return re.sub(r"color: (#\w{6}); text-decoration-color: \1", mixed, found)
-
-
-def page(reports: Sequence[Any], top: int = 30) -> str:
-    """A page of its own, with the lanes where matplotlib is installed; light or dark, as its reader has it."""
-    pictures = []
-    if can_draw():
-        from residuals_lab import lanes
-
-        with tempfile.TemporaryDirectory() as folder:
-            for look in ("light", "dark"):
-                path = Path(folder, f"{look}.svg")
-                lanes.draw(titled(reports), path, is_dark=look == "dark")
-                picture = path.read_text(encoding="utf-8")
-                pictures.append(f'<div class="{look}">{picture[picture.index("<svg") :]}</div>')
-    title = escape(" and ".join(titled(reports)))
-    return PAGE.format(title=title, pictures="\n".join(pictures), report=html(reports, top))
-
-
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Residuals of {title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ margin: 2rem auto; max-width: 80rem; padding: 0 1rem }}
-svg {{ max-width: 100%; height: auto }}
-.dark {{ display: none }}
-@media (prefers-color-scheme: dark) {{
-  body {{ background: #0d1117; color: #e6edf3 }}
-  .dark {{ display: block }}
-  .light {{ display: none }}
-}}
-</style>
-{pictures}
-{report}
-</html>
-"""
-
-
-def _totals(report: Any) -> str:
+def _totals(report: Audit) -> str:
     trace: Trace = report.trace
     alive = trace.saved_bytes - trace.new_bytes
     arrays = len({r.storage for r in trace.residuals if r.is_new})
@@ -296,9 +216,9 @@ def _only(branch: Branch) -> bool:
     return inside.count == branch.count
 
 
-def _findings(report: Any) -> list[Text]:
+def _waste(report: Audit) -> list[Text]:
     lines = []
-    for f in report.findings:
+    for f in report.waste:
         names = list(dict.fromkeys(f.names))
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
@@ -307,8 +227,8 @@ def _findings(report: Any) -> list[Text]:
     return lines
 
 
-def _recomputed(report: Any, top: int) -> list[str]:
-    found = report.recomputed
+def _repeats(report: Audit, top: int) -> list[str]:
+    found = report.repeats
     lines = [
         f"{r.cost:>15}  {r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}; "
         f"to save it would keep {size(r.nbytes)}"
@@ -317,11 +237,11 @@ def _recomputed(report: Any, top: int) -> list[str]:
     return [*lines, *([f"{'':>15}  and {len(found) - top} more"] if len(found) > top else [])]
 
 
-def _advice(report: Any) -> list[str]:
+def _advice(report: Audit) -> list[str]:
     return [f"{size(a.freed):>10} less  {_instead(a, report)}" for a in report.advice]
 
 
-def _instead(a: Any, report: Any) -> str:
+def _instead(a: Advice, report: Audit) -> str:
     arrays = f"{a.arrays} array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}"
     keeps = f"{size(a.instead)} at most" if a.instead else "what is alive anyway"
     op = f"residuals_{report.adapter.NAME}.{a.op}"

@@ -12,7 +12,7 @@ What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Waste:
     """Residuals that are wasted in the same way at the same place, and the bytes that would be freed without them."""
 
     what: What
@@ -23,8 +23,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Recomputation:
-    """A step of the forward that the backward does again, wherever it is at the same line."""
+class Repeat:
+    """A step of the forward that the backward repeats, wherever it is at the same line."""
 
     op: str
     cost: str
@@ -33,7 +33,7 @@ class Recomputation:
     nbytes: int  # of what it gives: saving that would keep as much
 
 
-def findings(trace: Trace) -> list[Finding]:
+def waste(trace: Trace) -> list[Waste]:
     """What is wasted, the largest first. Single numbers are passed over, and those of each turn of a loop."""
     saved = [r for r in trace.residuals if trace.values[trace.part(r.value.number)].shape]
     found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
@@ -46,7 +46,7 @@ def findings(trace: Trace) -> list[Finding]:
     ):
         found[what, why, residual.line].append((residual.name, nbytes))
     together = [
-        Finding(what, why, tuple(name for name, _ in these), line, sum(nbytes for _, nbytes in these))
+        Waste(what, why, tuple(name for name, _ in these), line, sum(nbytes for _, nbytes in these))
         for (what, why, line), these in found.items()
     ]
     return sorted(together, key=lambda f: -f.nbytes)
@@ -129,12 +129,12 @@ def _freed(r: Residual) -> int:
     return r.storage_bytes if r.is_new else 0
 
 
-def recomputations(trace: Trace, cheap: bool = False) -> list[Recomputation]:
+def repeats(trace: Trace, cheap: bool = False) -> list[Repeat]:
     """The steps that the backward repeats, the largest first; the cheap ones only if asked for."""
     again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for step in trace.repeating(cheap):
         count, nbytes = again[step.op, step.cost, step.line]
         more = step.times * sum(trace.values[n].nbytes for n in step.outs)
         again[step.op, step.cost, step.line] = count + step.times, nbytes + more
-    found = [Recomputation(*place, *amount) for place, amount in again.items()]
+    found = [Repeat(*place, *amount) for place, amount in again.items()]
     return sorted(found, key=lambda r: (-r.nbytes, r.op, r.line))

@@ -1,19 +1,17 @@
-"""Ops, or anyone's function beside one, in every framework: errors, residuals, bytes held, recomputation, the exchange.
-
-All of it goes into one document, which `--json` prints as it is, and `compare_view` or `compare_summary` as tables.
-"""
+"""Ops, or anyone's function beside one, in every framework: errors, residuals, bytes, repetition, the exchange."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from residuals_lab.compare import measure, verdict
-from residuals_lab.compare.measure import Options, Record
+from residuals_lab.compare.measure import Errors, Kept, Options
 from residuals_lab.errors import UsageError
+from residuals_lab.finding import Finding
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import Axes, Op
 from residuals_lab.ops.call import Call
 from residuals_lab.trace import Trace
@@ -27,15 +25,67 @@ class Target:
     fn: Callable[..., Any]
     framework: str
 
-    def make(self, call: Call, adapter: ModuleType) -> Callable[..., Any]:
+    def make(self, call: Call, adapter: Framework) -> Callable[..., Any]:
         """The function of the call's arrays alone: it gets the constants as further arguments."""
         return call.bind(adapter, self.fn)
 
 
+@dataclass(frozen=True)
+class Implementation:
+    """One function in one framework: how exact it is, and what it keeps."""
+
+    name: str
+    errors: Errors
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Side:
+    """An op in one framework: this rule, and what there is instead of it."""
+
+    title: str  # of the framework, with its version
+    rule: Implementation
+    plain: Implementation  # the same maths, differentiated by the framework
+    own: Kept | None  # by the framework's own op, where it has one that takes this call
+    own_name: str | None
+    checkpoint: Kept  # nothing but the inputs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All that is known of one op."""
+
+    call: Call
+    first_array_bytes: int  # the unit to see bytes in
+    sides: dict[str, Side]  # by framework
+    difference: Errors | None  # of the second framework from the first
+    exchange: dict[tuple[str, str], float]  # residuals of the one in the backward of the other: the gradient's error
+    target: Implementation | None
+    target_framework: str | None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of `residuals compare`."""
+
+    options: Options
+    entries: tuple[Entry, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with any of the ops."""
+        return tuple(finding for entry in self.entries for finding in entry.findings)
+
+
 def compare(
-    ops: Sequence[Op], adapters: Sequence[ModuleType], options: Options, target: Target | None = None
-) -> Record:
-    """The whole document: one entry an op, and what failed."""
+    ops: Sequence[Op], adapters: Sequence[Framework], options: Options, target: Target | None = None
+) -> Comparison:
+    """Compare ops, or one op and somebody's function, in these frameworks.
+
+    Raises:
+        UsageError: if an array that is given does not fit, or the function cannot be compared.
+    """
     known = {name for op in ops for name in op.arrays}
     for name in options.inputs:
         if name not in known:
@@ -43,15 +93,7 @@ def compare(
     calls = [make_call(op, options) for op in ops]
     for call in calls:
         _check_finite(call, adapters[0], options)
-    entries = [_entry(call, adapters, options, target) for call in calls]
-    return {
-        "schema_version": 1,
-        "device": options.device,
-        "seed": options.seed,
-        "dtypes": list(options.dtypes),
-        "ops": entries,
-        "failures": [failure for entry in entries for failure in entry["failures"]],
-    }
+    return Comparison(options, tuple(_entry(call, adapters, options, target) for call in calls))
 
 
 def make_call(op: Op, options: Options) -> Call:
@@ -76,7 +118,7 @@ def make_call(op: Op, options: Options) -> Call:
     return replace(call, device=options.device)
 
 
-def traces(op: Op, adapters: Sequence[ModuleType], options: Options, target: Target | None = None) -> dict[str, Trace]:
+def traces(op: Op, adapters: Sequence[Framework], options: Options, target: Target | None = None) -> dict[str, Trace]:
     """What to draw of an op: in each framework our rule beside plain autodiff, or beside somebody's function."""
     call, dtype = make_call(op, options), options.dtypes[-1]
     found = {}
@@ -90,7 +132,7 @@ def traces(op: Op, adapters: Sequence[ModuleType], options: Options, target: Tar
     return found
 
 
-def _check_finite(call: Call, adapter: ModuleType, options: Options) -> None:
+def _check_finite(call: Call, adapter: Framework, options: Options) -> None:
     """A number that a dtype cannot hold would make all that follows NaN, and NaN agrees with NaN."""
     for dtype in options.dtypes:
         for name, a in call.rounded(adapter, dtype).arrays.items():
@@ -100,68 +142,60 @@ def _check_finite(call: Call, adapter: ModuleType, options: Options) -> None:
                 raise UsageError(f"{name}: {len(wrong)} of {a.size} numbers overflow {dtype}, the first at [{first}]")
 
 
-def _entry(call: Call, adapters: Sequence[ModuleType], options: Options, target: Target | None) -> Record:
+def _entry(call: Call, adapters: Sequence[Framework], options: Options, target: Target | None) -> Entry:
+    theirs = None
     if target is not None:
         (adapter,) = (a for a in adapters if target.framework == a.NAME)
         with _blamed_on(target):  # first, so that what cannot be compared is said at once
             _check_output(call, target, adapter, options)
             result = measure.result(call, target.make, adapter, options)
-            held = measure.held(call, target.make, adapter, options)
+            kept = measure.kept(call, target.make, adapter, options)
+        theirs = Implementation(target.name, measure.errors(result, measure.truth(call, adapter, options)), kept)
     results = {a.NAME: measure.result(call, Call.ours, a, options) for a in adapters}
-    truths = {a.NAME: measure.truth(call, a, options) for a in adapters}
-    entry: Record = {
-        "op": call.op.name,
-        "shapes": {name: list(a.shape) for name, a in call.arrays.items()},
-        "first_array_bytes": _first_array_bytes(call, adapters[0], options),
-        "frameworks": {a.NAME: _record(call, a, options, results[a.NAME], truths[a.NAME]) for a in adapters},
-        "difference": _difference(results),
-        "exchange": measure.exchange(call, adapters, options),
-    }
-    if target is not None:
-        entry["target"] = {"name": target.name, "framework": target.framework}
-        entry["target"] |= measure.errors(result, truths[adapter.NAME]) | held
-    entry["failures"] = verdict.failures(entry, call, adapters, options)
-    return entry
+    entry = Entry(
+        call=call,
+        first_array_bytes=_first_array_bytes(call, adapters[0], options),
+        sides={a.NAME: _side(call, a, options, results[a.NAME]) for a in adapters},
+        difference=measure.errors(*results.values()) if len(results) == 2 else None,
+        exchange=measure.exchange(call, adapters, options),
+        target=theirs,
+        target_framework=target.framework if target else None,
+    )
+    return replace(entry, findings=tuple(verdict.findings(entry, adapters, options)))
 
 
-def _record(call: Call, adapter: ModuleType, options: Options, result: measure.Result, truth: measure.Result) -> Record:
+def _side(call: Call, adapter: Framework, options: Options, result: measure.Result) -> Side:
     """The facts about our op in one framework, beside plain autodiff of the same maths, the framework's own op where it
     has one, and checkpointing.
     """
-    autodiff = measure.errors(measure.result(call, Call.plain, adapter, options), truth)
-    autodiff |= measure.held(call, Call.plain, adapter, options)
-    floor = measure.held(call, Call.checkpointed, adapter, options)
-    name, _ = adapter.OWN.get(call.op.name, (None, None))
-    try:
-        own = measure.held(call, Call.own, adapter, options) if name else {}
-    except (TypeError, ValueError, RuntimeError):  # it refuses this call, such as one number a group
-        name, own = None, {}
-    for beside in (autodiff, floor, own):
-        beside.pop("residuals", None)
-    return {
-        "version": adapter.TITLE,
-        **measure.errors(result, truth),
-        **measure.held(call, Call.ours, adapter, options),
-        **{f"autodiff_{key}": fact for key, fact in autodiff.items()},
-        "own": name,
-        **{f"own_{key}": fact for key, fact in own.items()},
-        **{f"checkpoint_{key}": fact for key, fact in floor.items()},
-    }
+    truth = measure.truth(call, adapter, options)
+    plain = measure.result(call, Call.plain, adapter, options, is_twice=False)  # whose second derivatives are the truth
+    own_name, _ = adapter.OWN.get(call.op.name, (None, None))
+    own = None
+    if own_name:
+        try:
+            own = measure.kept(call, Call.own, adapter, options)
+        except (TypeError, ValueError, RuntimeError):  # it refuses this call, such as one number a group
+            own_name = None
+    return Side(
+        title=adapter.TITLE,
+        rule=Implementation(
+            "this rule", measure.errors(result, truth), measure.kept(call, Call.ours, adapter, options)
+        ),
+        plain=Implementation(
+            "plain autodiff", measure.errors(plain, truth), measure.kept(call, Call.plain, adapter, options)
+        ),
+        own=own,
+        own_name=own_name,
+        checkpoint=measure.kept(call, Call.checkpointed, adapter, options),
+    )
 
 
-def _first_array_bytes(call: Call, adapter: ModuleType, options: Options) -> int:
-    """Of the dtype in which bytes are measured: the unit to see them in."""
+def _first_array_bytes(call: Call, adapter: Framework, options: Options) -> int:
+    """Bytes of the op's first array in the dtype in which bytes are measured."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         return int(measure.arrays(call, adapter, dtype, options)[0][0].nbytes)
-
-
-def _difference(results: dict[str, measure.Result]) -> Record | None:
-    """How far the second framework is from the first, where there are two."""
-    if len(results) < 2:
-        return None
-    first, second = results.values()
-    return {name.removesuffix("_error"): found for name, found in measure.errors(first, second).items()}
 
 
 @contextmanager
@@ -176,7 +210,7 @@ def _blamed_on(target: Target) -> Iterator[None]:
         raise UsageError(f"{target.name} raised {type(problem).__name__}: {first}") from problem
 
 
-def _check_output(call: Call, target: Target, adapter: ModuleType, options: Options) -> None:
+def _check_output(call: Call, target: Target, adapter: Framework, options: Options) -> None:
     for dtype in options.dtypes:
         with adapter.precision(dtype):
             y = target.make(call, adapter)(*measure.arrays(call, adapter, dtype, options)[0])

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import footprint
 from residuals_lab.ops.call import Call, round_to
 from residuals_lab.ops.tolerance import error
+from residuals_lab.trace import Trace
 
-Record = dict[str, Any]
-Make = Callable[[Call, ModuleType], Callable[..., Any]]  # makes a function of a call's arrays
+Make = Callable[[Call, Framework], Callable[..., Any]]  # makes a function of a call's arrays
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options:
 class Result:
     """What a function gives, in NumPy: by dtype, its value and gradients; in float64, its second derivatives.
 
-    `seconds` is None for a function that cannot be differentiated twice.
+    `seconds` is None for a function that cannot be differentiated twice, or was not asked to be.
     """
 
     value: dict[str, np.ndarray]
@@ -38,18 +38,41 @@ class Result:
     seconds: list[np.ndarray] | None
 
 
-def result(call: Call, make: Make, adapter: ModuleType, options: Options) -> Result:
-    """What a function of the call's arrays gives."""
+class Errors(NamedTuple):
+    """How far one result is from another, relative to that other's largest entry."""
+
+    value: dict[str, float]  # by dtype
+    gradient: dict[str, float]  # by dtype; the worst of the arrays
+    second_derivative: float | None  # in float64; None where one of the two has none
+
+
+class Kept(NamedTuple):
+    """What a function keeps for its backward, and how many bytes it adds to linear → op → linear."""
+
+    trace: Trace
+    chain_bytes: int
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.trace.saved_bytes
+
+    @property
+    def new_bytes(self) -> int:
+        return self.trace.new_bytes
+
+
+def result(call: Call, make: Make, adapter: Framework, options: Options, is_twice: bool = True) -> Result:
+    """What a function of the call's arrays gives; its second derivatives too, if `is_twice`."""
     values, gradients = {}, {}
     for dtype in options.dtypes:
         with adapter.precision(dtype):
             args, g, _ = arrays(call, adapter, dtype, options)
             y, found = adapter.value_and_vjp(make(call.rounded(adapter, dtype), adapter), args, g)
             values[dtype], gradients[dtype] = adapter.to_numpy(y), [adapter.to_numpy(d) for d in found]
-    return Result(values, gradients, _seconds(call, make, adapter, options))
+    return Result(values, gradients, _seconds(call, make, adapter, options) if is_twice else None)
 
 
-def truth(call: Call, adapter: ModuleType, options: Options) -> Result:
+def truth(call: Call, adapter: Framework, options: Options) -> Result:
     """The analytic values and gradients, and second derivatives by plain autodiff in float64, each at the arrays and
     cotangents as its dtype has them.
     """
@@ -61,7 +84,7 @@ def truth(call: Call, adapter: ModuleType, options: Options) -> Result:
     return Result(values, gradients, _seconds(call, Call.plain, adapter, options))
 
 
-def _seconds(call: Call, make: Make, adapter: ModuleType, options: Options) -> list[np.ndarray] | None:
+def _seconds(call: Call, make: Make, adapter: Framework, options: Options) -> list[np.ndarray] | None:
     """Second derivatives, always in float64: whether a rule can be differentiated again is no matter of precision."""
     with adapter.precision("float64"):
         args, g, us = arrays(call, adapter, "float64", options)
@@ -71,7 +94,7 @@ def _seconds(call: Call, make: Make, adapter: ModuleType, options: Options) -> l
             return None
 
 
-def arrays(call: Call, adapter: ModuleType, dtype: str, options: Options) -> tuple[list[Any], Any, list[Any]]:
+def arrays(call: Call, adapter: Framework, dtype: str, options: Options) -> tuple[list[Any], Any, list[Any]]:
     """The call's arrays, a random cotangent, and random cotangents of the gradients."""
     made = [adapter.array(a, dtype, options.device) for a in (*call.arrays.values(), *_noise(call, options))]
     n = len(call.arrays)
@@ -84,48 +107,35 @@ def _noise(call: Call, options: Options) -> list[np.ndarray]:
     return [rng.standard_normal(shape) for shape in shapes]
 
 
-def errors(found: Result, true: Result) -> Record:
+def errors(found: Result, true: Result) -> Errors:
     """How far a result is from the truth."""
-    return {
-        "value_error": {dtype: error(a, true.value[dtype]) for dtype, a in found.value.items()},
-        "gradient_error": {dtype: _worst(a, true.gradients[dtype]) for dtype, a in found.gradients.items()},
-        "second_derivative_error": _worst(found.seconds, true.seconds) if found.seconds and true.seconds else None,
-    }
+    return Errors(
+        value={dtype: error(a, true.value[dtype]) for dtype, a in found.value.items()},
+        gradient={dtype: _worst(a, true.gradients[dtype]) for dtype, a in found.gradients.items()},
+        second_derivative=_worst(found.seconds, true.seconds) if found.seconds and true.seconds else None,
+    )
 
 
 def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
     return max(error(a, b) for a, b in zip(found, truths, strict=True))
 
 
-def held(call: Call, make: Make, adapter: ModuleType, options: Options) -> Record:
-    """What a function keeps, by name and in total; how much is new, and how much it adds to linear → op → linear."""
+def kept(call: Call, make: Make, adapter: Framework, options: Options) -> Kept:
+    """What a function of the call's arrays keeps, in the last dtype."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = arrays(call, adapter, dtype, options)
         call = call.rounded(adapter, dtype)
         fn = make(call, adapter)
-        trace = call.trace(adapter, fn, args)
-        return {
-            "residuals": [
-                {
-                    "name": r.name,
-                    "shape": list(r.value.shape),
-                    "dtype": r.value.dtype,
-                    "bytes": r.storage_bytes,
-                    "kind": r.kind,
-                }
-                for r in trace.residuals
-            ],
-            "saved_bytes": trace.saved_bytes,
-            "new_bytes": trace.new_bytes,
-            "chain_bytes": footprint.chain_trace(call, adapter, fn, dtype).new_bytes,
-            "computed": trace.computed(),
-            "recomputed": trace.repeats(),
-        }
+        chain_bytes = footprint.chain_trace(call, adapter, fn, dtype).new_bytes
+        return Kept(call.trace(adapter, fn, args), chain_bytes)
 
 
-def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Record:
-    """Residuals made in NumPy and in every framework, fed to every framework's backward: the largest gradient error."""
+def exchange(call: Call, adapters: Sequence[Framework], options: Options) -> dict[tuple[str, str], float]:
+    """Residuals made in NumPy and in every framework, fed to every framework's backward: the largest gradient error.
+
+    The keys are where the residuals are from, and whose backward reads them.
+    """
     dtype = options.dtypes[0]
     made: dict[str, dict[str, np.ndarray]] = {}
     for adapter in adapters:
@@ -145,5 +155,5 @@ def exchange(call: Call, adapters: Sequence[ModuleType], options: Options) -> Re
                     name: adapter.array(a, adapter.dtype_of(own[name]), options.device) for name, a in values.items()
                 }
                 found = rounded.backward(adapter, fed, g, args).values()
-                worst[f"{source}->{adapter.NAME}"] = _worst([adapter.to_numpy(d) for d in found], truths)
+                worst[source, adapter.NAME] = _worst([adapter.to_numpy(d) for d in found], truths)
     return worst

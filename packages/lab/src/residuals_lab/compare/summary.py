@@ -1,40 +1,36 @@
-"""The document of `compare` in brief: one table, a row an op, and in it a line a framework."""
+"""A comparison in brief: one table, a row an op, and in it a line a framework."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from residuals_lab.compare import Comparison
 from residuals_lab.compare.table import repeats, show_verdict
 from residuals_lab.frameworks import TITLES
 
-Record = dict[str, Any]
 
-RULES = ("", "autodiff_", "own_")
-
-
-def show(document: Record, console: Console) -> None:
+def show(comparison: Comparison, console: Console) -> None:
     """Print the table, what its columns mean, and the verdict."""
-    first, last = document["dtypes"][0], document["dtypes"][-1]
-    versions = dict.fromkeys(r["version"] for entry in document["ops"] for r in entry["frameworks"].values())
+    options = comparison.options
+    versions = dict.fromkeys(side.title for entry in comparison.entries for side in entry.sides.values())
     for line in (
-        f"{', '.join(versions)}; {document['device']}, seed {document['seed']}",
-        f"error: of the gradient, {first}. held, new, chain: bytes in units of the op's first",
-        f"array, {last}, each of this rule, plain autodiff, and the framework's own op;",
-        "chain is what linear → op → linear holds beyond what the linear layers hold.",
+        f"{', '.join(versions)}; {options.device}, seed {options.seed}",
+        f"error: of the gradient, {options.dtypes[0]}. saved, new, chain: bytes in units of the op's first",
+        f"array, {options.dtypes[-1]}, each of this rule, plain autodiff, and the framework's own op;",
+        "chain is what linear → op → linear saves beyond what the linear layers save.",
         "0 is nothing at all, .00 next to nothing, – that the framework has no such op.",
     ):
         console.print(line)
     console.print()
-    rows = list(_rows(document))
+    rows = list(_rows(comparison))
     table = _table(rows)
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
         table = _table([row[:-1] for row in rows])  # the verdict says it of all exchanges at once
     console.print(table)
     console.print()
-    show_verdict(document, console, f"One in detail: residuals compare {document['ops'][0]['op']}")
+    show_verdict(comparison, console, f"One in detail: residuals compare {comparison.entries[0].call.op.name}")
 
 
 def _table(rows: list[list[str]]) -> Table:
@@ -46,19 +42,20 @@ def _table(rows: list[list[str]]) -> Table:
     return table
 
 
-def _rows(document: Record) -> Iterator[list[str]]:
+def _rows(comparison: Comparison) -> Iterator[list[str]]:
     """The heads of the columns, then a line for each op and framework."""
-    yield ["", "", "error", "held", "new", "chain", "repeats", "exchange"]
-    for entry in document["ops"]:
-        op, differs = entry["op"], any(": exchange " in failure for failure in entry["failures"])
+    yield ["", "", "error", "saved", "new", "chain", "repeats", "exchange"]
+    for entry in comparison.entries:
+        op, differs = entry.call.op.name, any(finding.rule == "exchange-differs" for finding in entry.findings)
         agree = "differs" if differs else "agrees"
-        for name, record in entry["frameworks"].items():
-            error = record["gradient_error"][document["dtypes"][0]]
+        for name, side in entry.sides.items():
+            error = side.rule.errors.gradient[comparison.options.dtypes[0]]
+            ways = side.rule.kept, side.plain.kept, side.own
             triples = [
-                " ".join(_units(record.get(f"{rule}{what}_bytes"), entry["first_array_bytes"]) for rule in RULES)
+                " ".join(_units(kept and getattr(kept, f"{what}_bytes"), entry.first_array_bytes) for kept in ways)
                 for what in ("saved", "new", "chain")
             ]
-            yield [op, TITLES[name], f"{error:.0e}" if error else "0", *triples, repeats(record), agree]
+            yield [op, TITLES[name], f"{error:.0e}" if error else "0", *triples, repeats(side.rule.kept), agree]
             op = agree = ""
 
 

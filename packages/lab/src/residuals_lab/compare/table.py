@@ -1,25 +1,26 @@
-"""The document of `compare` in detail: a table an op."""
+"""A comparison in detail: a table an op."""
 
 import math
-from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from residuals_lab.compare import Comparison, Entry
+from residuals_lab.compare.measure import Errors, Kept, Options
 from residuals_lab.frameworks import TITLES
 from residuals_lab.show import size
+from residuals_lab.trace import Residual
 
-Record = dict[str, Any]
 Row = tuple[str, str, list[str]]
 
 
-def show(document: Record, console: Console) -> None:
+def show(comparison: Comparison, console: Console) -> None:
     """Print every op's table, and the verdict."""
-    for entry in document["ops"]:
-        console.print(_title(entry, document))
-        heads, rows = _rows(entry, document)
+    for entry in comparison.entries:
+        console.print(_title(entry, comparison.options))
+        heads, rows = _rows(entry, comparison.options)
         table = _table(heads, rows)
         needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
         if needed <= console.width:
@@ -27,24 +28,24 @@ def show(document: Record, console: Console) -> None:
         else:  # one framework under the other
             for i, head in enumerate(heads):
                 console.print(_table([head], [(group, label, [cells[i]]) for group, label, cells in rows]))
-        for line in _between(entry, document):
-            console.print(line)
+        if entry.difference:
+            console.print(_between(entry.difference, comparison.options))
         console.print()
-    framework, *_ = document["ops"][0]["frameworks"]
-    show_verdict(document, console, f"Next: residuals learn extra_residual --framework {framework}")
+    framework, *_ = comparison.entries[0].sides
+    show_verdict(comparison, console, f"Next: residuals learn extra_residual --framework {framework}")
 
 
-def show_verdict(document: Record, console: Console, following: str) -> None:
+def show_verdict(comparison: Comparison, console: Console, following: str) -> None:
     """Print what it comes to: what failed, or that all is well, and how to go on."""
-    for failure in document["failures"]:
-        console.print(Text.assemble(("FAILED", "red"), f" {failure}"))
-    if not document["failures"]:
-        console.print(f"{_verdict(document)} {following}")
+    for finding in comparison.findings:
+        console.print(Text.assemble(("FAILED", "red"), f" {finding.line}"))
+    if not comparison.findings:
+        console.print(f"{_verdict(comparison)} {following}")
 
 
-def _title(entry: Record, document: Record) -> Text:
-    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in entry["shapes"].items())
-    return Text.assemble((entry["op"], "bold"), f"  {shapes}; {document['device']}, seed {document['seed']}")
+def _title(entry: Entry, options: Options) -> Text:
+    shapes = ", ".join(f"{name} {_shape(a.shape)}" for name, a in entry.call.arrays.items())
+    return Text.assemble((entry.call.op.name, "bold"), f"  {shapes}; {options.device}, seed {options.seed}")
 
 
 def _table(heads: list[str], rows: list[Row]) -> Table:
@@ -58,59 +59,60 @@ def _table(heads: list[str], rows: list[Row]) -> Table:
     return table
 
 
-def _rows(entry: Record, document: Record) -> tuple[list[str], list[Row]]:
+def _rows(entry: Entry, options: Options) -> tuple[list[str], list[Row]]:
     """The heads of the columns, and each row as its group, its label and a cell a column."""
-    columns = {record["version"]: record for record in entry["frameworks"].values()}
-    if "target" in entry:
-        columns[entry["target"]["name"]] = entry["target"]
-    records = list(columns.values())
-    first, last = document["dtypes"][0], document["dtypes"][-1]
-    rows: list[Row] = [
-        (f"{what} error", dtype, [_error(r[f"{what}_error"][dtype]) for r in records])
-        for what in ("value", "gradient")
-        for dtype in document["dtypes"]
+    sides, target = [*entry.sides.values()], entry.target
+    found = [side.rule for side in sides] + ([target] if target else [])
+    heads = [side.title for side in sides] + ([target.name] if target else [])
+    rest = ["–"] * bool(target)  # somebody's function has no plain form, and no other op beside it
+    first, last = options.dtypes[0], options.dtypes[-1]
+    rows: list[Row] = []
+    rows += [("value error", dtype, [_error(f.errors.value[dtype]) for f in found]) for dtype in options.dtypes]
+    rows += [("gradient error", dtype, [_error(f.errors.gradient[dtype]) for f in found]) for dtype in options.dtypes]
+    rows.append(("second derivative error", "float64", [_error(f.errors.second_derivative) for f in found]))
+
+    residuals = [{r.name: r for r in f.kept.trace.residuals} for f in found]
+    names = dict.fromkeys(name for by_name in residuals for name in by_name)
+    rows += [(f"residuals, {last}", name, [_residual(by_name.get(name)) for by_name in residuals]) for name in names]
+
+    elements = math.prod(next(iter(entry.call.arrays.values())).shape)
+    rows.append(("framework's own", "op", [side.own_name or "–" for side in sides] + rest))
+    ways: list[tuple[str, list[Kept | None]]] = [
+        ("this rule", [f.kept for f in found]),
+        ("plain autodiff", [side.plain.kept for side in sides]),
+        ("framework's own", [side.own for side in sides]),
+        ("checkpoint, the floor", [side.checkpoint for side in sides]),
     ]
-    rows.append(("second derivative error", "float64", [_error(r["second_derivative_error"]) for r in records]))
+    for group, shown in (("saved bytes", ways), ("new bytes", ways[:3])):
+        for way, kept in shown:
+            if any(kept):
+                cells = [_bytes(k and getattr(k, group.replace(" ", "_")), elements) for k in kept]
+                rows.append((group, way, cells + rest * (way != "this rule")))
+    for way, kept in ways[:3]:
+        if any(kept):
+            cells = [_bytes(k and k.chain_bytes, elements) for k in kept]
+            rows.append(("added to linear→op→linear", way, cells + rest * (way != "this rule")))
+    for way, kept in (*ways[:2], ("checkpoint", ways[3][1])):
+        rows.append(("backward repeats", way, [repeats(k) for k in kept] + rest * (way != "this rule")))
 
-    residuals = [{r["name"]: r for r in record["residuals"]} for record in records]
-    names = dict.fromkeys(name for found in residuals for name in found)
-    rows += [(f"residuals, {last}", name, [_residual(found.get(name)) for found in residuals]) for name in names]
-
-    elements = math.prod(next(iter(entry["shapes"].values())))
-    rules, own = {"": "this rule", "autodiff_": "plain autodiff"}, {"own_": "framework's own"}
-    rows.append(("framework's own", "op", [r.get("own") or "–" for r in records]))
-    for group, key, shown in (
-        ("bytes held", "saved_bytes", rules | own | {"checkpoint_": "checkpoint, the floor"}),
-        ("new bytes", "new_bytes", rules | own),
-        ("added to linear→op→linear", "chain_bytes", rules | own),
-    ):
-        for k, rule in shown.items():
-            if any(k + key in r for r in records):
-                rows.append((group, rule, [_bytes(r.get(k + key), elements) for r in records]))
-    rules |= {"checkpoint_": "checkpoint"}
-    rows += [("backward repeats", rule, [repeats(r, k) for r in records]) for k, rule in rules.items()]
-
-    for source in ("numpy", *entry["frameworks"]):
-        cells = [_error(entry["exchange"][f"{source}->{name}"]) for name in entry["frameworks"]]
-        rows.append((f"exchange, {first}", f"{TITLES[source]}'s residuals", cells + [""] * ("target" in entry)))
-    return list(columns), rows
+    for source in ("numpy", *entry.sides):
+        cells = [_error(entry.exchange[source, name]) for name in entry.sides]
+        rows.append((f"exchange, {first}", f"{TITLES[source]}'s residuals", cells + [""] * bool(target)))
+    return heads, rows
 
 
-def _between(entry: Record, document: Record) -> list[str]:
+def _between(difference: Errors, options: Options) -> str:
     """How far the frameworks are from each other, in one line."""
-    difference = entry["difference"]
-    if difference is None:
-        return []
     parts = [
-        f"value {_error(difference['value'][dtype])}, gradient {_error(difference['gradient'][dtype])} ({dtype})"
-        for dtype in document["dtypes"]
+        f"value {_error(difference.value[dtype])}, gradient {_error(difference.gradient[dtype])} ({dtype})"
+        for dtype in options.dtypes
     ]
-    return [f"JAX − PyTorch: {'; '.join(parts)}; second derivative {_error(difference['second_derivative'])}"]
+    return f"JAX − PyTorch: {'; '.join(parts)}; second derivative {_error(difference.second_derivative)}"
 
 
-def _verdict(document: Record) -> str:
-    ops = len(document["ops"])
-    pairs = sum(len(entry["exchange"]) for entry in document["ops"])
+def _verdict(comparison: Comparison) -> str:
+    ops = len(comparison.entries)
+    pairs = sum(len(entry.exchange) for entry in comparison.entries)
     return f"{ops} {'op' if ops == 1 else 'ops'}, all as they should be; {pairs} exchanges of residuals, all agree."
 
 
@@ -118,10 +120,8 @@ def _error(value: float | None) -> str:
     return "none" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
-def _residual(residual: Record | None) -> str:
-    if residual is None:
-        return "–"
-    return f"{size(residual['bytes'])}  {residual['dtype']}{_shape(residual['shape'])}  {residual['kind']}"
+def _residual(r: Residual | None) -> str:
+    return "–" if r is None else f"{size(r.storage_bytes)}  {r.value}  {r.kind}"
 
 
 def _bytes(nbytes: int | None, elements: int) -> str:
@@ -130,12 +130,10 @@ def _bytes(nbytes: int | None, elements: int) -> str:
     return f"{size(nbytes)}  {nbytes / max(elements, 1):.3g} B an element"
 
 
-def repeats(record: Record, key: str = "") -> str:
+def repeats(kept: Kept | None) -> str:
     """What the backward computes again."""
-    if f"{key}recomputed" not in record:
-        return "–"
-    return ", ".join(record[f"{key}recomputed"]) or "nothing"
+    return "–" if kept is None else ", ".join(kept.trace.repeats()) or "nothing"
 
 
-def _shape(shape: list[int]) -> str:
+def _shape(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"

@@ -1,51 +1,93 @@
-"""What is wrong with what was measured, one line each; nothing, for a right op."""
+"""What is wrong with what was measured of an op; nothing, for a right one."""
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from residuals_lab.compare.measure import Options, Record
-from residuals_lab.ops.call import Call
+from residuals_lab.compare.measure import Errors, Options
+from residuals_lab.finding import Finding
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, limit
 
+if TYPE_CHECKING:
+    from residuals_lab.compare import Entry
 
-def failures(entry: Record, call: Call, adapters: Sequence[ModuleType], options: Options) -> list[str]:
-    """What is wrong with an entry of the comparison."""
-    found = []
+
+def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) -> Iterator[Finding]:
+    """What is wrong with an entry of a comparison."""
+    op = entry.call.op.name
     for adapter in adapters:
-        record, module = entry["frameworks"][adapter.NAME], adapter.op(call.op.name)
-        where = f"{call.op.name} in {adapter.TITLE}"
-        found += _inaccuracies(where, record, record, options)
-        names, expected = sorted(r["name"] for r in record["residuals"]), sorted(call.residuals())
+        side, module = entry.sides[adapter.NAME], adapter.op(op)
+        where, trace = f"{op} in {adapter.TITLE}", side.rule.kept.trace
+        yield from _inaccuracies(where, side.rule.errors, side.plain.errors)
+        names, expected = sorted(r.name for r in trace.residuals), sorted(entry.call.residuals())
         if names != expected:
-            found.append(f"{where}: holds {', '.join(names)}; `Residuals` says {', '.join(expected)}")
-        again, declared = record["recomputed"], sorted(set(module.RECOMPUTES).intersection(record["computed"]))
-        if again != declared:
-            found.append(f"{where}: backward computes again {again or 'nothing'}; declared {declared or 'nothing'}")
-        allowed = limit(options.dtypes[0], record["autodiff_gradient_error"][options.dtypes[0]])
-        for pair, worst in entry["exchange"].items():
-            if pair.endswith(f"->{adapter.NAME}") and not worst <= allowed:
-                found.append(f"{call.op.name}: exchange {pair}: gradient error {worst:.1e}, allowed {allowed:.1e}")
-    if "target" in entry:
-        ours = entry["frameworks"][entry["target"]["framework"]]
-        found += _inaccuracies(entry["target"]["name"], entry["target"], ours, options)
-    return found
+            yield Finding(
+                "residuals-differ",
+                f"{where} saves other arrays than its `Residuals` says",
+                _listed(expected),
+                _listed(names),
+                "the fields of `Residuals` are what a reader takes the backward to keep",
+                "save the fields of `Residuals`, each with its NumPy value, and nothing else",
+            )
+        repeats, declared = trace.repeats(), sorted(set(module.RECOMPUTES).intersection(trace.computed()))
+        if repeats != declared:
+            yield Finding(
+                "repeats-forward",
+                f"{where} repeats other operations in its backward than RECOMPUTES declares",
+                _listed(declared),
+                _listed(repeats),
+                "what a backward computes again is a choice, against the bytes of saving it",
+                "save the value, or declare the operation in RECOMPUTES with the reason",
+            )
+        dtype = options.dtypes[0]
+        allowed = limit(dtype, side.plain.errors.gradient[dtype])
+        for (source, reader), worst in entry.exchange.items():
+            if reader == adapter.NAME and not worst <= allowed:
+                yield Finding(
+                    "exchange-differs",
+                    f"{op}: the backward of {reader}, given the residuals of {source}, makes another gradient",
+                    f"an error of at most {allowed:.1e} in {dtype}",
+                    f"{worst:.1e}",
+                    "packages that agree on residuals can take each other's",
+                    "give each residual the value that it has in residuals_numpy",
+                )
+    if entry.target is not None and entry.target_framework is not None:
+        plain = entry.sides[entry.target_framework].plain
+        yield from _inaccuracies(entry.target.name, entry.target.errors, plain.errors)
 
 
-def _inaccuracies(where: str, record: Record, ours: Record, options: Options) -> list[str]:
+def _inaccuracies(where: str, errors: Errors, plain: Errors) -> Iterator[Finding]:
     """Errors above what plain autodiff of our op's maths allows."""
-    checks = [
-        (f"{what} error", dtype, worst, ours[f"autodiff_{what}_error"][dtype])
-        for what in ("value", "gradient")
-        for dtype, worst in record[f"{what}_error"].items()
-    ]
-    found = [
-        f"{where}: {what} {worst:.1e} in {dtype}, allowed {limit(dtype, autodiff):.1e}"
-        for what, dtype, worst, autodiff in checks
-        if not worst <= limit(dtype, autodiff)
-    ]
-    second = record["second_derivative_error"]
-    if second is None:
-        found.append(f"{where}: cannot be differentiated twice")
-    elif not second <= FLOAT64_LIMIT:
-        found.append(f"{where}: second derivative error {second:.1e} in float64, allowed {FLOAT64_LIMIT:.1e}")
-    return found
+    for what, found, beside in (("value", errors.value, plain.value), ("gradient", errors.gradient, plain.gradient)):
+        for dtype, worst in found.items():
+            if not worst <= limit(dtype, beside[dtype]):
+                yield Finding(
+                    f"{what}-wrong",
+                    f"{where}: {what} error in {dtype}",
+                    f"at most {limit(dtype, beside[dtype]):.1e}",
+                    f"{worst:.1e}",
+                    "plain autodiff of the same maths is this exact",
+                    f"compare the {what} with the op's page, term by term",
+                )
+    if errors.second_derivative is None:
+        yield Finding(
+            "no-second-derivative",
+            f"{where} cannot be differentiated twice",
+            "a gradient that has a gradient",
+            "none",
+            "gradient penalties and Hessian-vector products differentiate the backward",
+            "let the backward be made of operations that can be differentiated",
+        )
+    elif not errors.second_derivative <= FLOAT64_LIMIT:
+        yield Finding(
+            "second-derivative-wrong",
+            f"{where}: second derivative error in float64",
+            f"at most {FLOAT64_LIMIT:.1e}",
+            f"{errors.second_derivative:.1e}",
+            "a saved intermediate is a constant to PyTorch unless it is an output of the rule",
+            "return what is computed and saved as an output of forward, and take its cotangent in backward",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import BY_NAME, Op
 from residuals_lab.trace import Trace
 
@@ -36,7 +37,7 @@ class Call:
         )
         return cls(op, arrays, {name: arguments.get(name, default) for name, default in op.static.items()}, constants)
 
-    def rounded(self, adapter: ModuleType, dtype: str) -> "Call":
+    def rounded(self, adapter: Framework, dtype: str) -> "Call":
         """The same call with its arrays as `dtype` has them: the truth about a low-precision run starts there.
 
         Floating constants are statistics, which are at least float32.
@@ -77,7 +78,7 @@ class Call:
 
     # In a framework: functions of this call's arrays, in order.
 
-    def bind(self, adapter: ModuleType, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def bind(self, adapter: Framework, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn` of arrays and constants as a function of the arrays alone, to which constants may still be given."""
         constants = self.constants_in(adapter)
 
@@ -86,45 +87,45 @@ class Call:
 
         return bound
 
-    def constants_in(self, adapter: ModuleType) -> list[Any]:
+    def constants_in(self, adapter: Framework) -> list[Any]:
         """The constants as the framework's arrays."""
         return [adapter.constant(a, self.device) for a in self.constants.values()]
 
-    def ours(self, adapter: ModuleType) -> Callable[..., Any]:
+    def ours(self, adapter: Framework) -> Callable[..., Any]:
         """The op as its users call it."""
         public = adapter.public(self.op.name)
         return self.bind(adapter, lambda *given: _first(public(**self._named(given), **self.static)))
 
-    def saved(self, adapter: ModuleType) -> Callable[..., Any]:
+    def saved(self, adapter: Framework) -> Callable[..., Any]:
         """The `Residuals` of the op."""
         fwd = self._fwd(adapter)
         return self.bind(adapter, lambda *given: fwd(*given)[1])
 
-    def plain(self, adapter: ModuleType) -> Callable[..., Any]:
+    def plain(self, adapter: Framework) -> Callable[..., Any]:
         """The same maths without the op's rule: `fwd`, for the framework to differentiate."""
         fwd = self._fwd(adapter)
         return self.bind(adapter, lambda *given: _first(fwd(*given)[0]))
 
-    def own(self, adapter: ModuleType) -> Callable[..., Any]:
+    def own(self, adapter: Framework) -> Callable[..., Any]:
         """The framework's own op for the same thing, where its adapter knows one."""
         _, fn = adapter.OWN[self.op.name]
         return self.bind(adapter, lambda *given: fn(**self._named(given), **self.static))
 
-    def checkpointed(self, adapter: ModuleType) -> Callable[..., Any]:
+    def checkpointed(self, adapter: Framework) -> Callable[..., Any]:
         """Plain maths of which nothing is saved but the inputs."""
         return adapter.checkpointed(self.plain(adapter))
 
-    def trace(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> Trace:
+    def trace(self, adapter: Framework, fn: Callable[..., Any], arrays: Sequence[Any]) -> Trace:
         """The trace of one of these functions at `arrays`, with the constants as further inputs, by name."""
         inputs = [*arrays, *self.constants_in(adapter)]
         return adapter.trace(fn, inputs, [*self.arrays, *self.constants], self.saved(adapter))
 
-    def saved_bytes(self, adapter: ModuleType, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
+    def saved_bytes(self, adapter: Framework, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
         """The bytes that one of these functions really holds, where the constants are inputs too."""
         return adapter.saved_bytes(fn, [*arrays, *self.constants_in(adapter)])
 
     def backward(
-        self, adapter: ModuleType, residuals: Mapping[str, Any], g: Any, arrays: Sequence[Any]
+        self, adapter: Framework, residuals: Mapping[str, Any], g: Any, arrays: Sequence[Any]
     ) -> dict[str, Any]:
         """The op's `bwd` on these residuals: the gradient of each array that is there, and looks like those here."""
         module = adapter.op(self.op.name)
@@ -136,7 +137,7 @@ class Call:
         # None for each constant too, in JAX.
         return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
-    def _fwd(self, adapter: ModuleType) -> Callable[..., Any]:
+    def _fwd(self, adapter: Framework) -> Callable[..., Any]:
         fwd = adapter.op(self.op.name).fwd  # found beforehand: a compiler cannot follow an import
         return lambda *given: fwd(*self._all(self._named(given)), *self.static.values())
 
@@ -158,7 +159,7 @@ def samples(op_name: str, seed: int = 0) -> dict[str, Call]:
     return {name: Call.of(op, call) for name, call in module.samples(np.random.default_rng(seed)).items()}
 
 
-def round_to(adapter: ModuleType, a: np.ndarray, dtype: str) -> np.ndarray:
+def round_to(adapter: Framework, a: np.ndarray, dtype: str) -> np.ndarray:
     """`a` rounded to `dtype`, in float64."""
     with adapter.precision(dtype):
         return adapter.to_numpy(adapter.array(a, dtype))

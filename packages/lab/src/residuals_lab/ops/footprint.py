@@ -6,11 +6,11 @@ output is free, for the second holds it too, and a saved input is paid for, sinc
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import Axes, Op
 from residuals_lab.ops.call import Call
 from residuals_lab.trace import Trace
@@ -26,7 +26,7 @@ class Footprint(NamedTuple):
     chain: int  # that the op adds to linear → op → linear
 
 
-def call_of(op: Op, adapter: ModuleType) -> Call:
+def call_of(op: Op, adapter: Framework) -> Call:
     """The call that footprints are given for: every axis is 8, but the last of the first array, which is 1024.
 
     `...` is two axes. So an array of one number a row, a group or a channel is at most a 64th of the first. An op may
@@ -39,14 +39,14 @@ def call_of(op: Op, adapter: ModuleType) -> Call:
     return Call.of(op, op.draw(np.random.default_rng(0), axes)).rounded(adapter, "float32")
 
 
-def measure(call: Call, adapter: ModuleType, fn: Callable[..., Any], dtype: str = "float32") -> Footprint:
+def measure(call: Call, adapter: Framework, fn: Callable[..., Any], dtype: str = "float32") -> Footprint:
     """The footprint of one of the functions that the call gives."""
     args = [adapter.array(a, dtype, call.device) for a in call.arrays.values()]
     alone = call.trace(adapter, fn, args)
     return Footprint(alone.saved_bytes, alone.new_bytes, chain_trace(call, adapter, fn, dtype).new_bytes)
 
 
-def chain_trace(call: Call, adapter: ModuleType, fn: Callable[..., Any], dtype: str = "float32") -> Trace:
+def chain_trace(call: Call, adapter: Framework, fn: Callable[..., Any], dtype: str = "float32") -> Trace:
     """The trace of linear → op → linear. The op's y is one of its outputs: the second linear holds it anyway."""
     chain, arrays = chained(call, fn)
     inputs = [adapter.array(a, dtype, call.device) for a in arrays.values()] + call.constants_in(adapter)

@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.named import Call, calls, named
+from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.trace import Residual, Trace, Value
 
 
@@ -28,7 +28,7 @@ class Advice:
         return self.nbytes - self.instead
 
 
-def advice(trace: Trace, adapter: ModuleType) -> list[Advice]:
+def advice(trace: Trace, adapter: Framework) -> list[Advice]:
     """All that would free something, the most first."""
     forward = Forward(trace)
     patterns = (_of_attention, _of_logits, _of_gates, _of_dropout)
@@ -59,7 +59,7 @@ def _is_most_left(held: _Held, freed: Set[Hashable]) -> bool:
     return left > sum(r.storage_bytes for r in held.values()) / 2
 
 
-def _of_names(forward: Forward, trace: Trace, adapter: ModuleType, freed: Set[Hashable]) -> _Found:
+def _of_names(forward: Forward, trace: Trace, adapter: Framework, freed: Set[Hashable]) -> _Found:
     """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
     readers: dict[Hashable, set[tuple[str, str] | None]] = defaultdict(set)
     for r in trace.residuals:
@@ -114,7 +114,7 @@ def _held_by(
 
 
 def _instead(
-    found: Sequence[tuple[str, Call, _Held]], forward: Forward, trace: Trace, adapter: ModuleType
+    found: Sequence[tuple[str, Call, _Held]], forward: Forward, trace: Trace, adapter: Framework
 ) -> Iterator[int]:
     """The bytes that the op keeps in place of each call: nothing for an array that is kept anyway, by another call or
     by somebody else.
@@ -138,7 +138,7 @@ def _instead(
         yield instead
 
 
-def _of_attention(forward: Forward, adapter: ModuleType) -> _Found:
+def _of_attention(forward: Forward, adapter: Framework) -> _Found:
     """Flash attention where scores, and what is made of them, are held between a product and the next."""
     values = forward.values
     found: dict[str, _Held] = defaultdict(dict)
@@ -161,7 +161,7 @@ def _turns(held: _Held, value: Value) -> int:
     return max(math.prod(r.value.shape) for r in held.values()) // value.elements
 
 
-def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
+def _flash(adapter: Framework, scores: Value, out: Value) -> int:
     """The bytes that flash attention holds beside q, k and v, for scores and an output of these shapes."""
     *lead, queries, keys = scores.shape
     heads = math.prod(lead)
@@ -170,7 +170,7 @@ def _flash(adapter: ModuleType, scores: Value, out: Value) -> int:
     return _beside_inputs(_traced(adapter, "flash_attention", out.dtype, *shapes))
 
 
-def _of_logits(forward: Forward, adapter: ModuleType) -> _Found:
+def _of_logits(forward: Forward, adapter: Framework) -> _Found:
     """A loss that holds no logits, where those of a product are held to take from each row what its label says."""
     found: dict[str, _Held] = defaultdict(dict)
     instead: Counter[str] = Counter()
@@ -194,7 +194,7 @@ def _of_logits(forward: Forward, adapter: ModuleType) -> _Found:
         yield _advice("cross entropy", line, "linear_cross_entropy", these, instead[line])
 
 
-def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
+def _of_gates(forward: Forward, adapter: Framework) -> _Found:
     """One rule for an activation and the product with it, which also keeps what the activation gives."""
     found: dict[tuple[str, str], _Held] = defaultdict(dict)
     instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # each array that is kept once
@@ -214,13 +214,15 @@ def _of_gates(forward: Forward, adapter: ModuleType) -> _Found:
                 for r, n in zip(ours.residuals, (gate, up), strict=True):
                     if n not in forward.alive:
                         array = forward.array(n, place)
-                        nbytes = next((r.storage_bytes for r in given if forward.array_of(r) == array), turns * r.storage_bytes)
+                        nbytes = next(
+                            (r.storage_bytes for r in given if forward.array_of(r) == array), turns * r.storage_bytes
+                        )
                         instead[op, step.line][array] = nbytes
     for (op, line), these in found.items():
         yield _advice("gate", line, op, these, sum(instead[op, line].values()))
 
 
-def _of_dropout(forward: Forward, adapter: ModuleType) -> _Found:
+def _of_dropout(forward: Forward, adapter: Framework) -> _Found:
     """Dropout that keeps a bit an element, where its mask is held in bytes or in floating numbers."""
     found: dict[tuple[str, str], _Held] = defaultdict(dict)
     instead: Counter[tuple[str, str]] = Counter()
@@ -240,7 +242,7 @@ def _beside_inputs(trace: Trace) -> int:
 
 
 @cache
-def _traced(adapter: ModuleType, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
+def _traced(adapter: Framework, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
     """Our op on arrays of these shapes, of which none is there."""
     public = adapter.public(op)
     fn, others = {

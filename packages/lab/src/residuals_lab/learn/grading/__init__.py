@@ -18,34 +18,19 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from residuals_lab import frameworks
+from residuals_lab.finding import Finding
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.show import size
 from residuals_lab.targets.isolated import Ended
-from residuals_lab.trace import Residual
-
-
-class Finding(NamedTuple):
-    """What is wrong. `code` never changes its meaning; the rest is for people."""
-
-    code: str
-    title: str
-    expected: str
-    got: str
-    why: str
-    next: str
-
-    @property
-    def message(self) -> str:
-        parts = f"expected: {self.expected}", f"got: {self.got}", f"why it matters: {self.why}", f"next: {self.next}"
-        return "\n".join((self.title, *parts))
+from residuals_lab.trace import Trace
 
 
 class Grade(NamedTuple):
-    """`finding` is None on a pass, and `report` says what was achieved; `residuals` is empty before they are traced."""
+    """`finding` is None on a pass, and `report` says what was achieved; `trace` is None if no check asked for it."""
 
     finding: Finding | None
-    residuals: tuple[Residual, ...]
-    report: str
+    trace: Trace | None = None
+    report: str = ""
 
 
 def grade(exercise: str, framework: str, path: Path) -> Grade:
@@ -57,7 +42,7 @@ def grade(exercise: str, framework: str, path: Path) -> Grade:
             with adapter.uncompiled():
                 module = _execute(source, path)
         except BaseException as error:  # whatever a learner raises, SystemExit and KeyboardInterrupt too
-            return Grade(_raised(error, source, path, adapter), (), "")
+            return Grade(_raised(error, source, path, adapter))
         answer = checks.Answer(adapter, module)
         for check in checks.CHECKS:
             try:
@@ -65,8 +50,8 @@ def grade(exercise: str, framework: str, path: Path) -> Grade:
             except BaseException as error:
                 finding = _raised(error, source, path, adapter)
             if finding:
-                return Grade(finding, answer.residuals, "")
-        return Grade(None, answer.residuals, checks.report(answer))
+                return Grade(finding, answer.traced)
+        return Grade(None, answer.traced, checks.report(answer))
 
 
 @contextmanager

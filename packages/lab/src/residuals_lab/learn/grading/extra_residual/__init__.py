@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from residuals_lab.learn.grading import Finding
+from residuals_lab.finding import Finding
 from residuals_lab.learn.grading.extra_residual import gradients, kept, runs
 from residuals_lab.learn.grading.extra_residual.answer import Answer
 from residuals_lab.learn.grading.words import listed

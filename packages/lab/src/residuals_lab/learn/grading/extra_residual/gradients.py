@@ -1,10 +1,11 @@
 """What comes out: the checks of the gradient, of the function that returns it, and of its own gradient."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from residuals_lab.learn.grading import Finding
+from residuals_lab.finding import Finding
 from residuals_lab.learn.grading.extra_residual.answer import Answer, close
 from residuals_lab.learn.grading.words import kind, shape, show
 
@@ -49,9 +50,10 @@ def gradient_function(answer: Answer) -> Finding | None:
     first = answer.numpy(d).copy()
     wrong = _wrong_gradient(answer, first, np.array(1.0))
     if wrong:
-        return wrong._replace(
+        return replace(
+            wrong,
             title=f"custom_vjp_with_extra_residual(x): {wrong.title}",
-            next="f_with_sin has the right gradient: return that of f_with_sin at x, and nothing else",
+            mend="f_with_sin has the right gradient: return that of f_with_sin at x, and nothing else",
         )
     second = answer.numpy(function(x))
     if not answer.is_jax and not _leaves_grad_alone(answer):

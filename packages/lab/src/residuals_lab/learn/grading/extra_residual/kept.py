@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from residuals_lab.learn.grading import Finding
+from residuals_lab.finding import Finding
 from residuals_lab.learn.grading.extra_residual.answer import Answer, close
 from residuals_lab.learn.grading.words import join, listed, show
 

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from residuals_lab.learn.grading import Finding
+from residuals_lab.finding import Finding
 from residuals_lab.learn.grading.extra_residual.answer import Answer, close, signature, takes
 from residuals_lab.learn.grading.words import join, kind, shape, show
 

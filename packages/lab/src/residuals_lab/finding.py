@@ -1,0 +1,26 @@
+"""What is wrong, wherever in the lab it was found."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, in words that lead to its mend."""
+
+    rule: str  # "gradient-wrong"; it never changes its meaning, and the rest is for people
+    title: str  # what is wrong, as a sentence without a full stop
+    expected: str
+    got: str
+    why: str  # it matters
+    mend: str
+
+    @property
+    def message(self) -> str:
+        """All of it, a line each."""
+        parts = f"expected: {self.expected}", f"got: {self.got}", f"why it matters: {self.why}", f"mend: {self.mend}"
+        return "\n".join((self.title, *parts))
+
+    @property
+    def line(self) -> str:
+        """The fault itself in one line."""
+        return f"{self.title}: expected {self.expected}, got {self.got}"
