@@ -44,7 +44,7 @@ def audit_target(
             fn, args, kwargs = _loaded(target, arguments, adapter, is_concrete)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
             try:
-                return audit(fn, *args, name=target, **how, **kwargs)
+                return audit(fn, *args, **how, name=target, **kwargs)
             except UsageError as problem:
                 raise UsageError(f"{target}: {problem}") from problem
             except KeyboardInterrupt:
@@ -55,11 +55,11 @@ def audit_target(
 
 def _loaded(
     target: str, arguments: Sequence[Argument], adapter: Framework, is_concrete: bool
-) -> tuple[Any, list[Marked], dict[str, Marked]]:
+) -> tuple[Any, list[Marked], dict[str, Any]]:
     """The target and its arguments, those by name apart. A file that has several of them runs once."""
     ran: dict[Path, ModuleType] = {}
     fn = load_target(target, ran)
-    args, kwargs = list[Marked](), dict[str, Marked]()
+    args, kwargs = list[Marked](), dict[str, Any]()
     for argument in arguments:
         name, given = value(adapter, argument, is_concrete, ran)
         if name in kwargs:

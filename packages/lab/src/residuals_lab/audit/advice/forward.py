@@ -1,11 +1,11 @@
-"""What the forward of a trace does, whoever wrote it: a gate, a softmax between two products, a loss of logits."""
+"""The forward of a trace as a graph to walk, and a softmax in it, whoever wrote that."""
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from residuals_lab.trace import Residual, Step, Trace
-from residuals_lab.trace.costs import COSTS, MAKING
+from residuals_lab.trace.costs import COSTS
 
 _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
     [
@@ -28,11 +28,6 @@ _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a 
 _OF_LOGITS = frozenset(  # and to logits: our op has no scale and no mask, and its labels count classes as they come
     ["convert", "exp", "log_softmax", "matmul", "sub", *COSTS["view"].split()]
 ) - {"permute", "rev", "transpose"}
-
-_COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
-_FROM_BITS = frozenset(["add", "bitcast_convert_type", "div", "maximum", "mul", "or", "shift_right_logical", "sub"])
-_DRAWING = frozenset(["random", "random_fold_in", "random_number", "random_seed", "random_split"])
-_OF_DRAWS = _COMPARISONS | _FROM_BITS | MAKING | _DRAWING | {*COSTS["view"].split()}  # until they are a mask
 
 
 class Forward:
@@ -132,38 +127,6 @@ class Forward:
             todo += outs - found
             found |= outs
         return found
-
-    def activation(self, step: Step, y: int) -> tuple[str, int, set[int]]:
-        """Of what activation a step's operand is the output, as the op that has a gate of it; the activation's input,
-        and what else it makes.
-        """
-        maker = self.makers.get(y)
-        if maker and maker.op in ("silu", "gelu"):
-            return {"silu": "swiglu", "gelu": "geglu"}[maker.op], maker.ins[0], set()
-        if maker and maker.op == "mul" and len(maker.ins) == 2:
-            for x, s in (maker.ins, maker.ins[::-1]):
-                if s in self.makers and (self.makers[s].op, self.makers[s].ins) == ("sigmoid", (x,)):
-                    within = self.made_in[maker.module, maker.line] if maker.module != step.module else {s}
-                    return "swiglu", x, within
-        return "", y, set()
-
-    def drops(self, step: Step) -> int | None:
-        """The mask with which a step drops elements of an array, each by a draw of its own, if it does that."""
-        if step.op == "random" and len(step.outs) == 2:  # it gives the array, and the mask
-            return step.outs[1]
-        if step.op not in ("masked_fill", "mul", "where") or len(step.ins) < 2:
-            return None
-        for mask in step.ins:
-            size, made_from = self.values[mask].elements, self.made_from([mask])
-            by = [(self.makers[n].op, n) for n in made_from if n in self.makers]
-            is_only_for_it = all(self.is_read_once(n) for _, n in by if self.values[n].elements == size)
-            ops = {op for op, _ in by}
-            # A draw of numbers that are compared is a mask, and so is one that gives 0 and 1; bits alone are not.
-            draws = {op for op, n in by if not self.values[n].dtype.startswith("uint")} & {"random"}
-            draws = draws or ({"random", "random_number"} & ops if ops & _COMPARISONS else set())
-            if draws and is_only_for_it and ops <= _OF_DRAWS and size == self.values[step.outs[0]].elements > 1:
-                return mask
-        return None
 
     def is_softmax(self, product: Step, end: Step, operand: int) -> bool:
         """Whether a product goes through a softmax along the last axis to this step's operand, and nowhere else; or, if

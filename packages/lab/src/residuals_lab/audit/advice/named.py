@@ -1,131 +1,92 @@
-"""What is called after an op of ours: functions and modules, by their names and by what they then really do."""
+"""Functions and modules that are named like one of our ops and really compute it, where the op saves less."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence, Set
 
-from residuals_lab.trace import Step, Trace, Value
-from residuals_lab.trace.costs import COSTS, MAKING
-
-# The names that a module or function has where it does what an op does, without "_", in lower case.
-NAMES = {
-    "gelu": "gelu newgelu gelutanh newgeluactivation geluactivation pytorchgelutanh",
-    "silu": "silu swish siluactivation",
-    "relu": "relu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "softmax": "softmax",
-    "layer_norm": "layernorm standardize",
-    "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm qwen3rmsnorm mistralrmsnorm gemmarmsnorm",
-}
-_OP = {name: op for op, names in NAMES.items() for name in names.split()}
-# What it does if it is that: at least one of the first, and beside them and views none but the second.
-DOES = {
-    "gelu": ("erf erfc tanh gelu gelu_tanh", "add div integer_pow mul neg pow square sub"),
-    "silu": ("silu sigmoid", "mul"),
-    "relu": ("relu maximum clamp clamp_min threshold where", "eq ge gt le lt"),
-    "sigmoid": ("sigmoid", ""),
-    "tanh": ("tanh", ""),
-    "softmax": ("softmax exp", "and div eq gt is_finite lt max maximum mul ne reciprocal sub sum where"),
-    "layer_norm": ("layer_norm rsqrt sqrt", f"mean std sum var var_mean {COSTS['elementwise']}"),
-    "rms_norm": ("rms_norm rsqrt sqrt", f"mean norm sum {COSTS['elementwise']}"),
-}
+from residuals_lab.audit.advice.calls import Call, calls, named
+from residuals_lab.audit.advice.forward import Forward
+from residuals_lab.audit.advice.ours import Found, Held, Ours, found_advice
+from residuals_lab.trace import Trace
 
 
-def named(trace: Trace, scope: str) -> tuple[str, str] | None:
-    """The op that the innermost module or function of a scope is called after, and the scope up to there."""
-    names = scope.split("/")
-    for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
-        for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
-            plain = re.sub(r"_\d+$", "", name.removeprefix("eqx.nn.")).replace("_", "").lower()
-            if op := _OP.get(plain):
-                return op, outer
-    return None
+def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Found:
+    """Ops for functions and modules that are called after them: in place of what they alone read in the backward."""
+    readers: dict[Hashable, set[tuple[str, str] | None]] = defaultdict(set)
+    for r in trace.residuals:
+        scopes = [trace.steps[i].module for i in r.reads] or [r.module]  # nobody reads what JAX fills a `where` with
+        readers[r.storage] |= {named(trace, scope) for scope in scopes}
+    inside: dict[tuple[str, str], Held] = defaultdict(dict)
+    for r in trace.residuals:
+        if r.is_new and r.value.shape and len(readers[r.storage]) == 1 and (reader := next(iter(readers[r.storage]))):
+            inside[reader][r.storage] = r
+    places = _by_scope(forward)
+    found: list[tuple[str, Call, Held]] = []
+    for (op, scope), held in inside.items():
+        if known := calls(op, [place for place in places[scope] if place in forward.primal], trace):
+            of_calls = _held_by(known, places[scope], held, forward, trace)
+            found += [(op, call, its) for call, its in of_calls if not its or is_most_left(its, freed)]
+    together: dict[tuple[str, str, str], tuple[Held, int]] = defaultdict(lambda: ({}, 0))
+    for (op, call, its), instead in zip(found, _instead(found, forward, trace, ours), strict=True):
+        held, before = together[op, call.line, call.x.dtype]
+        together[op, call.line, call.x.dtype] = held | its, before + instead
+    for (op, line, _), (held, instead) in together.items():
+        yield found_advice(op, line, op, held, instead)
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a function or module that does what an op does."""
-
-    places: Sequence[int]  # of its steps in the trace
-    x: Value
-    y: Value
-    times: int  # how often a loop around it makes this call
-    line: str  # of most of its steps
-
-
-def calls(op: str, places: Sequence[int], trace: Trace) -> list[Call]:
-    """The calls of the functions with one scope, of which the forward's steps are at these places. None at all if any
-    of them is not known to do what the op does.
-    """
-    found = list[Call]()
-    for part in (part for group in _groups(places, trace) for part in _repeats(op, group, trace)):
-        steps = [trace.steps[i] for i in part]
-        if not does(op, steps, trace):
-            return []
-        (x,) = _arguments(steps, trace)
-        made = [trace.values[n] for step in steps for n in step.outs]
-        y = [value for value in made if value.elements == x.elements][-1]
-        lines = Counter(step.line for step in steps if step.line)
-        line = max(lines, key=lambda line: lines[line], default="")
-        found.append(Call(part, x, y, max(step.times for step in steps), line))
+def _by_scope(forward: Forward) -> dict[str, list[int]]:
+    """The places of the forward's steps, by each scope that they are in."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, step in enumerate(forward.all):
+        names = step.module.split("/")
+        for i in range(len(names)):
+            found["/".join(names[: i + 1])].append(place)
     return found
 
 
-def _groups(places: Sequence[int], trace: Trace) -> Iterator[Sequence[int]]:
-    """These places, cut wherever no later step reads what an earlier one of them has made."""
-    made = dict[int, int]()  # where among them each value was made last
-    joined = set[int]()  # the places among them that one before is read after
-    for i, place in enumerate(places):
-        joined.update(range(min([i, *(made[n] for n in trace.steps[place].ins if n in made)]) + 1, i + 1))
-        made |= dict.fromkeys(trace.steps[place].outs, i)
-    starts = [i for i in range(len(places)) if i not in joined]
-    return (places[i:j] for i, j in pairwise([*starts, len(places)]))
+def _held_by(
+    found: Sequence[Call], places: Sequence[int], held: Held, forward: Forward, trace: Trace
+) -> Iterator[tuple[Call, Held]]:
+    """Calls with one scope, and which of these arrays is held by each. A call of which the arrays are not held, such as
+    one in a checkpoint, is left out.
+    """
+    ends = [call.places[0] for call in found[1:]] + [len(forward.all)]
+    arrays = [  # that a call is given or makes, for the backward too
+        {forward.array(call.x.number, call.places[0]), *(i for i in places if call.places[0] <= i < end)}
+        for call, end in zip(found, ends, strict=True)
+    ]
+    of_each: list[Held] = [{} for _ in found]
+    for storage, r in held.items():
+        lines = {trace.steps[i].line for i in r.reads}
+        likely = [(forward.array_of(r) in its, call.line in lines) for its, call in zip(arrays, found, strict=True)]
+        of_each[likely.index(max(likely))][storage] = r
+    all_held = {forward.array_of(r) for r in held.values()}
+    return ((call, its) for call, its, a in zip(found, of_each, arrays, strict=True) if a & all_held)
 
 
-def _repeats(op: str, places: Sequence[int], trace: Trace) -> list[Sequence[int]]:
-    """These places, cut into as many calls as there are if each does the same operations and goes on from the last."""
-    essential, ops = DOES[op][0].split(), [trace.steps[i].op for i in places]
-    for n in range(sum(name in essential for name in ops), 1, -1):
-        size, rest = divmod(len(ops), n)
-        if rest == 0 and ops == ops[:size] * n and not set(essential).isdisjoint(ops[:size]):
-            return [places[i : i + size] for i in range(0, len(ops), size)]
-    return [places]
+def _instead(found: Sequence[tuple[str, Call, Held]], forward: Forward, trace: Trace, ours: Ours) -> Iterator[int]:
+    """The bytes that the op keeps in place of each call: nothing for an array that is kept anyway, by another call or
+    by somebody else.
+    """
+    held = {storage: r for _, _, its in found for storage, r in its.items()}
+    now = {forward.array_of(r): r.storage_bytes for r in held.values()}
+    kept = {forward.array(n, len(forward.all)) for n in forward.alive}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in held}
+    for op, call, _ in found:
+        its = {"input": (call.x, call.places[0]), "output": (call.y, call.places[-1] + 1)}
+        instead = 0
+        for r in ours.trace(op, call.x.dtype, call.x.shape).residuals:
+            if r.kind not in its:
+                instead += r.storage_bytes * call.times
+                continue
+            value, place = its[r.kind]
+            array = forward.array(value.number, place)
+            if array >= 0 and array not in kept:
+                kept.add(array)
+                instead += now.get(array, forward.nbytes(array) * call.times)
+        yield instead
 
 
-def _arguments(steps: Sequence[Step], trace: Trace) -> set[Value]:
-    """The largest arrays of floating numbers that these steps are given."""
-    made = {n for step in steps for n in step.outs}
-    given = [trace.values[n] for n in {n for step in steps for n in step.ins} - made]
-    largest = max((value.elements for value in given), default=0)
-    return {v for v in given if v.elements == largest and re.match(r"b?float|complex", v.dtype)}
-
-
-def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
-    """Whether these steps are what their function is called after, once, of one array."""
-    essential, others = (frozenset(names.split()) for names in DOES[op])
-    whole = {value.number for value in _arguments(steps, trace)}
-    used = [step for step in steps if step.op in essential]
-    if len(whole) != 1 or len({step.outs for step in used}) != 1:
-        return False
-    if not all(s.op in essential | others | MAKING or s.cost == "view" for s in steps):
-        return False
-    axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
-    if op in ("layer_norm", "rms_norm"):
-        return axes <= {(-1,)}
-    if op == "softmax":
-        return len(axes) <= 1 and all(len(along) == 1 for along in axes)
-    if op == "silu":
-        return all(s.op == "silu" or _is_gated(s, used, whole) for s in steps if s.cost != "view")
-    if op == "gelu":  # of x itself is only the op; else erf is of a multiple of it, and tanh of a polynomial
-        return not any(s.op in ("erf", "erfc", "tanh") and not whole.isdisjoint(s.ins) for s in used)
-    return True
-
-
-def _is_gated(step: Step, sigmoids: Sequence[Step], x: set[int]) -> bool:
-    """Whether this is a sigmoid of x, or the product of that and x."""
-    if step.op == "sigmoid":
-        return x.issuperset(step.ins)
-    return step.op == "mul" and any({*step.ins} == x | {*s.outs} for s in sigmoids)
+def is_most_left(held: Held, freed: Set[Hashable]) -> bool:
+    """Whether other advice does not free half of these arrays, or more."""
+    left = sum(r.storage_bytes for storage, r in held.items() if storage not in freed)
+    return left > sum(r.storage_bytes for r in held.values()) / 2

@@ -1,0 +1,50 @@
+"""An activation times a gate, where one rule for both saves less."""
+
+from collections import defaultdict
+
+from residuals_lab.audit.advice.forward import Forward
+from residuals_lab.audit.advice.ours import Found, Held, Ours, found_advice, iterations
+from residuals_lab.trace import Step
+
+
+def find(forward: Forward, ours: Ours) -> Found:
+    """One rule for an activation and the product with it, which also keeps what the activation gives."""
+    found: dict[tuple[str, str], Held] = defaultdict(dict)
+    instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # each array that is kept once
+    for place, step in enumerate(forward.all):
+        if step.op != "mul" or len(step.ins) != 2:
+            continue
+        for y, up in (step.ins, step.ins[::-1]):
+            op, gate, within = activation(forward, step, y)
+            is_read_here = forward.is_read_once(y) and y not in forward.alive
+            if op and forward.saved[y] and is_read_here and forward.values[up].shape == forward.values[gate].shape:
+                given = [r for n in {gate, up} for r in forward.saved[n] if forward.is_at(place, n, r)]
+                held = forward.held({y} | within, place) | {r.storage: r for r in given}
+                found[op, step.line] |= held
+                value = forward.values[gate]
+                turns = iterations({r.storage: r for r in forward.saved[y]}, value)
+                trace = ours.trace(op, value.dtype, value.shape, value.shape)
+                for r, n in zip(trace.residuals, (gate, up), strict=True):
+                    if n not in forward.alive:
+                        array = forward.array(n, place)
+                        nbytes = next(
+                            (r.storage_bytes for r in given if forward.array_of(r) == array), turns * r.storage_bytes
+                        )
+                        instead[op, step.line][array] = nbytes
+    for (op, line), these in found.items():
+        yield found_advice("gate", line, op, these, sum(instead[op, line].values()))
+
+
+def activation(forward: Forward, step: Step, y: int) -> tuple[str, int, set[int]]:
+    """Of what activation a step's operand is the output, as the op that has a gate of it; the activation's input,
+    and what else it makes.
+    """
+    maker = forward.makers.get(y)
+    if maker and maker.op in ("silu", "gelu"):
+        return {"silu": "swiglu", "gelu": "geglu"}[maker.op], maker.ins[0], set()
+    if maker and maker.op == "mul" and len(maker.ins) == 2:
+        for x, s in (maker.ins, maker.ins[::-1]):
+            if s in forward.makers and (forward.makers[s].op, forward.makers[s].ins) == ("sigmoid", (x,)):
+                within = forward.made_in[maker.module, maker.line] if maker.module != step.module else {s}
+                return "swiglu", x, within
+    return "", y, set()

@@ -1,0 +1,79 @@
+"""Advice, and what our ops keep: traced on shapes, never guessed."""
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from residuals_lab.frameworks.protocol import Framework
+from residuals_lab.trace import Residual, Trace, Value
+
+
+@dataclass(frozen=True)
+class Advice:
+    """An op to take for what a line of code does, and what it would keep."""
+
+    what: str  # is done there
+    line: str
+    op: str  # to take instead
+    arrays: int
+    nbytes: int  # of new memory, now
+    instead: int  # with the op, at most: some of it may be alive anyway
+
+    @property
+    def freed(self) -> int:
+        return self.nbytes - self.instead
+
+
+Held = dict[Hashable, Residual]  # new arrays, each by its storage
+Found = Iterator[tuple[Held, Advice]]
+
+
+def found_advice(what: str, line: str, op: str, held: Held, instead: int) -> tuple[Held, Advice]:
+    """Advice about these arrays."""
+    return held, Advice(what, line, op, len(held), sum(r.storage_bytes for r in held.values()), instead)
+
+
+class Ours:
+    """Our ops in one framework, each traced once a shape."""
+
+    def __init__(self, adapter: Framework) -> None:
+        self._adapter = adapter
+        self._traces: dict[tuple[object, ...], Trace] = {}
+
+    def trace(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
+        """The trace of an op on arrays of these shapes, without any numbers."""
+        key = (op, dtype, *shapes)
+        if key not in self._traces:
+            self._traces[key] = self._traced(op, dtype, *shapes)
+        return self._traces[key]
+
+    def _traced(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
+        fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
+        if op == "dropout":
+            fn, others = partial(_half_dropped, fn), [((2,), "uint32")]
+        elif op == "linear_cross_entropy":
+            fn, others = partial(_in_one_chunk, fn), [(shapes[0][:1], "int32")]
+        with self._adapter.abstractly():
+            arrays = [self._adapter.shaped(*a) for a in [*((shape, dtype) for shape in shapes), *others]]
+            return self._adapter.trace(fn, arrays, [str(i) for i in range(len(arrays))], is_abstract=True)
+
+
+def _half_dropped(dropout: Callable[..., Any], x: Any, key: Any) -> Any:
+    return dropout(x, 0.5, key)
+
+
+def _in_one_chunk(linear_cross_entropy: Callable[..., Any], x: Any, weight: Any, labels: Any) -> Any:
+    """What is saved does not depend on the chunk, and the trace of one is short."""
+    return linear_cross_entropy(x, weight, labels, chunk=len(weight))
+
+
+def iterations(held: Held, value: Value) -> int:
+    """How many iterations of a loop are stacked up in these arrays, where one contributes a value of this size."""
+    return max(math.prod(r.value.shape) for r in held.values()) // value.elements
+
+
+def beside_inputs(trace: Trace) -> int:
+    """The bytes that an op saves beside its inputs."""
+    return trace.saved_bytes - sum(r.storage_bytes for r in trace.residuals if r.kind == "input")
