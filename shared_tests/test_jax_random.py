@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import residuals_jax
-from residuals_numpy._lib import random_bits
+from residuals_numpy._lib.dropout import random_bits
 from test_random import DROPOUTS, KEYS
 
 each_op = pytest.mark.parametrize("op", DROPOUTS)

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cases import Case, only
-from residuals_jax._lib import match
+from residuals_jax._lib.cotangents import match
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 AXES = ("rows", "columns")  # two axes: a sum over only one of them is a mistake to find

@@ -9,7 +9,7 @@ import pytest
 
 from residuals_lab import frameworks
 from residuals_lab.ops import OPS
-from residuals_numpy._lib import random_bits
+from residuals_numpy._lib.dropout import random_bits
 
 DROPOUTS = [op.name for op in OPS if "rate" in op.static]
 KEYS = np.random.default_rng(5).integers(2**32, size=(8, 2), dtype=np.uint32)

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import Types, floating, match, nonnegative, types, wide
+from residuals_jax._lib.checks import floating, nonnegative
+from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):

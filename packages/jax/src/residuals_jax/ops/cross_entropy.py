@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import class_labels, floating, logsumexp, match, signed, where_counted, whole, wide
+from residuals_jax._lib.checks import floating, whole
+from residuals_jax._lib.cotangents import match
+from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.labels import class_labels, logsumexp, signed, where_counted
 
 
 class Residuals(NamedTuple):

@@ -7,7 +7,9 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
+from residuals_jax._lib.bits import pack_bits, unpack_bits
+from residuals_jax._lib.checks import floating, nonnegative
+from residuals_jax._lib.dropout import drop, keep_mask, two_words
 
 
 class Residuals(NamedTuple):

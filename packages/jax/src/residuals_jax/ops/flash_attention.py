@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import attended, check_attention, floating, fold, hide, match, scaling, sum_to, unfold, wide
+from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, unfold
+from residuals_jax._lib.checks import floating
+from residuals_jax._lib.cotangents import match, sum_to
+from residuals_jax._lib.dtypes import wide
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import floating, match, wide
+from residuals_jax._lib.checks import floating
+from residuals_jax._lib.cotangents import match
+from residuals_jax._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):

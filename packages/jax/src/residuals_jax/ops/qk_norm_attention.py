@@ -8,19 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import (
-    Types,
-    attended,
-    check_attention,
-    check_broadcasts,
-    floating,
-    fold,
-    hide,
-    match,
-    types,
-    unfold,
-    wide,
-)
+from residuals_jax._lib.attention import attended, check_attention, check_broadcasts, fold, hide, unfold
+from residuals_jax._lib.checks import floating
+from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):

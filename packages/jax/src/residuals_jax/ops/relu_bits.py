@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import floating, pack_bits, unpack_bits
+from residuals_jax._lib.bits import pack_bits, unpack_bits
+from residuals_jax._lib.checks import floating
 
 
 class Residuals(NamedTuple):

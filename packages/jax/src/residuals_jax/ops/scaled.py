@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib import floating, match
+from residuals_jax._lib.checks import floating
+from residuals_jax._lib.cotangents import match
 
 
 class Residuals(NamedTuple):

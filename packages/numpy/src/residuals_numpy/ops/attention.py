@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Mask, Samples, attended, fold, hide, sum_to
+from residuals_numpy._lib.arrays import Array, Mask, Samples
+from residuals_numpy._lib.attention import attended, fold, hide
+from residuals_numpy._lib.cotangents import sum_to
 
 
 def _weights(

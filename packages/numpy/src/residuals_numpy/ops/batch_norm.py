@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def _count(a: Array) -> int:

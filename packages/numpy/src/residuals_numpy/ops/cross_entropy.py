@@ -5,7 +5,8 @@ Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Netw
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Labels, Samples, logsumexp, one_hot
+from residuals_numpy._lib.arrays import Array, Labels, Samples
+from residuals_numpy._lib.labels import logsumexp, one_hot
 
 
 def _count(labels: Labels, ignore_index: int) -> Array:

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Bits, Key, Samples, drop, keep_mask, pack_bits
+from residuals_numpy._lib.arrays import Array, Bits, Key, Samples
+from residuals_numpy._lib.bits import pack_bits
+from residuals_numpy._lib.dropout import drop, keep_mask
 
 
 def forward(x: Array, key: Key, *, rate: float) -> Array:

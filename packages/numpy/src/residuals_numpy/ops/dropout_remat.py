@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Key, Samples, drop, keep_mask
+from residuals_numpy._lib.arrays import Array, Key, Samples
+from residuals_numpy._lib.dropout import drop, keep_mask
 
 
 def forward(x: Array, key: Key, *, rate: float) -> Array:

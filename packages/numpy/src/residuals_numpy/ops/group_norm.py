@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def _grouped(a: Array, num_groups: int) -> Array:

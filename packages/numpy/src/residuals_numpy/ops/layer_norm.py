@@ -5,7 +5,8 @@ Source: Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4.
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples, sum_to
+from residuals_numpy._lib.arrays import Array, Samples
+from residuals_numpy._lib.cotangents import sum_to
 
 
 def _mean(a: Array) -> Array:

@@ -5,7 +5,8 @@ Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Labels, Samples, logsumexp, one_hot
+from residuals_numpy._lib.arrays import Array, Labels, Samples
+from residuals_numpy._lib.labels import logsumexp, one_hot
 
 
 def _count(labels: Labels, ignore_index: int) -> Array:

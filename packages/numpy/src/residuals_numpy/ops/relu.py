@@ -5,7 +5,7 @@ Source: Nair & Hinton, "Rectified Linear Units Improve Restricted Boltzmann Mach
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def forward(x: Array) -> Array:

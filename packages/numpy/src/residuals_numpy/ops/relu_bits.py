@@ -5,7 +5,8 @@ Source: Jain et al., "Gist: Efficient Data Encoding for Deep Neural Network Trai
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Bits, Samples, pack_bits
+from residuals_numpy._lib.arrays import Array, Bits, Samples
+from residuals_numpy._lib.bits import pack_bits
 
 
 def forward(x: Array) -> Array:

@@ -5,7 +5,8 @@ Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equatio
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples, sum_to
+from residuals_numpy._lib.arrays import Array, Samples
+from residuals_numpy._lib.cotangents import sum_to
 
 
 def _rstd(x: Array, eps: float) -> Array:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples, sum_to
+from residuals_numpy._lib.arrays import Array, Samples
+from residuals_numpy._lib.cotangents import sum_to
 
 
 def forward(x: Array, scale: Array) -> Array:

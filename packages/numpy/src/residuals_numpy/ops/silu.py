@@ -5,7 +5,7 @@ Source: Elfwing, Uchibe & Doya, "Sigmoid-Weighted Linear Units" (2017), equation
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def _sigmoid(x: Array) -> Array:

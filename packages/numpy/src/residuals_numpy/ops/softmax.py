@@ -5,7 +5,7 @@ Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Netw
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def forward(x: Array, *, axis: int = -1) -> Array:

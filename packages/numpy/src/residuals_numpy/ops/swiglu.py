@@ -5,7 +5,7 @@ Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def _sigmoid(x: Array) -> Array:

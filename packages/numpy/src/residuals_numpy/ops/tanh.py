@@ -5,7 +5,7 @@ Source: LeCun et al., "Efficient BackProp" (1998), section 4.4.
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def forward(x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from residuals_numpy._lib import Array, Samples
+from residuals_numpy._lib.arrays import Array, Samples
 
 
 def forward(x: Array) -> Array:

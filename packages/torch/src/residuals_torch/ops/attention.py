@@ -5,24 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import (
-    Wanted,
-    alike,
-    attended,
-    autocasted,
-    check_attention,
-    floating,
-    fold,
-    hide,
-    likes,
-    match,
-    scaling,
-    scores_gradient,
-    to_dtype,
-    unfold,
-    wanted,
-    wide,
-)
+from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.modes import alike, autocasted
 
 
 class Residuals(NamedTuple):

@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import alike, class_labels, floating, match, signed, to_dtype, whole, wide
+from residuals_torch._lib.checks import floating, whole
+from residuals_torch._lib.cotangents import match
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.labels import class_labels, signed
+from residuals_torch._lib.modes import alike
 
 
 class Residuals(NamedTuple):

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import drop, floating, keep_mask, nonnegative, pack_bits, two_words, unpack_bits
+from residuals_torch._lib.bits import pack_bits, unpack_bits
+from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.dropout import drop, keep_mask, two_words
 
 
 class Residuals(NamedTuple):

@@ -6,24 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import (
-    Wanted,
-    alike,
-    attended,
-    autocasted,
-    check_attention,
-    floating,
-    fold,
-    hide,
-    likes,
-    match,
-    may_write,
-    scaling,
-    to_dtype,
-    unfold,
-    wanted,
-    wide,
-)
+from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, unfold
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.modes import alike, autocasted, may_write
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Wanted, floating, likes, match, to_dtype, wanted, wide
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, match, to_dtype, wide
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import match
+from residuals_torch._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import Like, Wanted, add, alike, floating, likes, match, nonnegative, to_dtype, wanted, wide
+from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.cotangents import Like, Wanted, add, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.modes import alike
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them

@@ -7,20 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import (
-    Wanted,
-    alike,
-    class_labels,
-    floating,
-    is_ordinary,
-    likes,
-    match,
-    signed,
-    to_dtype,
-    wanted,
-    whole,
-    wide,
-)
+from residuals_torch._lib.checks import floating, whole
+from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.labels import class_labels, signed
+from residuals_torch._lib.modes import alike, is_ordinary
 
 
 class Residuals(NamedTuple):

@@ -6,25 +6,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import (
-    Wanted,
-    add,
-    alike,
+from residuals_torch._lib.attention import (
     attended,
-    autocasted,
     check_attention,
     check_broadcasts,
-    floating,
     fold,
     hide,
-    likes,
-    match,
     scores_gradient,
-    to_dtype,
     unfold,
-    wanted,
-    wide,
 )
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import Wanted, add, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.modes import alike, autocasted
 
 
 class Residuals(NamedTuple):  # q, k and their norms are None where no gradient goes through the scores but the bias's

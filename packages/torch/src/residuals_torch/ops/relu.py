@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating
+from residuals_torch._lib.checks import floating
 
 
 class Residuals(NamedTuple):

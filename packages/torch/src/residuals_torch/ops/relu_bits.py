@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, pack_bits, unpack_bits
+from residuals_torch._lib.bits import pack_bits, unpack_bits
+from residuals_torch._lib.checks import floating
 
 
 class Residuals(NamedTuple):

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import floating, match, wide
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import match
+from residuals_torch._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):

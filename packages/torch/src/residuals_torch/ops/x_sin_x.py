@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib import add, floating
+from residuals_torch._lib.checks import floating
+from residuals_torch._lib.cotangents import add
 
 
 class Residuals(NamedTuple):

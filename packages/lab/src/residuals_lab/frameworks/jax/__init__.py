@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import residuals_jax
-from residuals_jax import _lib
+from residuals_jax._lib import cotangents
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.jax.own import OWN as OWN
@@ -34,7 +34,7 @@ def public(name: str) -> Callable[..., Any]:
 
 
 def likes(*arrays: jax.Array | None) -> Any:
-    return _lib.types(*arrays)
+    return cotangents.types(*arrays)
 
 
 def devices() -> tuple[str, ...]:

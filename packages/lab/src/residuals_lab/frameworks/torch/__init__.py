@@ -22,7 +22,7 @@ from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import nodes, tensors
 from residuals_lab.frameworks.torch.tracing import trace as trace
-from residuals_torch import _lib
+from residuals_torch._lib import cotangents
 
 NAME = "torch"
 TITLE = f"PyTorch {torch.__version__.partition('+')[0]}"
@@ -38,7 +38,7 @@ def public(name: str) -> Callable[..., Any]:
 
 
 def likes(*arrays: Tensor | None) -> Any:
-    return _lib.likes(*arrays)
+    return cotangents.likes(*arrays)
 
 
 def devices() -> tuple[str, ...]:

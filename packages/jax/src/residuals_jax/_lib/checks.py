@@ -1,0 +1,39 @@
+"""Checks of arguments: each returns its argument, or raises one line that names it."""
+
+import math
+from numbers import Integral, Real
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def floating(name: str, a: ArrayLike) -> Array:
+    """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
+    if isinstance(a, type) or not (isinstance(a, float) or hasattr(a, "__array__")):
+        raise TypeError(f"{name}: expected a floating array, got {type(a).__name__}")
+    a = a if isinstance(a, Array) else jnp.asarray(a)  # which would copy a tracer, and the copy would be saved
+    if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
+        raise TypeError(f"{name}: expected a floating array, got {a.dtype}{list(a.shape)}")
+    # A Python number that is differentiated reaches a rule as it is, without a shape.
+    return jax.lax.convert_element_type(a, a.dtype) if jax.typeof(a).weak_type and a.ndim == 0 else a
+
+
+def nonnegative(name: str, value: float, most: float = math.inf) -> float:
+    """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+    expected = ">= 0" if most == math.inf else f"from 0 to {most}"
+    if not 0 <= value <= most:
+        raise ValueError(f"{name}: expected a number {expected}, got {value}")
+    return float(value)
+
+
+def whole(name: str, value: int, least: int) -> int:
+    """`value`, the same in every trace, as an int; TypeError unless it is one, ValueError unless from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if not least <= value < 2**31 - 1:  # the last is kept for labels that are too large
+        raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
+    return int(value)

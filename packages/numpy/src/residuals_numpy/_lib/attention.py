@@ -1,0 +1,35 @@
+"""What the three attentions share: their checks, their heads, and the softmax of their scores."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residuals_numpy._lib.arrays import Array, Mask
+
+
+def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
+    """(..., h, s, d) as (..., key_heads, h/key_heads·s, d): query heads that share a key head, one below the other."""
+    *lead, heads, rows, columns = a.shape
+    return a.reshape(*lead, key_heads, heads // max(key_heads, 1) * rows, columns)
+
+
+def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
+    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`."""
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
+    return np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf) if is_causal else scores
+
+
+def attended(scores: Array) -> tuple[Array, Array, Array]:
+    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+
+    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    """
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    top = np.where(top == -np.inf, 0, top)
+    e = np.exp(scores - top)
+    total = e.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        logsumexp = np.log(total) + top
+    return e, np.where(total == 0, 1, total), logsumexp[..., 0]

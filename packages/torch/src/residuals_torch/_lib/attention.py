@@ -1,0 +1,115 @@
+"""What the three attentions share: their checks, their heads, and the softmax of their scores."""
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib.checks import _described
+from residuals_torch._lib.dtypes import wide
+from residuals_torch._lib.modes import may_write
+
+
+def check_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None = None,
+) -> None:
+    """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
+    and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """
+    if not isinstance(is_causal, bool):
+        raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
+    if isinstance(scale, bool) or not isinstance(scale, Real | None):
+        raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
+    if q.ndim < 3:
+        raise ValueError(f"q: expected at least 3 axes, (..., heads, queries, features), got shape {list(q.shape)}")
+    *lead, heads, rows, features = q.shape
+    key_heads, keys = k.shape[-3:-1] if k.ndim == q.ndim else (0, 0)
+    if k.shape != (*lead, key_heads, keys, features):
+        raise ValueError(
+            f"k: expected {[*lead, 'kv', 't', features]}, to go with q {list(q.shape)}, got {list(k.shape)}"
+        )
+    if heads != key_heads and (key_heads == 0 or heads % key_heads):
+        raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
+    if v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
+    for name, a in (("k", k), ("v", v), ("bias", bias)):
+        if a is not None and a.dtype != q.dtype and torch.float64 in (a.dtype, q.dtype):
+            raise TypeError(f"{name}: expected {q.dtype}, the dtype of q, got {a.dtype}")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
+        raise TypeError(f"mask: expected booleans, got {_described(mask)}")
+    for name, a in (("bias", bias), ("mask", mask)):
+        if a is not None:
+            check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_broadcasts(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
+    """ValueError unless `a` broadcasts to `shape`."""
+    lead = len(shape) - a.ndim
+    if lead < 0 or any(n not in (1, m) for n, m in zip(a.shape, shape[lead:], strict=True)):
+        raise ValueError(f"{name}: expected a shape that broadcasts to {list(shape)}, got {list(a.shape)}")
+
+
+def scaling(scale: float | None, q: Tensor) -> float:
+    """`scale`, or 1/√d."""
+    return max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
+
+
+def fold(a: Tensor, key_heads: int) -> Tensor:
+    """(..., h, s, d) as (..., key_heads, h/key_heads·s, d): query heads that share a key head, one below the other."""
+    *lead, heads, rows, columns = a.shape
+    return a if heads == key_heads else a.reshape(*lead, key_heads, heads // key_heads * rows, columns)
+
+
+def unfold(a: Tensor, like: Tensor) -> Tensor:
+    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any); never a view of what was
+    folded, since autograd takes none for a residual.
+    """
+    return a if a.shape[:-1] == like.shape[:-1] else a.reshape(*like.shape[:-1], a.shape[-1]).clone()
+
+
+def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -> Tensor:
+    """−∞ where `mask` is False, and if `is_causal` at keys after the query; the first query is at position `first`."""
+    if mask is not None:
+        scores = torch.where(mask, scores, -torch.inf)
+    if is_causal:  # by what a DTensor can do too: it knows no constant tensors
+        scores = torch.where(torch.ones_like(scores, dtype=torch.bool).tril(first), scores, -torch.inf)
+    return scores
+
+
+def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+
+    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where nothing
+    is recorded for a derivative, e is written over the scores.
+    """
+    if scores.shape[-1] == 0:  # which has no maximum
+        total = torch.sum(scores, dim=-1, keepdim=True) + 1
+        return scores, total, torch.log(total - 1).squeeze(-1)
+    # Any shift gives the same, so the maximum is a constant to the derivative.
+    top = torch.amax(scores.detach(), dim=-1, keepdim=True)
+    top = torch.where(top == -torch.inf, 0, top)
+    e = torch.exp(scores - top) if torch.is_grad_enabled() else scores.sub_(top).exp_()
+    total = torch.sum(e, dim=-1, keepdim=True)
+    is_none = total == 0
+    total = torch.where(is_none, 1, total)
+    return e, total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
+
+
+def scores_gradient(weights: Tensor, dweights: Tensor) -> Tensor:
+    """dscores = P·(dP − Σ P·dP), in dP's dtype, of weights P that may be narrower; dP may be written over.
+
+    Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding: so it
+    is (dP·Σ P − Σ P·dP) for those.
+    """
+    rows, in_place = wide(weights), may_write(weights, dweights)
+    dot = torch.sum(rows * dweights, dim=-1, keepdim=True)
+    if weights.dtype != rows.dtype:
+        total = torch.sum(rows, dim=-1, keepdim=True)
+        dweights = dweights.mul_(total) if in_place else dweights * total
+    return dweights.sub_(dot).mul_(rows) if in_place else (dweights - dot) * rows

@@ -1,0 +1,74 @@
+"""Which elements dropout keeps, and what it makes of them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from residuals_torch._lib.checks import _described
+from residuals_torch._lib.dtypes import to_dtype, wide
+
+
+def two_words(name: str, key: Tensor) -> Tensor:
+    """`key` itself; TypeError unless it is two uint32."""
+    if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
+        raise TypeError(f"{name}: expected two uint32, got {_described(key)}")
+    return key
+
+
+@torch.library.custom_op("residuals_torch::threefry_uniform", mutates_args=())
+def _uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """`jax.random.uniform(key, shape, "float32")`: 23 bits of Threefry-2x32 of each element's flat 64-bit index.
+
+    One operation to Inductor, which would never finish to fuse 20 rounds; inside, blocks that fit a cache.
+    Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
+    """
+    k0, k1 = key.view(torch.int32).unbind()  # uint32 has no arithmetic; that of int32 has the same bits
+    keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
+    out = torch.empty(math.prod(shape), dtype=torch.float32, device=device)
+    block = 2**18 if device.type == "cpu" else 2**24
+    for start in range(0, out.numel(), block):
+        part = out[start : start + block]
+        low = (start + 2**31) % 2**32 - 2**31
+        x1 = torch.arange(low, low + part.numel(), dtype=torch.int32, device=device).add_(keys[1])
+        x0 = torch.full_like(x1, start >> 32).add_(keys[0])
+        for i in range(5):
+            for r in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+                x0.add_(x1)
+                wrapped = (x1 >> (32 - r)).bitwise_and_((1 << r) - 1)  # without the sign, which `>>` repeats
+                x1.bitwise_left_shift_(r).bitwise_or_(wrapped).bitwise_xor_(x0)
+            x0.add_(keys[(i + 1) % 3])
+            x1.add_(keys[(i + 2) % 3]).add_(i + 1)
+        torch.mul((x0 ^ x1).bitwise_right_shift_(9).bitwise_and_(2**23 - 1), 2**-23, out=part)
+    return out.reshape(shape)
+
+
+_uniform.register_fake(lambda key, shape, device: torch.empty(shape, dtype=torch.float32, device=device))
+_uniform.register_vmap(
+    lambda info, in_dims, key, *rest: (torch.stack([_uniform(k, *rest) for k in key.unbind(in_dims[0])]), 0)
+)
+
+
+def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
+    """Which elements dropout keeps: those whose uniform number in [0, 1) is below 1 - rate, both in float32.
+
+    None at the rates 0 and 1, where there is nothing to draw. Without a key the global generator draws.
+    """
+    if rate in (0.0, 1.0):
+        return None
+    if key is None:
+        return torch.rand_like(like, dtype=torch.float32) < 1 - rate
+    mask = _uniform(key, like.shape, like.device) < 1 - rate
+    if hasattr(like, "device_mesh"):  # a DTensor: every process draws the whole mask and takes its part
+        whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)
+        return whole & torch.ones_like(like, dtype=torch.bool)
+    return mask
+
+
+def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    if mask is None:
+        mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
+    return to_dtype(torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0), a.dtype)
