@@ -1,4 +1,4 @@
-"""What the three attentions share: their checks, their heads, and the softmax of their scores."""
+"""What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
 
 from numbers import Real
 from typing import Any
@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from residuals_jax._lib.checks import described
+from residuals_jax._lib.dtypes import wide
+
 
 def check_attention(
     q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: Any = None
 ) -> None:
-    """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
-    and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias and
+    mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
     """
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
@@ -31,7 +34,7 @@ def check_attention(
     if v.shape[:-1] != k.shape[:-1]:
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
     if mask is not None and mask.dtype != bool:
-        raise TypeError(f"mask: expected booleans, got {mask.dtype}{list(mask.shape)}")
+        raise TypeError(f"mask: expected booleans, got {described(mask)}")
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
@@ -45,7 +48,7 @@ def check_broadcasts(name: str, a: Array, shape: tuple[int, ...]) -> None:
 
 
 def scaling(scale: float | None, q: Array) -> float:
-    """`scale`, or 1/√d."""
+    """`scale`, or 1/√d for None."""
     return max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
 
 
@@ -76,7 +79,7 @@ def hide(scores: Array, mask: Array | None, is_causal: bool, first: Array | int 
 def attended(scores: Array) -> tuple[Array, Array, Array]:
     """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
 
-    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞.
     """
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
@@ -86,3 +89,16 @@ def attended(scores: Array) -> tuple[Array, Array, Array]:
     is_none = total == 0
     total = jnp.where(is_none, 1, total)
     return e, total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]
+
+
+def scores_gradient(weights: Array, dweights: Array) -> Array:
+    """dscores = P·(dP − Σ P·dP), in dP's dtype, of weights P that may be narrower.
+
+    A row of narrow weights is rounded, and no longer adds up to 1. Where one weight is nearly 1 that rounding would be
+    all that is left of dP − Σ P·dP. So for narrow weights it is dP·Σ P − Σ P·dP.
+    """
+    rows = wide(weights)
+    dot = jnp.sum(rows * dweights, axis=-1, keepdims=True)
+    if weights.dtype != rows.dtype:
+        dweights = dweights * jnp.sum(rows, axis=-1, keepdims=True)
+    return rows * (dweights - dot)

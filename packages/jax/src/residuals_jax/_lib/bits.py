@@ -7,18 +7,18 @@ from jax import Array
 def pack_bits(a: Array) -> Array:
     """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1.
 
-    It is `jnp.packbits` that splits one axis in two, which an Explicit sharding can follow.
+    As `jnp.packbits`, but the reshape splits one axis in two, which an Explicit sharding can follow.
     """
     bits = a.reshape(a.shape or (1,)).astype(jnp.uint8)
     *lead, n = bits.shape
-    if n == 0:  # an axis that Explicit shardings cannot split
+    if n == 0:  # Explicit shardings cannot split an empty axis
         return bits
     bits = jnp.pad(bits, [(0, 0)] * len(lead) + [(0, -n % 8)]).reshape(*lead, (n + 7) // 8, 8)
     return jnp.sum(bits << jnp.arange(8, dtype=jnp.uint8), axis=-1, dtype=jnp.uint8)
 
 
 def unpack_bits(packed: Array, shape: tuple[int, ...]) -> Array:
-    """The booleans of this shape that `pack_bits` packed; `jnp.unpackbits` raises where an axis is empty."""
+    """The booleans of this shape that `pack_bits` packed; `jnp.unpackbits` would raise where an axis is empty."""
     *lead, m = packed.shape
     if m == 0:
         return packed.astype(bool)

@@ -1,7 +1,8 @@
-"""Checks of arguments: each returns its argument, or raises one line that names it."""
+"""Checks of arguments: each returns its argument, or raises one line with its name, what was expected and what came."""
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,22 @@ from jax.typing import ArrayLike
 def floating(name: str, a: ArrayLike) -> Array:
     """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
     if isinstance(a, type) or not (isinstance(a, float) or hasattr(a, "__array__")):
-        raise TypeError(f"{name}: expected a floating array, got {type(a).__name__}")
-    a = a if isinstance(a, Array) else jnp.asarray(a)  # which would copy a tracer, and the copy would be saved
+        raise TypeError(f"{name}: expected a floating array, got {described(a)}")
+    a = a if isinstance(a, Array) else jnp.asarray(a)  # `asarray` copies a tracer, and the copy would be saved
     if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
-        raise TypeError(f"{name}: expected a floating array, got {a.dtype}{list(a.shape)}")
-    # A Python number that is differentiated reaches a rule as it is, without a shape.
+        raise TypeError(f"{name}: expected a floating array, got {described(a)}")
+    # A Python number that is differentiated would reach the rule as a Python number, which has no shape.
     return jax.lax.convert_element_type(a, a.dtype) if jax.typeof(a).weak_type and a.ndim == 0 else a
 
 
+def described(a: Any) -> str:
+    """What came, for a message: an array's dtype and shape, and of anything else the type."""
+    is_array = hasattr(a, "dtype") and not isinstance(a, type)
+    return f"{a.dtype}{list(a.shape)}" if is_array else type(a).__name__
+
+
 def nonnegative(name: str, value: float, most: float = math.inf) -> float:
-    """`value`, the same in every trace, as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
+    """`value` as a float; TypeError unless it is a Python number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     expected = ">= 0" if most == math.inf else f"from 0 to {most}"
@@ -30,10 +37,10 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     return float(value)
 
 
-def whole(name: str, value: int, least: int) -> int:
-    """`value`, the same in every trace, as an int; TypeError unless it is one, ValueError unless from `least` on."""
+def integer(name: str, value: int, least: int | None = None) -> int:
+    """`value` as an int; TypeError unless it is one, ValueError unless from `least`, if given, to 2³¹ − 2."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if not least <= value < 2**31 - 1:  # the last is kept for labels that are too large
+    if least is not None and not least <= value < 2**31 - 1:  # 2³¹ − 1 stands for labels that are too large
         raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)

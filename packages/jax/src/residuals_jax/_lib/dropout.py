@@ -1,4 +1,4 @@
-"""Which elements dropout keeps, and what it makes of them."""
+"""Which elements dropout keeps, and what becomes of them."""
 
 from typing import Any
 
@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from residuals_jax._lib.checks import described
 from residuals_jax._lib.dtypes import wide
 
 
 def two_words(name: str, key: Any) -> Array:
-    """The two uint32 of a key, which comes as they are or as `jax.random.key` makes it; TypeError otherwise."""
+    """The two uint32 of a key, given as such or made by `jax.random.key`; TypeError for anything else."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if jax.random.key_impl(key) != "threefry2x32":
             raise TypeError(f"{name}: expected a threefry2x32 key, got {jax.random.key_impl(key)}")
         key = jax.random.key_data(key)
-    if not hasattr(key, "dtype"):
-        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {type(key).__name__}")
-    if key.dtype != "uint32" or key.shape != (2,):
-        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {key.dtype}{list(key.shape)}")
+    if not hasattr(key, "dtype") or key.dtype != "uint32" or key.shape != (2,):
+        raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {described(key)}")
     return key if isinstance(key, Array) else jnp.asarray(key)
 
 
@@ -33,7 +32,7 @@ def keep_mask(key: Array | None, shape: tuple[int, ...], rate: float) -> Array |
 
 
 def drop(a: Array, mask: Array | None, rate: float) -> Array:
-    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     if mask is None:
         return a if rate == 0.0 else jnp.where(False, a, 0)
     return jnp.where(mask, wide(a) * (1 / (1 - rate)), 0).astype(a.dtype)

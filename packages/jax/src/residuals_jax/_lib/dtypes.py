@@ -1,4 +1,4 @@
-"""In which dtype an op computes."""
+"""The dtype in which an op computes."""
 
 import jax.numpy as jnp
 from jax import Array

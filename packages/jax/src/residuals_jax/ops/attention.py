@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, unfold
+from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.cotangents import Likes, likes, match
 from residuals_jax._lib.dtypes import wide
 
 
@@ -44,22 +44,16 @@ def fwd(
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, like: Types | None = None
+    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array, Array, Array | None, None]:
     q, k, v, weights = residuals
-    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
-    *_, like_bias = like or types(weights)
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    _, _, _, like_bias = like or likes(q, k, v, weights)
     heads, rows = k.shape[-3], wide(weights)
-    dweights = unfold(fold(wide(g), heads) @ wide(v).mT, g)
-    dot = jnp.sum(rows * dweights, axis=-1, keepdims=True)
-    is_narrow = weights.dtype != rows.dtype
-    if is_narrow:
-        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
-        dweights = dweights * jnp.sum(rows, axis=-1, keepdims=True)
-    dscores = rows * (dweights - dot)
-    dq = match(unfold(fold(dscores, heads) @ wide(k), q) * scaling(scale, q), q)
-    dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), k)
     dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
+    dscores = scores_gradient(weights, unfold(fold(wide(g), heads) @ wide(v).mT, g))
+    dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, q), q)
+    dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), k)
     dbias = None if like_bias is None else match(dscores, like_bias)
     return dq, dk, dv, dbias, None
 
@@ -73,7 +67,7 @@ def _attention(
     mask: Array | None,
     is_causal: bool,
     scale: float | None,
-    like: Types,
+    like: Likes,
 ) -> Array:
     return fwd(q, k, v, bias, mask, is_causal, scale)[0]
 
@@ -130,4 +124,4 @@ def attention(
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
-    return _attention(q, k, v, bias, mask, is_causal, scale, types(q, k, v, bias))
+    return _attention(q, k, v, bias, mask, is_causal, scale, likes(q, k, v, bias))

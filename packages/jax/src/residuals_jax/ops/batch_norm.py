@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import wide
 
 
@@ -38,7 +38,7 @@ def _count(a: Array) -> int:
 
 
 def _lift(a: Array, x: Array) -> Array:
-    """(c,) as (c, 1, ...), beside x."""
+    """(c,) as (c, 1, ...), to be broadcast with x."""
     return jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
 
 
@@ -84,26 +84,26 @@ def fwd(
 
 
 def bwd(
-    training: bool, momentum: float, eps: float, residuals: Residuals, g: Array, like: Types | None = None
+    training: bool, momentum: float, eps: float, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array | None, Array | None, None, None]:
     x, weight, mean, rstd = residuals
-    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
-    like_x, _, like_bias = like or types(g, weight, jax.ShapeDtypeStruct(g.shape[1:2], g.dtype))
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    like_x, _, like_bias = like or likes(g, weight, Like(g.shape[1:2], g.dtype))
     if not training:
-        mean = jax.lax.stop_gradient(mean)  # the running one
-    dx = wide(g) if weight is None else wide(g) * _lift(wide(weight), g)
+        mean = jax.lax.stop_gradient(mean)  # it is running_mean, a constant
     dweight = dbias = None
-    if x is not None and mean is not None:
-        x_hat = (wide(x) - _lift(wide(mean), x)) * _lift(rstd, x)
-        if training:
-            dx = dx - x_hat * _lift(jnp.mean(dx * x_hat, axis=_others(x)), x)
-            # All of dx is centred, not g alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = dx - _lift(jnp.mean(dx, axis=_others(x)), x)
-        if weight is not None:
-            dweight = match(jnp.sum(wide(g) * x_hat, axis=_others(x)), weight)
+    x_hat = None if x is None or mean is None else (wide(x) - _lift(wide(mean), x)) * _lift(rstd, x)
+    dx = wide(g) if weight is None else wide(g) * _lift(wide(weight), g)
+    if training and x_hat is not None:
+        dx = dx - x_hat * _lift(jnp.mean(dx * x_hat, axis=_others(g)), g)
+        # All of dx is centred, not g alone: for a large mean x̂ has a mean too, which is rounding.
+        dx = dx - _lift(jnp.mean(dx, axis=_others(g)), g)
+    dx = match(_lift(rstd, g) * dx, like_x)
+    if weight is not None and x_hat is not None:
+        dweight = match(jnp.sum(wide(g) * x_hat, axis=_others(g)), weight)
     if like_bias is not None:
         dbias = match(jnp.sum(wide(g), axis=_others(g)), like_bias)
-    return match(_lift(rstd, g) * dx, like_x), dweight, dbias, None, None
+    return dx, dweight, dbias, None, None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
@@ -116,14 +116,14 @@ def _batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-    like: Types,
+    like: Likes,
 ) -> Results:
     return fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
 
 
 _batch_norm.defvjp(
     lambda *args: fwd(*args[:-1]),
-    # The running statistics that are returned are constants: their cotangents, the second and third, go nowhere.
+    # The running statistics that are returned are constants: the second and third cotangent are theirs, and unused.
     lambda training, momentum, eps, like, residuals, gs: bwd(training, momentum, eps, residuals, gs[0], like),
 )
 
@@ -194,5 +194,5 @@ def batch_norm(
             raise ValueError(f"{name}: expected an array in evaluation, got None")
     if training and _count(x) == 1:
         raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
-    momentum, eps, like = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps), types(x, weight, bias)
+    momentum, eps, like = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps), likes(x, weight, bias)
     return _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, like)

@@ -8,43 +8,44 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, whole
+from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, logsumexp, signed, where_counted
+from residuals_jax._lib.labels import class_labels, log_sum_exp, signed, where_counted
 
 
 class Residuals(NamedTuple):
     logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
-    labels: Array  # (...)  input: where the softmax is less 1
+    labels: Array  # (...)  input: the class from whose softmax 1 is subtracted
     logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
     counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
-# The exp of the backward is no repetition: logits − logsumexp gives the softmax itself, and the forward takes logits
+# The exp of the backward repeats nothing: it is of logits − logsumexp, the softmax; that of the forward is of logits
 RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(logits: Array, labels: Array, ignore_index: int, reduction: str) -> tuple[Array, Residuals]:
     scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
-    total = logsumexp(scores)
-    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else total
-    loss, count = where_counted(total - picked, index, classes, ignore_index), None
+    logsumexp = log_sum_exp(scores)
+    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else logsumexp
+    loss, counted = where_counted(logsumexp - picked, index, classes, ignore_index), None
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
         number = jnp.sum(index != ignore_index)
-        count = jnp.maximum(number, 1).astype(scores.dtype)
-        loss = jnp.where(number > 0, loss / count, jnp.nan)
-    return loss.astype(logits.dtype), Residuals(logits, labels, total, count)
+        counted = jnp.maximum(number, 1).astype(scores.dtype)
+        loss = jnp.where(number > 0, loss / counted, jnp.nan)
+    return loss.astype(logits.dtype), Residuals(logits, labels, logsumexp, counted)
 
 
 def bwd(ignore_index: int, reduction: str, residuals: Residuals, g: Array) -> tuple[Array, None]:
-    logits, labels, total, count = residuals
+    logits, labels, logsumexp, counted = residuals
     index, classes = signed(labels), logits.shape[-1]
-    per_row = where_counted(wide(g) if count is None else wide(g) / count, index, classes, ignore_index)[..., None]
-    softmax = jnp.exp(wide(logits) - total[..., None])
+    per_row = wide(g) if counted is None else wide(g) / counted
+    per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
+    softmax = jnp.exp(wide(logits) - logsumexp[..., None])
     is_label = jnp.arange(classes, dtype=index.dtype) == index[..., None]
     dlogits = per_row * jnp.where(is_label, softmax - 1, softmax)
     dlogits = jnp.where((index != ignore_index)[..., None], dlogits, 0)  # also where logits are NaN
@@ -78,7 +79,8 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
         logits: (..., c), an input, no new bytes.
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
+            1e4.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -96,6 +98,6 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
         raise ValueError("logits: expected at least 1 axis, got a scalar")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    ignore_index = whole("ignore_index", ignore_index, least=-(2**31))
+    ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
     return _cross_entropy(logits, labels, ignore_index, reduction)

@@ -42,7 +42,7 @@ def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
 
-    Under `shard_map` the mask is that of the device's own part, and alike on all devices if the key is: fold
+    Under `shard_map` each device draws a mask for its own part, and devices with the same key draw the same: fold
     `jax.lax.axis_index` into the key. Under jit with shardings it is the mask of the whole.
 
     Args:
@@ -55,8 +55,8 @@ def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
 
     Saves:
-        mask: (..., ⌈n/8⌉) uint8, new, one bit an element, packed along the last axis of x, of n; the first element of
-            eight is the lowest bit. Nothing at the rates 0 and 1.
+        mask: (..., ⌈n/8⌉), new, uint8: one bit an element, packed along the last axis of x, which has n; the first
+            element of eight is the lowest bit. Nothing at the rates 0 and 1.
 
     Raises:
         TypeError: x is not floating, key is neither two uint32 nor a threefry2x32 key, or rate is not a number.
@@ -66,5 +66,5 @@ def dropout(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
         numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
     """
-    x = floating("x", x)
-    return _dropout(x, two_words("key", key), nonnegative("rate", rate, most=1))
+    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), two_words("key", key)
+    return _dropout(x, key, rate)

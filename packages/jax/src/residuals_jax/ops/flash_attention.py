@@ -21,23 +21,23 @@ class Residuals(NamedTuple):
     q: Array  # (..., h, s, d)  input: the scores are computed again from it
     k: Array  # (..., kv, t, d)  input: the scores are computed again from it
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
-    bias: Array | None  # to (..., h, s, t)  input: part of the scores
-    mask: Array | None  # to (..., h, s, t)  input: hides scores
-    out: Array | None  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row; None
-    # in dtypes narrower than float32, whose rounding is too coarse for that
-    logsumexp: Array  # (..., h, s)  output, float32 or wider: makes weights of scores without a sum over the keys
+    bias: Array | None  # broadcasts to (..., h, s, t)  input: part of the scores
+    mask: Array | None  # broadcasts to (..., h, s, t)  input: hides scores
+    out: Array | None  # (..., h, s, e)  output: with the cotangent it gives Σ P·dP of a row; None in dtypes narrower
+    # than float32, whose rounding is too coarse for that
+    logsumexp: Array  # (..., h, s)  new, float32 or wider: makes weights of scores, with no sum; an output if returned
 
 
 RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
 
 Results = tuple[Array, Array]  # out and logsumexp
-Rows = dict[str, Any]  # arrays, or None: with a row for each query, and others that have one row for all, or none
+Rows = dict[str, Any]  # arrays by name, or None; an array has a row for each query, or one for all, or no rows
 
 
 def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: int, arrays: Rows) -> tuple[Any, Any]:
-    """`body(first, arrays)` for block after block of queries: what it gives of rows joined, and the rest summed up.
+    """`body(first, arrays)` for block after block of queries: its first results, rows, joined, its second summed.
 
-    The first block may be a shorter one. It runs by itself, so that the sums start with the right type.
+    The first block may be shorter. It runs outside of the loop, so that the sums start with the right type.
     """
     rest = max(queries - 1, 0) // BLOCK
     head = queries - rest * BLOCK
@@ -64,7 +64,7 @@ def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: in
 
 
 def _scores(rows: Rows, k: Array, is_causal: bool, scale: float | None, first: Array | int) -> Array:
-    """Those of a block of queries, (..., h, b, t)."""
+    """(..., h, b, t): the scores of a block of b queries."""
     q, bias, mask = rows["q"], rows["bias"], rows["mask"]
     scores = unfold(fold(wide(q), k.shape[-3]) @ wide(k).mT, q) * scaling(scale, q)
     return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
@@ -91,12 +91,12 @@ def fwd(
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, g_logsumexp: Array | None = None
+    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, *, g_logsumexp: Array | None = None
 ) -> tuple[Array, Array, Array, Array | None, None]:
     q, k, v, bias, mask, out, logsumexp = residuals
     heads = k.shape[-3]
     is_none = logsumexp == -jnp.inf  # no key attended
-    # dscores = P·(dP − Σ P·dP), of which the sum is Σ g·out; and dlogsumexp/dscores = P.
+    # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
     dot = jnp.zeros_like(logsumexp) if out is None else jnp.sum(wide(g) * wide(out), axis=-1)
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
@@ -127,7 +127,9 @@ def _flash_attention(
     return fwd(q, k, v, bias, mask, is_causal, scale)[0]
 
 
-_flash_attention.defvjp(fwd, lambda is_causal, scale, residuals, gs: bwd(is_causal, scale, residuals, *gs))
+_flash_attention.defvjp(
+    fwd, lambda is_causal, scale, residuals, gs: bwd(is_causal, scale, residuals, gs[0], g_logsumexp=gs[1])
+)
 
 
 def flash_attention(
@@ -168,14 +170,14 @@ def flash_attention(
         q: (..., h, s, d), an input, no new bytes.
         k: (..., kv, t, d), an input, no new bytes.
         v: (..., kv, t, e), an input, no new bytes.
-        bias: as it came, an input, no new bytes: the scores are computed again.
-        mask: as it came, an input, no new bytes.
+        bias: broadcasts to (..., h, s, t), an input, no new bytes: the scores are computed again.
+        mask: broadcasts to (..., h, s, t), an input, no new bytes.
         out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway; not saved in
             dtypes narrower than float32, where its rounding would spoil the gradients.
-        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would look for the
-            largest score of each row again. Its rounding is one of the weights in the backward: in float32 2e-7 where
-            it is about 4, 5e-4 where it is about 1e4, and all where a bias is -1e9 in a whole row; hide keys by the
-            mask, or by −∞.
+        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64), an output if returned: without it the backward
+            would look for the largest score of each row again. Its rounding is a relative error of the
+            weights in the backward: in float32 2e-7 where it is about 4, 5e-4 where it is about 1e4, and all of them
+            where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.

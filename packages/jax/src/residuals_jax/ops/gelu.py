@@ -18,10 +18,10 @@ class Residuals(NamedTuple):
     x: Array  # (...)  input: rebuilds Φ and gives Φ′
 
 
-# Which of them depends on the form.
+# One of the two, which depends on the form.
 RECOMPUTES = {
-    "erf": "of the exact form: a polynomial an element, where an array of it would be as large as x",
-    "tanh": "of the other form: one exponential an element, likewise",
+    "erf": "in the exact form: a polynomial an element, where an array of it would be as large as x",
+    "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
 FORMS = ("none", "tanh")
@@ -29,14 +29,14 @@ C = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
 
 
-def cdf(x: Array, approximate: str) -> Array:
+def _cdf(x: Array, approximate: str) -> Array:
     """Φ(x)."""
     if approximate == "tanh":
         return 0.5 * (1 + jnp.tanh(C * (x + CUBIC * x * x * x)))
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def slope(x: Array, phi: Array, approximate: str) -> Array:
+def _slope(x: Array, phi: Array, approximate: str) -> Array:
     """Φ′(x), given Φ(x): the normal density, or in the tanh form 2·Φ·(1 − Φ)·u′ with u the argument of the tanh."""
     if approximate == "tanh":
         return 2 * phi * (1 - phi) * (C * (1 + 3 * CUBIC * x * x))
@@ -44,13 +44,13 @@ def slope(x: Array, phi: Array, approximate: str) -> Array:
 
 
 def fwd(x: Array, approximate: str) -> tuple[Array, Residuals]:
-    return (wide(x) * cdf(wide(x), approximate)).astype(x.dtype), Residuals(x)
+    return (wide(x) * _cdf(wide(x), approximate)).astype(x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array]:
-    x = wide(residuals.x)
-    phi = cdf(x, approximate)
-    return (match(wide(g) * (phi + x * slope(x, phi, approximate)), residuals.x),)
+    x, g = wide(residuals.x), wide(g)
+    phi = _cdf(x, approximate)
+    return (match(g * (phi + x * _slope(x, phi, approximate)), residuals.x),)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -67,7 +67,8 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     In the exact form 1 + erf cancels far to the left: below x = −5 a float32 y is right to 1e-7, not to 7 digits.
     `jax.nn.gelu` computes its exact form by erfc, which keeps them.
 
-    The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; of `jax.nn.gelu`, the tanh.
+    The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; that of `jax.nn.gelu` is the
+    tanh form.
 
     Args:
         x: (...) floating, any shape.

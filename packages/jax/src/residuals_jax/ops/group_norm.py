@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -10,16 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.checks import floating, integer, nonnegative
+from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):
     x: Array  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd
     weight: Array | None  # (c,)  input: scales the cotangent
-    mean: Array  # (b, groups)  new, float32 or wider: saved so that the backward reduces no x again
-    rstd: Array  # (b, groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+    mean: Array  # (b, num_groups)  new, float32 or wider: saved so that the backward reduces no x again
+    rstd: Array  # (b, num_groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -31,7 +30,7 @@ def _sums(a: Array) -> Array:
 
 
 def _group_mean(sums: Array, x: Array, num_groups: int) -> Array:
-    """(b, groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
+    """(b, num_groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
     b, c = sums.shape
     per_group = c // num_groups
     groups = jnp.sum(sums.reshape(b, num_groups, per_group), axis=-1)
@@ -39,14 +38,14 @@ def _group_mean(sums: Array, x: Array, num_groups: int) -> Array:
 
 
 def _spread(a: Array, x: Array) -> Array:
-    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    """(b, num_groups) as (b, c, 1, ...): each channel of x has what its group has."""
     b, groups = a.shape
     c = x.shape[1]
     return _lift(jnp.broadcast_to(a[:, :, None], (b, groups, c // groups)).reshape(b, c), x.ndim)
 
 
 def _lift(a: Array, ndim: int) -> Array:
-    """`a` with axes of size 1 after its own, up to `ndim`: those of x for (b, c), one less for (c,)."""
+    """`a` with axes of size 1 after its own, so that it has `ndim`: as many as x for (b, c), one fewer for (c,)."""
     return jnp.expand_dims(a, tuple(range(a.ndim, ndim)))
 
 
@@ -63,24 +62,25 @@ def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps
 
 
 def bwd(
-    num_groups: int, eps: float, residuals: Residuals, g: Array, like: Types | None = None
+    num_groups: int, eps: float, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array | None, Array | None]:
     x, weight, mean, rstd = residuals
-    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
-    *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[1:2], x.dtype))
-    x_hat, g = (wide(x) - _spread(mean, x)) * _spread(rstd, x), wide(g)
-    g_x_sums = _sums(g * x_hat)  # the weight and the groups need the same
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    _, _, like_bias = like or likes(x, weight, Like(x.shape[1:2], x.dtype))
+    g = wide(g)
+    x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
+    g_x_sums = _sums(g * x_hat)  # for the weight and for the groups alike
     scale = jnp.ones(x.shape[1:2], g.dtype) if weight is None else wide(weight)
     dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
     # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
-    dx = _spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x))
+    dx = match(_spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x)), x)
     dweight = None if weight is None else match(g_x_sums, weight)
     dbias = None if like_bias is None else match(_sums(g), like_bias)
-    return match(dx, x), dweight, dbias
+    return dx, dweight, dbias
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float, like: Types) -> Array:
+def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float, like: Likes) -> Array:
     return fwd(x, weight, bias, num_groups, eps)[0]
 
 
@@ -100,7 +100,8 @@ def group_norm(
 ) -> Array:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
 
-    On an Explicit mesh with sharded channels a device has to have whole groups, or a group whole devices.
+    On an Explicit mesh with sharded channels each device has to hold whole groups, or each group has to fill whole
+    devices.
 
     Args:
         x: (b, c, ...) floating.
@@ -130,8 +131,7 @@ def group_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
-        raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
+    num_groups = integer("num_groups", num_groups)
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
     weight = None if weight is None else floating("weight", weight)
@@ -139,4 +139,4 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    return _group_norm(x, weight, bias, int(num_groups), nonnegative("eps", eps), types(x, weight, bias))
+    return _group_norm(x, weight, bias, num_groups, nonnegative("eps", eps), likes(x, weight, bias))

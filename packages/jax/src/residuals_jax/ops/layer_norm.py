@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import wide
 
 
@@ -36,23 +36,23 @@ def fwd(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple
 
 
 def bwd(
-    eps: float, residuals: Residuals, g: Array, like: Types | None = None
+    eps: float, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array | None, Array | None]:
     x, weight, mean, rstd = residuals
-    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
-    *_, like_bias = like or types(jax.ShapeDtypeStruct(x.shape[-1:], x.dtype))
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    _, _, like_bias = like or likes(x, weight, Like(x.shape[-1:], x.dtype))
     x_hat = (wide(x) - mean) * rstd
     g_hat = wide(g) if weight is None else wide(g) * wide(weight)
     dx = g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)
     # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-    dx = rstd * (dx - jnp.mean(dx, axis=-1, keepdims=True))
+    dx = match(rstd * (dx - jnp.mean(dx, axis=-1, keepdims=True)), x)
     dweight = None if weight is None else match(wide(g) * x_hat, weight)
     dbias = None if like_bias is None else match(wide(g), like_bias)
-    return match(dx, x), dweight, dbias
+    return dx, dweight, dbias
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float, like: Types) -> Array:
+def _layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float, like: Likes) -> Array:
     return fwd(x, weight, bias, eps)[0]
 
 
@@ -97,4 +97,4 @@ def layer_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[-1:]:
             raise ValueError(f"{name}: expected shape [{x.shape[-1]}], as the last axis of x, got {list(a.shape)}")
-    return _layer_norm(x, weight, bias, nonnegative("eps", eps), types(x, weight, bias))
+    return _layer_norm(x, weight, bias, nonnegative("eps", eps), likes(x, weight, bias))

@@ -10,32 +10,32 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, whole
+from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, logsumexp, signed, where_counted
+from residuals_jax._lib.labels import class_labels, log_sum_exp, signed, where_counted
 
 
 class Residuals(NamedTuple):
     x: Array  # (..., d)  input: rebuilds the logits, and scales the cotangent
     weight: Array  # (v, d)  input: rebuilds the logits, and scales the cotangent
-    labels: Array  # (...)  input: where the softmax is less 1
+    labels: Array  # (...)  input: the class from whose softmax 1 is subtracted
     logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
     counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
 RECOMPUTES: dict[str, str] = {
-    "matmul": "a chunk of logits is the product of two inputs; all of them, v numbers a row, are what this op is there "
-    "not to hold",
+    "matmul": "a chunk of logits is the product of two inputs; this op is there so that all of them, v numbers a row, "
+    "are never held",
 }
 
 
 def _scan(step: Callable[[Any, Any, Array], tuple[Any, Any]], weight: Array, chunk: int) -> tuple[Any, Any]:
-    """`step(carry, start, part)` for each chunk of the classes: the last carry, and what else it gives, stacked.
+    """`step(carry, start, part)` for each chunk of the classes: the last carry, and its second results, stacked.
 
-    The first chunk, which is shorter where v is no multiple, is alone, and its carry is None: the one that it returns
-    is of the right type on any mesh, and no trace looks into a loop.
+    The first chunk is shorter where v is no multiple of `chunk`. It is taken before the loop, with a carry of None: the
+    carry that it returns has the right type on any mesh.
     """
     v = weight.shape[0]
     alone = v % chunk or min(chunk, v)
@@ -51,8 +51,8 @@ def _scan(step: Callable[[Any, Any, Array], tuple[Any, Any]], weight: Array, chu
 
 
 def _counted_rows(x: Array, index: Array, ignore_index: int) -> Array:
-    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
-    if x.size == 0:  # of which `where` would forget how it is sharded
+    """x, and 0 in rows whose label is ignored: such a row may hold anything, and 0 · NaN is NaN."""
+    if x.size == 0:  # `where` would forget how an empty array is sharded
         return wide(x)
     return jnp.where((index != ignore_index)[..., None], wide(x), 0)
 
@@ -67,7 +67,7 @@ def _at(a: Array, index: Array) -> Array:
 
 
 def _whole() -> PartitionSpec | None:
-    """How a sum over all rows is sharded on a mesh, where that has to be said."""
+    """The sharding of a sum over all rows on a mesh, where no axis is split; without a mesh None, for none."""
     return None if jax.sharding.get_abstract_mesh().empty else PartitionSpec(None, None)
 
 
@@ -79,31 +79,32 @@ def fwd(
 
     def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array]]:
         logits = _logits(rows, part)
-        at = index - start  # of the label, if that is in this chunk
+        at = index - start  # the label's place, if it is in this chunk
         picked = _at(logits, at) if len(part) else jnp.sum(logits, axis=-1)
-        return None, (logsumexp(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
+        return None, (log_sum_exp(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
 
     _, (each, picked) = _scan(step, weight, chunk)
-    total = each[0] if len(each) == 1 else logsumexp(jnp.moveaxis(each, 0, -1))
-    loss, count = where_counted(total - jnp.sum(picked, axis=0), index, classes, ignore_index), None
+    logsumexp = each[0] if len(each) == 1 else log_sum_exp(jnp.moveaxis(each, 0, -1))
+    loss, counted = where_counted(logsumexp - jnp.sum(picked, axis=0), index, classes, ignore_index), None
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
         number = jnp.sum(index != ignore_index)
-        count = jnp.maximum(number, 1).astype(total.dtype)
-        loss = jnp.where(number > 0, loss / count, jnp.nan)
-    return loss.astype(x.dtype), Residuals(x, weight, labels, total, count)
+        counted = jnp.maximum(number, 1).astype(logsumexp.dtype)
+        loss = jnp.where(number > 0, loss / counted, jnp.nan)
+    return loss.astype(x.dtype), Residuals(x, weight, labels, logsumexp, counted)
 
 
 def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: Array) -> tuple[Array, Array, None]:
-    x, weight, labels, total, count = residuals
+    x, weight, labels, logsumexp, counted = residuals
     index, classes = signed(labels), weight.shape[0]
-    per_row = where_counted(wide(g) if count is None else wide(g) / count, index, classes, ignore_index)[..., None]
+    per_row = wide(g) if counted is None else wide(g) / counted
+    per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
     is_counted = (index != ignore_index)[..., None]
     rows = _counted_rows(x, index, ignore_index)
 
     def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
-        softmax = jnp.exp(_logits(rows, part) - total[..., None])
+        softmax = jnp.exp(_logits(rows, part) - logsumexp[..., None])
         at_label = jnp.arange(len(part), dtype=index.dtype) == (index - start)[..., None]
         dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
         dpart = match(jnp.einsum("...v,...d->vd", dlogits, rows, out_sharding=_whole()), part)
@@ -137,8 +138,8 @@ def linear_cross_entropy(
 ) -> Array:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make it `chunk` classes at a time, and hold two numbers a row and chunk. A second derivative
-    by autodiff holds all chunks, and so does the checkpoint policy `dots_saveable`.
+    Forward and backward make the logits `chunk` classes at a time, and hold two numbers a row and chunk. A second
+    derivative by autodiff holds all chunks, and so does the checkpoint policy `dots_saveable`.
 
     Args:
         x: (..., d) floating.
@@ -159,7 +160,8 @@ def linear_cross_entropy(
         weight: (v, d), an input, no new bytes.
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
+            1e4.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -182,6 +184,6 @@ def linear_cross_entropy(
         )
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    ignore_index, chunk = whole("ignore_index", ignore_index, least=-(2**31)), whole("chunk", chunk, least=1)
+    ignore_index, chunk = integer("ignore_index", ignore_index, least=-(2**31)), integer("chunk", chunk, least=1)
     labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
     return _linear_cross_entropy(x, weight, labels, ignore_index, reduction, chunk)

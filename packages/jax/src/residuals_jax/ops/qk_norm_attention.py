@@ -8,9 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.attention import attended, check_attention, check_broadcasts, fold, hide, unfold
+from residuals_jax._lib.attention import (
+    attended,
+    check_attention,
+    check_broadcasts,
+    fold,
+    hide,
+    scores_gradient,
+    unfold,
+)
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import Types, match, types
+from residuals_jax._lib.cotangents import Likes, likes, match
 from residuals_jax._lib.dtypes import wide
 
 
@@ -18,7 +26,7 @@ class Residuals(NamedTuple):
     q: Array  # (..., h, s, d)  input: rebuilds q̂
     k: Array  # (..., kv, t, d)  input: rebuilds k̂
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
-    scale: Array  # to (..., h, s, 1)  input: scales the scores' gradient
+    scale: Array  # broadcasts to (..., h, s, 1)  input: scales the scores' gradient
     q_norm: Array  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
     k_norm: Array  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
     weights: Array  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
@@ -29,12 +37,12 @@ RECOMPUTES: dict[str, str] = {}
 
 def _norm(a: Array) -> Array:
     squares = jnp.sum(jnp.square(wide(a)), axis=-1, keepdims=True)
-    is_zero = squares == 0  # where a root has no derivative
+    is_zero = squares == 0  # the root of 0 has no derivative
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
 
 
 def _inverse(norm: Array) -> Array:
-    """1/norm, 0 for a vector of zeros, which so has no direction and no gradient."""
+    """1/norm, and 0 for a vector of zeros, which gets no direction and no gradient by that."""
     return jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm))
 
 
@@ -59,30 +67,25 @@ def fwd(
 
 
 def bwd(
-    is_causal: bool, residuals: Residuals, g: Array, like: Types | None = None
+    is_causal: bool, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array, Array, Array, Array | None, None]:
     q, k, v, scale, q_norm, k_norm, weights = residuals
-    # No gradient depends on the bias, so it is not saved; its type says whether there is one, and what it looks like.
-    *_, like_bias = like or types(weights)
+    # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
+    _, _, _, _, like_bias = like or likes(q, k, v, scale, weights)
     heads, rows = k.shape[-3], wide(weights)
-    dweights = unfold(fold(wide(g), heads) @ wide(v).mT, g)
-    dot = jnp.sum(rows * dweights, axis=-1, keepdims=True)
-    is_narrow = weights.dtype != rows.dtype
-    if is_narrow:
-        # Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding.
-        dweights = dweights * jnp.sum(rows, axis=-1, keepdims=True)
-    dscores = rows * (dweights - dot)
-    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
-    dproduct = unfold(fold(dscores, heads) @ unit_k, q)  # of scale·q̂
-    along_q = jnp.sum(unit_q * dproduct, axis=-1, keepdims=True)
-    dunit_k = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
-    along_k = jnp.sum(unit_k * dunit_k, axis=-1, keepdims=True)
-    # A direction does not feel what is along it.
-    dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along_q), q)
-    dk = match(_inverse(k_norm) * (dunit_k - unit_k * along_k), k)
     dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
+    dscores = scores_gradient(weights, unfold(fold(wide(g), heads) @ wide(v).mT, g))
     dbias = None if like_bias is None else match(dscores, like_bias)
-    return dq, dk, dv, match(along_q, scale), dbias, None
+    unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
+    # The norm divides a vector's length out, so the part of a gradient along the vector is taken off.
+    dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # the gradient of scale·q̂
+    along = jnp.sum(unit_q * dproduct, axis=-1, keepdims=True)
+    dscale = match(along, scale)
+    dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along), q)
+    dunit = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
+    along = jnp.sum(unit_k * dunit, axis=-1, keepdims=True)
+    dk = match(_inverse(k_norm) * (dunit - unit_k * along), k)
+    return dq, dk, dv, dscale, dbias, None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7))
@@ -94,7 +97,7 @@ def _qk_norm_attention(
     bias: Array | None,
     mask: Array | None,
     is_causal: bool,
-    like: Types,
+    like: Likes,
 ) -> Array:
     return fwd(q, k, v, scale, bias, mask, is_causal)[0]
 
@@ -122,7 +125,7 @@ def qk_norm_attention(
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
-            So has one whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
+            Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: floating, broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default, since 1/√d
@@ -139,7 +142,7 @@ def qk_norm_attention(
         q: (..., h, s, d), an input, no new bytes.
         k: (..., kv, t, d), an input, no new bytes.
         v: (..., kv, t, e), an input, no new bytes. Neither bias nor mask is saved: what they do is in the weights.
-        scale: as it came, an input, no new bytes.
+        scale: broadcasts to (..., h, s, 1), an input, no new bytes.
         q_norm: (..., h, s, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce q² again.
         k_norm: (..., kv, t, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce k² again.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.
@@ -156,4 +159,4 @@ def qk_norm_attention(
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal)
     check_broadcasts("scale", scale, (*q.shape[:-1], 1))
-    return _qk_norm_attention(q, k, v, scale, bias, mask, is_causal, types(q, k, v, scale, bias))
+    return _qk_norm_attention(q, k, v, scale, bias, mask, is_causal, likes(q, k, v, scale, bias))

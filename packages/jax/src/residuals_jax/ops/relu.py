@@ -25,7 +25,7 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
     (y,) = residuals
-    # Not `jnp.where`, which forgets on which mesh axes an empty array varies.
+    # Not `jnp.where`, which forgets along which mesh axes an empty array varies.
     return (match(jax.lax.select(y <= 0, jnp.zeros_like(g), g), y),)
 
 

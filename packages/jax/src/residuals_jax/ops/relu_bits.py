@@ -24,7 +24,7 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
     (mask,) = residuals
-    # Not `jnp.where`, which forgets on which mesh axes an empty array varies.
+    # Not `jnp.where`, which forgets along which mesh axes an empty array varies.
     return (jax.lax.select(unpack_bits(mask, g.shape), g, jnp.zeros_like(g)),)
 
 
@@ -49,7 +49,7 @@ def relu_bits(x: ArrayLike) -> Array:
         (..., n), of x's dtype.
 
     Saves:
-        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
+        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nothing else holds y;
             before a layer that saves its input, `relu` adds nothing and this adds its bits.
 
     Raises:

@@ -34,9 +34,9 @@ def bwd(eps: float, residuals: Residuals, g: Array) -> tuple[Array, Array | None
     x, weight, rstd = residuals
     x_hat = wide(x) * rstd
     g_hat = wide(g) if weight is None else wide(g) * wide(weight)
-    dx = rstd * (g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True))
+    dx = match(rstd * (g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)), x)
     dweight = None if weight is None else match(wide(g) * x_hat, weight)
-    return match(dx, x), dweight
+    return dx, dweight
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

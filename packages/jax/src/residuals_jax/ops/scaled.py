@@ -47,8 +47,8 @@ def scaled(x: ArrayLike, scale: ArrayLike) -> Array:
         The product, in the shape to which both broadcast and the dtype to which both promote.
 
     Saves:
-        x: an input, no new bytes.
-        scale: an input, no new bytes.
+        x: (...), an input, no new bytes.
+        scale: (...), an input, no new bytes.
 
     Raises:
         TypeError: x or scale is not floating.

@@ -24,8 +24,8 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
-    y = wide(residuals.y)
-    return (match(wide(g) * (y * (1 - y)), residuals.y),)
+    y, g = wide(residuals.y), wide(g)
+    return (match(g * (y * (1 - y)), residuals.y),)
 
 
 @jax.custom_vjp

@@ -23,9 +23,9 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
-    x = wide(residuals.x)
+    x, g = wide(residuals.x), wide(g)
     s = jax.nn.sigmoid(x)
-    return (match(wide(g) * (s * (1 + x * (1 - s))), residuals.x),)
+    return (match(g * (s * (1 + x * (1 - s))), residuals.x),)
 
 
 @jax.custom_vjp

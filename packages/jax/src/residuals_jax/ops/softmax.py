@@ -1,7 +1,6 @@
 """Softmax along one axis: y = exp x / Σ exp x, and dx = y·(g − Σ g·y)."""
 
 from functools import partial
-from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating
+from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
 
@@ -23,8 +22,9 @@ RECOMPUTES: dict[str, str] = {}
 
 def fwd(x: Array, axis: int) -> tuple[Array, Residuals]:
     rows = wide(x)
-    # Any shift gives the same y, so the maximum is a constant to the derivative. An empty axis has none.
-    e = jnp.exp(rows - jax.lax.stop_gradient(jnp.max(rows, axis=axis, keepdims=True, initial=-jnp.inf)))
+    # Any shift gives the same y, so the maximum is a constant to the derivative. That of an empty axis is `initial`.
+    rows = rows - jax.lax.stop_gradient(jnp.max(rows, axis=axis, keepdims=True, initial=-jnp.inf))
+    e = jnp.exp(rows)
     y = (e / jnp.sum(e, axis=axis, keepdims=True)).astype(x.dtype)
     return y, Residuals(y)
 
@@ -34,7 +34,7 @@ def bwd(axis: int, residuals: Residuals, g: Array) -> tuple[Array]:
     dot = jnp.sum(g * y, axis=axis, keepdims=True)
     is_narrow = residuals.y.dtype != y.dtype
     if is_narrow:
-        # Rounded to few bits, y no longer adds up to 1, and where one entry is nearly 1, g − Σ g·y is all rounding.
+        # y is rounded, and no longer adds up to 1; where one entry is nearly 1, g − Σ g·y would be all rounding.
         g = g * jnp.sum(y, axis=axis, keepdims=True)
     return (match(y * (g - dot), residuals.y),)
 
@@ -68,8 +68,7 @@ def softmax(x: ArrayLike, *, axis: int = -1) -> Array:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     x = floating("x", x)
-    if isinstance(axis, bool) or not isinstance(axis, Integral):
-        raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
+    axis = integer("axis", axis)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")
-    return _softmax(x, int(axis))
+    return _softmax(x, axis)

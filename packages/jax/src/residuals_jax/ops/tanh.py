@@ -25,8 +25,8 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
-    y = wide(residuals.y)
-    return (match(wide(g) * (1 - y * y), residuals.y),)
+    y, g = wide(residuals.y), wide(g)
+    return (match(g * (1 - y * y), residuals.y),)
 
 
 @jax.custom_vjp

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating
+from residuals_jax._lib.checks import described, floating
 from residuals_jax._lib.cotangents import match
 
 
@@ -82,5 +82,5 @@ def custom_vjp_with_extra_residual(x: ArrayLike) -> Array:
     except TypeError as problem:
         raise ValueError(str(problem)) from None
     if x.ndim != 1:
-        raise ValueError(f"x: expected a 1-D floating array, got {x.dtype}{list(x.shape)}")
+        raise ValueError(f"x: expected a 1-D floating array, got {described(x)}")
     return jax.grad(f_with_sin)(x)

@@ -1,4 +1,4 @@
-"""The types of arrays that the ops take."""
+"""Names for the types of arrays that the ops take."""
 
 from typing import Any
 

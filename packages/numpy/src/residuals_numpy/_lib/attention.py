@@ -1,4 +1,4 @@
-"""What the three attentions share: their checks, their heads, and the softmax of their scores."""
+"""What the three attentions share: heads that share keys, and the softmax of scores."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
 def attended(scores: Array) -> tuple[Array, Array, Array]:
     """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
 
-    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞.
     """
     top = scores.max(-1, keepdims=True, initial=-np.inf)
     top = np.where(top == -np.inf, 0, top)

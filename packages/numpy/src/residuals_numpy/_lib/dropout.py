@@ -1,4 +1,4 @@
-"""Which elements dropout keeps, and what it makes of them."""
+"""Which elements dropout keeps, and what becomes of them."""
 
 import math
 
@@ -11,7 +11,7 @@ from residuals_numpy._lib.arrays import Array, Key, Mask
 def random_bits(key: Key, shape: tuple[int, ...]) -> NDArray[np.uint32]:
     """32 random bits for each element: Threefry-2x32 of its flat 64-bit index, the two words xored.
 
-    They are those of `jax.random.bits(key, shape, "uint32")`.
+    `jax.random.bits(key, shape, "uint32")` gives the same bits.
 
     Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
@@ -27,10 +27,10 @@ def random_bits(key: Key, shape: tuple[int, ...]) -> NDArray[np.uint32]:
 
 
 def keep_mask(key: Key, shape: tuple[int, ...], rate: float) -> Mask:
-    """Which elements dropout keeps: those whose number of 23 bits, in [0, 1), is below 1 - rate, both in float32."""
+    """Which elements dropout keeps: those whose uniform number in [0, 1) is below 1 - rate, both in float32."""
     return (random_bits(key, shape) >> 9).astype(np.float32) * np.float32(2**-23) < np.float32(1 - rate)
 
 
 def drop(a: Array, mask: Mask, rate: float) -> Array:
-    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     return np.where(mask, a * (1 / (1 - rate) if rate < 1 else 0), 0)

@@ -77,7 +77,7 @@ def residuals(
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: an ordinary shape first, then the awkward ones.
 
-    None has fewer keys than features: the weights are the largest array.
+    No call has fewer keys than features: the weights are the largest array.
     """
 
     def call(*lead: int, heads: int = 2, kv: int = 2, s: int = 4, t: int = 5, d: int = 3, e: int = 2) -> dict[str, Any]:

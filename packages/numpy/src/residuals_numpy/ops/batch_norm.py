@@ -1,6 +1,6 @@
 """Batch normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd per channel, rstd = 1/√(var + eps).
 
-In training, mean and variance are those of the batch; in evaluation, those kept from training.
+In training, mean and variance are those of the batch; in evaluation, the running ones from training.
 
 Source: Ioffe & Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
 """
@@ -18,7 +18,7 @@ def _count(a: Array) -> int:
 
 
 def _sum(a: Array) -> Array:
-    """(c,): over all axes but the channels. In rows, where NumPy sums in pairs; along a first axis it would not."""
+    """(c,): the sum over all axes but the channels. Each channel becomes a row: NumPy sums only those pairwise."""
     return np.moveaxis(a, 1, 0).reshape(a.shape[1], _count(a)).sum(1)
 
 
@@ -61,7 +61,7 @@ def forward(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Array, Array | None, Array | None]:
-    """y = x̂·weight + bias and the next running statistics, for `x` (b, c, …) and all else (c,) or None."""
+    """y = x̂·weight + bias and the next running statistics, for `x` (b, c, ...) and all else (c,) or None."""
     mean, var = _statistics(x, running_mean, running_var, training)
     y, _ = _normalized(x, mean, var, eps)
     y = y if weight is None else y * _lift(weight, x.ndim)
@@ -110,7 +110,7 @@ def residuals(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> dict[str, Array | None]:
-    """The value each residual must have; without x̂, which evaluation needs for dweight alone, neither x nor mean."""
+    """The value each residual must have; neither x nor mean in evaluation without weight, which needs no x̂."""
     mean, var = _statistics(x, running_mean, running_var, training)
     _, rstd = _normalized(x, mean, var, eps)
     needs_x_hat = training or weight is not None
@@ -125,7 +125,7 @@ def residuals(
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: ordinary shapes first, then the awkward ones.
 
-    None has two numbers a channel, where x̂ is ±1 and the gradient of x is all rounding for a small eps.
+    No call has two numbers a channel, where x̂ is ±1 and the gradient of x is all rounding for a small eps.
     """
 
     def call(*shape: int, training: bool = True, scale: float = 1.0, mean: float = 0.0) -> dict[str, Array | bool]:

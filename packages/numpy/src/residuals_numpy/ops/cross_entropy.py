@@ -6,24 +6,19 @@ Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Netw
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import logsumexp, one_hot
-
-
-def _count(labels: Labels, ignore_index: int) -> Array:
-    """How many labels count, at least 1."""
-    return np.asarray(max((labels != ignore_index).sum(), 1), np.float64)
+from residuals_numpy._lib.labels import counted, log_sum_exp, one_hot
 
 
 def forward(logits: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean") -> Array:
-    """The loss of `logits` (…, c) at the classes `labels` (…); NaN for the mean of none."""
+    """The loss of `logits` (..., c) at the classes `labels` (...); NaN for the mean of none."""
     hot = one_hot(labels, logits.shape[-1], ignore_index)
     picked = np.where(hot, logits, 0).sum(-1)
-    losses = np.where(labels == ignore_index, 0, logsumexp(logits) - picked)
+    losses = np.where(labels == ignore_index, 0, log_sum_exp(logits) - picked)
     if reduction == "none":
         return losses
     if reduction == "sum":
         return losses.sum()
-    mean: Array = losses.sum() / _count(labels, ignore_index)
+    mean: Array = losses.sum() / counted(labels, ignore_index)
     return mean if (labels != ignore_index).any() else mean * np.nan
 
 
@@ -31,9 +26,9 @@ def vjp(logits: Array, labels: Labels, g: Array, *, ignore_index: int = -100, re
     """`dlogits` for the cotangent `g` of the loss, from the inputs alone; 0 in rows that are ignored."""
     hot = one_hot(labels, logits.shape[-1], ignore_index)
     if reduction == "mean":
-        g = g / _count(labels, ignore_index)
+        g = g / counted(labels, ignore_index)
     g = np.where(labels == ignore_index, 0, g)[..., None]
-    softmax = np.where(g == 0, 0, np.exp(logits - logsumexp(logits)[..., None]))
+    softmax = np.where(g == 0, 0, np.exp(logits - log_sum_exp(logits)[..., None]))
     return ((softmax - hot) * g,)
 
 
@@ -41,14 +36,14 @@ def residuals(
     logits: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    count = _count(labels, ignore_index) if reduction == "mean" else None
-    return {"logits": logits, "labels": labels, "logsumexp": logsumexp(logits), "counted": count}
+    number = counted(labels, ignore_index) if reduction == "mean" else None
+    return {"logits": logits, "labels": labels, "logsumexp": log_sum_exp(logits), "counted": number}
 
 
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: ordinary shapes first, then the awkward ones. A label in three is ignored where the name says so.
 
-    None has a row that is −∞ throughout, whose loss is NaN and has no finite differences.
+    No call has a row that is −∞ throughout, whose loss is NaN and has no finite differences.
     """
 
     def call(

@@ -40,7 +40,7 @@ def residuals(x: Array, *, approximate: str = "none") -> dict[str, Array]:
 
 
 def samples(rng: np.random.Generator) -> Samples:
-    """Named calls: ordinary shapes first, then the awkward ones; those whose numbers matter in both forms."""
+    """Named calls: ordinary shapes first, then the awkward ones; calls whose numbers matter come in both forms."""
     calls = {
         "3x13": {"x": rng.standard_normal((3, 13))},
         "7": {"x": 2 * rng.standard_normal(7)},

@@ -11,13 +11,13 @@ from residuals_numpy._lib.arrays import Array, Samples
 
 
 def _grouped(a: Array, num_groups: int) -> Array:
-    """(b, c, …) as (b, groups, c / groups, …)."""
+    """(b, c, ...) as (b, num_groups, c / num_groups, ...)."""
     b, c, *rest = a.shape
     return a.reshape(b, num_groups, c // num_groups, *rest)
 
 
 def _mean(a: Array) -> Array:
-    """Over all axes but the first two; 0 where those are empty."""
+    """The mean over all axes but the first two; 0 where those axes are empty."""
     axes = tuple(range(2, a.ndim))
     return a.sum(axes, keepdims=True) / max(math.prod(a.shape[2:]), 1)
 
@@ -30,17 +30,18 @@ def _normalized(x: Array, num_groups: int, eps: float) -> tuple[Array, Array, Ar
     return ((groups - mean) * rstd).reshape(x.shape), mean, rstd
 
 
-def _per_channel(a: Array, ndim: int) -> Array:
+def _lift(a: Array, ndim: int) -> Array:
+    """`a` (c,) with axes of size 1 after its own."""
     return a.reshape(a.shape + (1,) * (ndim - 2))
 
 
 def forward(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, num_groups: int, eps: float = 1e-5
 ) -> Array:
-    """y = x̂·weight + bias for `x` (b, c, …), and `weight` and `bias` (c,) or None."""
+    """y = x̂·weight + bias for `x` (b, c, ...), and `weight` and `bias` (c,) or None."""
     y, _, _ = _normalized(x, num_groups, eps)
-    y = y if weight is None else y * _per_channel(weight, x.ndim)
-    return y if bias is None else y + _per_channel(bias, x.ndim)
+    y = y if weight is None else y * _lift(weight, x.ndim)
+    return y if bias is None else y + _lift(bias, x.ndim)
 
 
 def vjp(
@@ -48,7 +49,7 @@ def vjp(
 ) -> tuple[Array, Array | None, Array | None]:
     """`dx, dweight, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
     x_hat, _, rstd = _normalized(x, num_groups, eps)
-    g_hat = _grouped(g if weight is None else g * _per_channel(weight, x.ndim), num_groups)
+    g_hat = _grouped(g if weight is None else g * _lift(weight, x.ndim), num_groups)
     groups = _grouped(x_hat, num_groups)
     dx = (rstd * (g_hat - _mean(g_hat) - groups * _mean(g_hat * groups))).reshape(x.shape)
     others = (0, *range(2, x.ndim))  # all axes but the channels
@@ -68,7 +69,7 @@ def residuals(
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: ordinary shapes first, then the awkward ones.
 
-    None has groups of one number, where y is the bias and no gradient but the bias's is other than 0.
+    No call has groups of one number, where y is the bias and no gradient but the bias's is other than 0.
     """
 
     def call(*shape: int, groups: int = 2, scale: float = 1.0, mean: float = 0.0) -> dict[str, Array | int]:

@@ -22,7 +22,7 @@ def _normalized(x: Array, eps: float) -> tuple[Array, Array, Array]:
 
 
 def forward(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5) -> Array:
-    """y = x̂·weight + bias for `x` (…, d), and `weight` and `bias` (d,) or None."""
+    """y = x̂·weight + bias for `x` (..., d), and `weight` and `bias` (d,) or None."""
     y, _, _ = _normalized(x, eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
@@ -50,7 +50,7 @@ def residuals(
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: ordinary shapes first, then the awkward ones.
 
-    None has d = 1, where y is the bias and no gradient but the bias's is other than 0.
+    No call has d = 1, where y is the bias and no gradient but the bias's is other than 0.
     """
 
     def call(*shape: int, scale: float = 1.0, mean: float = 0.0) -> dict[str, Array]:

@@ -6,31 +6,26 @@ Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import logsumexp, one_hot
-
-
-def _count(labels: Labels, ignore_index: int) -> Array:
-    """How many labels count, at least 1."""
-    return np.asarray(max((labels != ignore_index).sum(), 1), np.float64)
+from residuals_numpy._lib.labels import counted, log_sum_exp, one_hot
 
 
 def _counted_rows(x: Array, labels: Labels, ignore_index: int) -> Array:
-    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
+    """x, and 0 in rows whose label is ignored: such a row may hold anything, and 0 · NaN is NaN."""
     return np.where((labels == ignore_index)[..., None], 0, x)
 
 
 def forward(
     x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
 ) -> Array:
-    """The loss of `x` (…, d) and `weight` (v, d) at the classes `labels` (…); NaN for the mean of none."""
+    """The loss of `x` (..., d) and `weight` (v, d) at the classes `labels` (...); NaN for the mean of none."""
     logits = _counted_rows(x, labels, ignore_index) @ weight.T
     hot = one_hot(labels, len(weight), ignore_index)
-    losses = np.where(labels == ignore_index, 0, logsumexp(logits) - np.where(hot, logits, 0).sum(-1))
+    losses = np.where(labels == ignore_index, 0, log_sum_exp(logits) - np.where(hot, logits, 0).sum(-1))
     if reduction == "none":
         return losses
     if reduction == "sum":
         return losses.sum()
-    mean: Array = losses.sum() / _count(labels, ignore_index)
+    mean: Array = losses.sum() / counted(labels, ignore_index)
     return mean if (labels != ignore_index).any() else mean * np.nan
 
 
@@ -48,10 +43,10 @@ def vjp(
     x = _counted_rows(x, labels, ignore_index)
     logits = x @ weight.T
     if reduction == "mean":
-        g = g / _count(labels, ignore_index)
+        g = g / counted(labels, ignore_index)
     g = np.where(labels == ignore_index, 0, g)[..., None]
     hot = one_hot(labels, len(weight), ignore_index)
-    dlogits = (np.exp(logits - logsumexp(logits)[..., None]) - hot) * g
+    dlogits = (np.exp(logits - log_sum_exp(logits)[..., None]) - hot) * g
     rows = range(x.ndim - 1)
     return dlogits @ weight, np.tensordot(dlogits, x, (rows, rows))
 
@@ -60,9 +55,9 @@ def residuals(
     x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    count = _count(labels, ignore_index) if reduction == "mean" else None
+    number = counted(labels, ignore_index) if reduction == "mean" else None
     logits = _counted_rows(x, labels, ignore_index) @ weight.T
-    return {"x": x, "weight": weight, "labels": labels, "logsumexp": logsumexp(logits), "counted": count}
+    return {"x": x, "weight": weight, "labels": labels, "logsumexp": log_sum_exp(logits), "counted": number}
 
 
 def samples(rng: np.random.Generator) -> Samples:

@@ -91,9 +91,9 @@ def residuals(
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: an ordinary shape first, then the awkward ones.
 
-    None has fewer keys than features: the weights are the largest array. None has a vector of zeros, whose direction
-    jumps: finite differences say nothing there. A scale of many rows has a gradient that all but cancels, so where all
-    share one there are few.
+    No call has fewer keys than features: the weights are the largest array. No call has a vector of zeros: its
+    direction jumps, and finite differences say nothing there. The gradient of a scale that many rows share all but
+    cancels, so the call in which all rows share one has few.
     """
 
     def call(*lead: int, heads: int = 2, kv: int = 2, s: int = 4, t: int = 5, d: int = 3, e: int = 2) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def _rstd(x: Array, eps: float) -> Array:
 
 
 def forward(x: Array, weight: Array | None = None, *, eps: float = 1e-6) -> Array:
-    """y = x·rstd·weight for `x` (…, d) and `weight` (d,) or None."""
+    """y = x·rstd·weight for `x` (..., d) and `weight` (d,) or None."""
     y = x * _rstd(x, eps)
     return y if weight is None else y * weight
 

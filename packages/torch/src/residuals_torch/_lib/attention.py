@@ -1,11 +1,11 @@
-"""What the three attentions share: their checks, their heads, and the softmax of their scores."""
+"""What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
 
 from numbers import Real
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import _described
+from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import wide
 from residuals_torch._lib.modes import may_write
 
@@ -19,8 +19,8 @@ def check_attention(
     is_causal: bool,
     scale: float | None = None,
 ) -> None:
-    """ValueError unless these are q (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias
-    and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias and
+    mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
     """
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
@@ -38,11 +38,11 @@ def check_attention(
         raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
     if v.shape[:-1] != k.shape[:-1]:
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
-    for name, a in (("k", k), ("v", v), ("bias", bias)):
+    for name, a in (("k", k), ("v", v), ("bias", bias)):  # no product of float64 and another dtype, which JAX promotes
         if a is not None and a.dtype != q.dtype and torch.float64 in (a.dtype, q.dtype):
             raise TypeError(f"{name}: expected {q.dtype}, the dtype of q, got {a.dtype}")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
-        raise TypeError(f"mask: expected booleans, got {_described(mask)}")
+        raise TypeError(f"mask: expected booleans, got {described(mask)}")
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
@@ -56,7 +56,7 @@ def check_broadcasts(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def scaling(scale: float | None, q: Tensor) -> float:
-    """`scale`, or 1/√d."""
+    """`scale`, or 1/√d for None."""
     return max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
 
 
@@ -67,8 +67,9 @@ def fold(a: Tensor, key_heads: int) -> Tensor:
 
 
 def unfold(a: Tensor, like: Tensor) -> Tensor:
-    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any); never a view of what was
-    folded, since autograd takes none for a residual.
+    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any).
+
+    A copy, not a view of the folded tensor: autograd takes no view as a residual.
     """
     return a if a.shape[:-1] == like.shape[:-1] else a.reshape(*like.shape[:-1], a.shape[-1]).clone()
 
@@ -77,7 +78,7 @@ def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -
     """−∞ where `mask` is False, and if `is_causal` at keys after the query; the first query is at position `first`."""
     if mask is not None:
         scores = torch.where(mask, scores, -torch.inf)
-    if is_causal:  # by what a DTensor can do too: it knows no constant tensors
+    if is_causal:  # by `ones_like` and `tril`, since an op on a DTensor takes no constant tensors
         scores = torch.where(torch.ones_like(scores, dtype=torch.bool).tril(first), scores, -torch.inf)
     return scores
 
@@ -85,10 +86,10 @@ def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -
 def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
 
-    The weights are e over the sum. Of a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where nothing
-    is recorded for a derivative, e is written over the scores.
+    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where no
+    derivative is recorded, e overwrites the scores.
     """
-    if scores.shape[-1] == 0:  # which has no maximum
+    if scores.shape[-1] == 0:  # no key, so no maximum
         total = torch.sum(scores, dim=-1, keepdim=True) + 1
         return scores, total, torch.log(total - 1).squeeze(-1)
     # Any shift gives the same, so the maximum is a constant to the derivative.
@@ -102,10 +103,10 @@ def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def scores_gradient(weights: Tensor, dweights: Tensor) -> Tensor:
-    """dscores = P·(dP − Σ P·dP), in dP's dtype, of weights P that may be narrower; dP may be written over.
+    """dscores = P·(dP − Σ P·dP), in dP's dtype, of weights P that may be narrower; dP may be overwritten.
 
-    Rounded to few bits, a row no longer adds up to 1, and where one weight is nearly 1 the rest is all rounding: so it
-    is (dP·Σ P − Σ P·dP) for those.
+    A row of narrow weights is rounded, and no longer adds up to 1. Where one weight is nearly 1 that rounding would be
+    all that is left of dP − Σ P·dP. So for narrow weights it is dP·Σ P − Σ P·dP.
     """
     rows, in_place = wide(weights), may_write(weights, dweights)
     dot = torch.sum(rows * dweights, dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns its argument, or raises one line that names it."""
+"""Checks of arguments: each returns its argument, or raises one line with its name, what was expected and what came."""
 
 import math
 from numbers import Integral, Real
@@ -10,16 +10,17 @@ from torch import Tensor
 def floating(name: str, a: Tensor) -> Tensor:
     """`a` itself; TypeError unless it is a real floating tensor of 16 bits or more (float8 has no arithmetic)."""
     if not isinstance(a, Tensor) or not a.dtype.is_floating_point or a.dtype.itemsize < 2:
-        raise TypeError(f"{name}: expected a floating tensor, got {_described(a)}")
+        raise TypeError(f"{name}: expected a floating tensor, got {described(a)}")
     return a
 
 
-def _described(a: Any) -> str:
+def described(a: Any) -> str:
+    """What came, for a message: a tensor's dtype and shape, and of anything else the type."""
     return f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
 
 
 def nonnegative(name: str, value: float, most: float = math.inf) -> float:
-    """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most]."""
+    """`value` as a float; TypeError unless it is a Python number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     expected = ">= 0" if most == math.inf else f"from 0 to {most}"
@@ -28,10 +29,10 @@ def nonnegative(name: str, value: float, most: float = math.inf) -> float:
     return float(value)
 
 
-def whole(name: str, value: int, least: int) -> int:
-    """`value` as an int; TypeError unless it is one, ValueError unless from `least` on, in 32 bits."""
+def integer(name: str, value: int, least: int | None = None) -> int:
+    """`value` as an int; TypeError unless it is one, ValueError unless from `least`, if given, to 2³¹ − 2."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if not least <= value < 2**31 - 1:
+    if least is not None and not least <= value < 2**31 - 1:  # as in JAX, where 2³¹ − 1 is a label that is too large
         raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)

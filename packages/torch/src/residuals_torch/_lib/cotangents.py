@@ -1,4 +1,4 @@
-"""Cotangents: what each has to look like, and how it gets so."""
+"""Cotangents: what the gradient of an input has to look like, and how a cotangent is made to."""
 
 from typing import Any, NamedTuple
 
@@ -8,36 +8,35 @@ from torch import Tensor
 from residuals_torch._lib.dtypes import to_dtype
 
 
-class Like(NamedTuple):
-    """What a gradient has to look like: metadata that outlives a primal nobody saves."""
-
+class Like(NamedTuple):  # describes a tensor that is not saved
     shape: torch.Size
     dtype: torch.dtype
 
 
-# One for each input: None where there is none, or nobody asks for its gradient. A `bwd` that is given none of this, as
-# when it is called by hand, makes every gradient.
-Wanted = tuple[Like | None, ...]
+# What the gradient of each input has to look like; None for an input that is absent, or needs no gradient. A `bwd` that
+# is called by hand, without `like`, makes every gradient.
+Likes = tuple[Like | None, ...]
+
+
+def likes(*inputs: Tensor | Like | None) -> Likes:
+    """What the gradient of each input has to look like: goes on ctx, so that a rule knows it without saving it."""
+    return tuple(None if a is None else Like(a.shape, a.dtype) for a in inputs)
+
+
+def wanted(ctx: Any) -> Likes:
+    """`ctx.like`, with None for an input that is frozen, or whose gradient nobody asks for in this backward."""
+    return tuple(like if need else None for like, need in zip(ctx.like, ctx.needs_input_grad, strict=False))
 
 
 def match(cotangent: Tensor, primal: Tensor | Like) -> Tensor:
-    """The cotangent as its primal needs it: of the same shape and dtype.
+    """The cotangent as its primal, a tensor or its `Like`, needs it: of the same shape and dtype.
 
-    An axis along which the primal was broadcast is summed. The engine would do both without a word, and so hide it.
+    The cotangent is summed over an axis along which the primal was broadcast. The engine would do both without a word,
+    and so hide it.
     """
     return to_dtype(cotangent.sum_to_size(primal.shape), primal.dtype)
 
 
-def add(a: Tensor | None, b: Tensor) -> Tensor:
+def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The sum of two cotangents, where None is zero."""
-    return b if a is None else a + b
-
-
-def likes(*inputs: Tensor | None) -> Wanted:
-    """What the gradient of each input has to look like; to be kept on ctx in place of the inputs."""
-    return tuple(None if a is None else Like(a.shape, a.dtype) for a in inputs)
-
-
-def wanted(ctx: Any) -> Wanted:
-    """`ctx.like` with None where no gradient is needed: for an input that is frozen, or that nobody asks about now."""
-    return tuple(like if need else None for like, need in zip(ctx.like, ctx.needs_input_grad, strict=False))
+    return b if a is None else a if b is None else a + b

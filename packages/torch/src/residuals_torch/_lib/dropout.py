@@ -1,4 +1,4 @@
-"""Which elements dropout keeps, and what it makes of them."""
+"""Which elements dropout keeps, and what becomes of them."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import _described
+from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
 def two_words(name: str, key: Tensor) -> Tensor:
     """`key` itself; TypeError unless it is two uint32."""
     if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
-        raise TypeError(f"{name}: expected two uint32, got {_described(key)}")
+        raise TypeError(f"{name}: expected two uint32, got {described(key)}")
     return key
 
 
@@ -22,10 +22,12 @@ def two_words(name: str, key: Tensor) -> Tensor:
 def _uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
     """`jax.random.uniform(key, shape, "float32")`: 23 bits of Threefry-2x32 of each element's flat 64-bit index.
 
-    One operation to Inductor, which would never finish to fuse 20 rounds; inside, blocks that fit a cache.
+    It is one operation to Inductor, which would never finish fusing the 20 rounds. Inside it goes in blocks that fit a
+    cache.
+
     Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    k0, k1 = key.view(torch.int32).unbind()  # uint32 has no arithmetic; that of int32 has the same bits
+    k0, k1 = key.view(torch.int32).unbind()  # uint32 has no arithmetic, and int32's gives the same bits
     keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
     out = torch.empty(math.prod(shape), dtype=torch.float32, device=device)
     block = 2**18 if device.type == "cpu" else 2**24
@@ -37,7 +39,7 @@ def _uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
         for i in range(5):
             for r in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
                 x0.add_(x1)
-                wrapped = (x1 >> (32 - r)).bitwise_and_((1 << r) - 1)  # without the sign, which `>>` repeats
+                wrapped = (x1 >> (32 - r)).bitwise_and_((1 << r) - 1)  # `>>` repeats the sign, `&` removes it
                 x1.bitwise_left_shift_(r).bitwise_or_(wrapped).bitwise_xor_(x0)
             x0.add_(keys[(i + 1) % 3])
             x1.add_(keys[(i + 2) % 3]).add_(i + 1)
@@ -68,7 +70,7 @@ def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
 
 
 def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
-    """`a` / (1 - rate) where it is kept, 0 elsewhere whatever `a` is there."""
+    """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     if mask is None:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
     return to_dtype(torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0), a.dtype)

@@ -1,11 +1,14 @@
-"""In which dtype an op computes."""
+"""The dtype in which an op computes."""
 
 import torch
 from torch import Tensor
 
 
 def to_dtype(a: Tensor, dtype: torch.dtype) -> Tensor:
-    """`a` in this dtype. A forward that ends in a `.to` of no change has gradient 0 in PyTorch 2.11's torch.compile."""
+    """`a` in this dtype, itself where that is its own.
+
+    `Tensor.to` without a change breaks a rule in PyTorch 2.11: under torch.compile its gradient is 0.
+    """
     return a if a.dtype == dtype else a.to(dtype)
 
 

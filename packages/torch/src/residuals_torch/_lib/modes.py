@@ -1,4 +1,4 @@
-"""What PyTorch is doing while an op runs: compiling, mapping, differentiating, casting."""
+"""The modes of PyTorch that an op has to know: torch.compile, vmap, whether a derivative is recorded, autocast."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from residuals_torch._lib.dtypes import to_dtype
 
 
 def is_ordinary(a: Tensor) -> bool:
-    """Whether values are there to be read, memory to be written: not compiled, under vmap, in a DTensor or the like."""
+    """Whether the values of `a` can be read and its memory written: not in compiled code, under vmap or on the meta
+    device, nor in a DTensor or another subclass.
+    """
     if torch.compiler.is_compiling() or type(a) not in (Tensor, torch.nn.Parameter) or a.is_meta:
         return False
     wrapped = torch._C._functorch
@@ -17,7 +19,7 @@ def is_ordinary(a: Tensor) -> bool:
 
 
 def may_write(*given: Tensor | None) -> bool:
-    """Whether what is made of these may be written over: nothing differentiates it, nor has it an axis of vmap."""
+    """Whether what is computed from these may be overwritten: no derivative is recorded, and vmap adds no axis."""
     if torch.is_grad_enabled():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -25,15 +27,15 @@ def may_write(*given: Tensor | None) -> bool:
 
 
 def is_batched(a: Tensor) -> bool:
-    """Whether `a` has an axis of vmap, outside of a compiler, that is."""
+    """Whether `a` has an axis of vmap; False in compiled code."""
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(a))
 
 
-def alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
-    """The outputs of a rule, those that are residuals with the axis of vmap where y has it.
+def batched_alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
+    """The outputs of a rule: y, and the residuals, which get an axis of vmap if y has one.
 
-    One without it would be shared by all copies. PyTorch gives its cotangent, which a second derivative has, to each of
-    them, and sums what they make of it: so many times too much.
+    A residual without that axis would be shared by all copies of the rule. In a second derivative it has a cotangent,
+    and PyTorch hands the whole of that to each copy and sums their results: too much by the number of copies.
     """
     if not is_batched(y):
         return y, *saved
@@ -42,7 +44,7 @@ def alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
 
 
 def autocasted(*inputs: Any) -> tuple[Any, ...]:
-    """These as a contraction takes them: in autocast's dtype where it is on, unless they are None or float64."""
+    """The inputs as a contraction takes them: where autocast is on in its dtype, but for None and float64."""
     kind = inputs[0].device.type
     if not torch.is_autocast_enabled(kind):
         return inputs

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike, autocasted
+from residuals_torch._lib.modes import autocasted, batched_alike
 
 
 class Residuals(NamedTuple):
@@ -28,6 +28,7 @@ def fwd(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
+    # q is scaled, and not the scores, of which there are more; XLA fuses the one and the other.
     scores = unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q)
     if bias is not None:
         scores = scores + wide(bias)
@@ -42,10 +43,11 @@ def bwd(
     scale: float | None,
     residuals: Residuals,
     g: Tensor | None,
-    like: Wanted | None = None,
+    like: Likes | None = None,
+    *,
     g_weights: Tensor | None = None,
 ) -> Gradients:
-    """`g_weights` is the cotangent of the weights, which has one in a second derivative only, where g may have none."""
+    """`g_weights` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
     q, k, v, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, weights)
@@ -54,7 +56,7 @@ def bwd(
     if like_v is not None and g is not None:
         heads = like_v.shape[-3]
         dv = match(fold(rows, heads).mT @ fold(wide(g), heads), like_v)
-    if v is None or (like_q is None and like_k is None and like_bias is None):  # asked for dv alone
+    if v is None or (like_q is None and like_k is None and like_bias is None):  # nobody asks for more than dv
         return dq, dk, dv, dbias
     heads = v.shape[-3]
     dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
@@ -79,7 +81,7 @@ class Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(q.device.type, enabled=False):
             y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
-        return alike(y, residuals.weights)
+        return batched_alike(y, residuals.weights)
 
     @staticmethod
     def setup_context(
@@ -101,7 +103,7 @@ class Attention(torch.autograd.Function):
             return (None,) * 7
         residuals = Residuals(*ctx.saved_tensors)
         with torch.autocast(residuals.weights.device.type, enabled=False):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights)
+            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights=g_weights)
         return *gradients, None, None, None
 
 

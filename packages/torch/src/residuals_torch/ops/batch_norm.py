@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating, nonnegative
-from residuals_torch._lib.cotangents import Like, Wanted, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike
+from residuals_torch._lib.modes import batched_alike
 
 
-class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
     x: Tensor | None  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd; None in evaluation if the weight needs no
     # gradient
     weight: Tensor | None  # (c,)  input: scales the cotangent; None also if x is frozen
@@ -38,7 +38,7 @@ def _count(a: Tensor) -> int:
 
 
 def _lift(a: Tensor, x: Tensor) -> Tensor:
-    """(c,) as (c, 1, ...), beside x."""
+    """(c,) as (c, 1, ...), to be broadcast with x."""
     for _ in range(x.ndim - 2):
         a = a.unsqueeze(-1)
     return a
@@ -84,11 +84,11 @@ def fwd(
 
 
 def bwd(
-    training: bool, momentum: float, eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None
+    training: bool, momentum: float, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None
 ) -> Gradients:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or (*likes(g, weight), Like(g.shape[1:2], g.dtype))
+    like_x, like_weight, like_bias = like or likes(g, weight, Like(g.shape[1:2], g.dtype))
     dx = dweight = dbias = None
     x_hat = None if x is None or mean is None else (wide(x) - _lift(wide(mean), x)) * _lift(rstd, x)
     if like_x is not None:
@@ -105,8 +105,8 @@ def bwd(
     return dx, dweight, dbias
 
 
-def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
-    """What reaches x through mean and rstd of n numbers: dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n."""
+def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through the residuals: in a channel of n dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n."""
     x, _, mean, rstd = residuals
     assert x is not None
     assert mean is not None
@@ -131,10 +131,10 @@ class BatchNorm(torch.autograd.Function):
         eps: float,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
         (y, new_mean, new_var), residuals = fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)
-        # What is an input is no output: autograd would make another tensor of it.
+        # An input is not returned as an output: autograd would make another tensor of it.
         new_mean = None if new_mean is running_mean else new_mean
         new_var = None if new_var is running_var else new_var
-        return alike(y, new_mean, new_var, residuals.mean if training else None, residuals.rstd)
+        return batched_alike(y, new_mean, new_var, residuals.mean if training else None, residuals.rstd)
 
     @staticmethod
     def setup_context(
@@ -158,15 +158,15 @@ class BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, _mean: None, _var: None, g_mean: Tensor | None, g_rstd: Tensor | None
+        ctx: Any, g: Tensor | None, _new_mean: None, _new_var: None, g_mean: Tensor | None, g_rstd: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         residuals = Residuals(*ctx.saved_tensors)
         dx, dweight, dbias = (
             (None, None, None) if g is None else bwd(ctx.training, ctx.momentum, ctx.eps, residuals, g, wanted(ctx))
         )
-        # Second order only: they are outputs. In evaluation they depend on constants alone.
+        # Second order only: mean and rstd are outputs. In evaluation they depend on constants alone.
         if ctx.needs_input_grad[0] and ctx.training and not (g_mean is None and g_rstd is None):
-            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+            dx = add(dx, bwd_residuals(residuals, g_mean=g_mean, g_rstd=g_rstd))
         return dx, dweight, dbias, None, None, None, None, None
 
 
@@ -184,7 +184,8 @@ def batch_norm(
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each channel.
 
     In training, mean and var, the biased one, are those of the batch: over all axes but the channels. In evaluation
-    they are running_mean and running_var. Of a DTensor the batch is the whole, of a process's own tensor that alone.
+    they are running_mean and running_var. The batch of a DTensor is the whole of it; that of a process's own tensor is
+    that tensor alone.
 
     Args:
         x: (b, c, ...) floating, with more than one number a channel in training.
@@ -240,7 +241,7 @@ def batch_norm(
         raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
     momentum, eps = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps)
     y, new_mean, new_var, _, _ = BatchNorm.apply(x, weight, bias, running_mean, running_var, training, momentum, eps)
-    # Detached, since the rule that vmap makes would forget what `mark_non_differentiable` says.
+    # Detached, since the rule that vmap generates forgets what `mark_non_differentiable` says.
     running_mean = running_mean if new_mean is None else new_mean.detach()
     running_var = running_var if new_var is None else new_var.detach()
     return y, running_mean, running_var

@@ -5,29 +5,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, whole
+from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, signed
-from residuals_torch._lib.modes import alike
+from residuals_torch._lib.labels import class_labels, signed, where_counted
+from residuals_torch._lib.modes import batched_alike
 
 
 class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
-    labels: Tensor  # (...)  input: where the softmax is less 1
+    labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
     counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
-# The exp of the backward is no repetition: logits − logsumexp gives the softmax itself, and the forward takes logits
+# The exp of the backward repeats nothing: it is of logits − logsumexp, the softmax; that of the forward is of logits
 RECOMPUTES: dict[str, str] = {}
-
-
-def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Tensor:
-    """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
-    is_class = (labels >= 0) & (labels < classes)
-    return torch.where(labels == ignored, 0, torch.where(is_class, a, torch.nan))
 
 
 def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
@@ -35,31 +29,31 @@ def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tu
     logsumexp = torch.logsumexp(scores, dim=-1)
     at = index.clamp(0, classes - 1).unsqueeze(-1)
     picked = torch.gather(scores, -1, at).squeeze(-1) if classes else logsumexp
-    loss, count = _where_counted(logsumexp - picked, index, classes, ignore_index), None
+    loss, counted = where_counted(logsumexp - picked, index, classes, ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(index != ignore_index)
-        count = to_dtype(number.clamp(min=1), scores.dtype)
-        loss = torch.where(number > 0, loss / count, torch.nan)
-    return to_dtype(loss, logits.dtype), Residuals(logits, labels, logsumexp, count)
+        counted = to_dtype(number.clamp(min=1), scores.dtype)
+        loss = torch.where(number > 0, loss / counted, torch.nan)
+    return to_dtype(loss, logits.dtype), Residuals(logits, labels, logsumexp, counted)
 
 
 def bwd(
-    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, g_logsumexp: Tensor | None = None
+    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, *, g_logsumexp: Tensor | None = None
 ) -> tuple[Tensor]:
-    """The gradient; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
-    logits, labels, logsumexp, count = residuals
+    """`g_logsumexp` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
+    logits, labels, logsumexp, counted = residuals
     index, classes = signed(labels), logits.shape[-1]
-    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
-    per_row = _where_counted(per_row, index, classes, ignore_index)
+    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if counted is None else wide(g) / counted
+    per_row = where_counted(per_row, index, classes, ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
-    # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
+    # The softmax of a row without a gradient is exp(−∞): 0 even where its logsumexp is NaN.
     shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
     dlogits = (wide(logits) - shift.unsqueeze(-1)).exp_() * scale.unsqueeze(-1)
     if classes:
         at = index.clamp(0, classes - 1).unsqueeze(-1)
-        dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # into memory of its own, of which nobody else knows
+        dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # dlogits is new memory, which nothing else reads
     return (match(dlogits, logits),)
 
 
@@ -71,7 +65,7 @@ class CrossEntropy(torch.autograd.Function):
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         loss, residuals = fwd(logits, labels, ignore_index, reduction)
-        return alike(loss, residuals.logsumexp, residuals.counted)
+        return batched_alike(loss, residuals.logsumexp, residuals.counted)
 
     @staticmethod
     def setup_context(
@@ -84,13 +78,13 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _count: Tensor | None
+        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _counted: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
         if g is None and g_logsumexp is None:
             return None, None, None, None
         residuals = Residuals(*ctx.saved_tensors)
-        # No gradient flows through the count; one through logsumexp, an output, does at second order only.
-        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_logsumexp), None, None, None
+        # Second order only: logsumexp is an output. No gradient flows through counted, another output.
+        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_logsumexp=g_logsumexp), None, None, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
@@ -113,7 +107,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         logits: (..., c), an input, no new bytes.
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
+            1e4.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -131,7 +126,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         raise ValueError("logits: expected at least 1 axis, got a scalar")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    ignore_index = whole("ignore_index", ignore_index, least=-(2**31))
+    ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
     loss, _, _ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
     return loss

@@ -44,7 +44,7 @@ class Dropout(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, g: Tensor | None, _mask: None) -> tuple[Tensor | None, None, None]:
         return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
 
 
@@ -53,7 +53,7 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
 
-    Of a DTensor each device has its part of the mask of the whole.
+    Each device's part of a DTensor gets its part of the mask of the whole.
 
     Args:
         x: (...) floating.
@@ -65,8 +65,8 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
 
     Saves:
-        mask: (..., ⌈n/8⌉) uint8, new, one bit an element, packed along the last axis of x, of n; the first element of
-            eight is the lowest bit. Nothing at the rates 0 and 1.
+        mask: (..., ⌈n/8⌉), new, uint8: one bit an element, packed along the last axis of x, which has n; the first
+            element of eight is the lowest bit. Nothing at the rates 0 and 1.
 
     Raises:
         TypeError: x is not floating, key is not two uint32, or rate is not a number.
@@ -75,6 +75,6 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
-    y, _ = Dropout.apply(x, None if key is None else two_words("key", key), rate)
+    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), None if key is None else two_words("key", key)
+    y, _ = Dropout.apply(x, key, rate)
     return y

@@ -14,7 +14,7 @@ class Residuals(NamedTuple):
 
 
 RECOMPUTES: dict[str, str] = {
-    "random": "Threefry makes the same mask of the key again, which has 64 bits, and the mask one an element",
+    "random": "Threefry draws the same mask from the key again; the key has 64 bits, the mask one for each element",
 }
 
 
@@ -49,7 +49,7 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
 
-    Of a DTensor each device has its part of the mask of the whole.
+    Each device's part of a DTensor gets its part of the mask of the whole.
 
     Args:
         x: (...) floating.
@@ -61,7 +61,7 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
 
     Saves:
-        key: (2,) uint32, an input, 8 bytes: the backward makes the mask of it again. Nothing at the rates 0 and 1.
+        key: (2,), an input, uint32, 8 bytes: the backward draws the mask from it again. Nothing at the rates 0 and 1.
 
     Raises:
         TypeError: x is not floating, key is not two uint32, or rate is not a number.
@@ -70,4 +70,5 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    return DropoutRemat.apply(floating("x", x), two_words("key", key), nonnegative("rate", rate, most=1))
+    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), two_words("key", key)
+    return DropoutRemat.apply(x, key, rate)

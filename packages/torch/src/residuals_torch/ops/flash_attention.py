@@ -8,9 +8,9 @@ from torch import Tensor
 
 from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, unfold
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike, autocasted, may_write
+from residuals_torch._lib.modes import autocasted, batched_alike, may_write
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 
@@ -19,11 +19,11 @@ class Residuals(NamedTuple):
     q: Tensor  # (..., h, s, d)  input: the scores are computed again from it
     k: Tensor  # (..., kv, t, d)  input: the scores are computed again from it
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
-    bias: Tensor | None  # to (..., h, s, t)  input: part of the scores
-    mask: Tensor | None  # to (..., h, s, t)  input: hides scores
-    out: Tensor | None  # (..., h, s, e)  output: with the cotangent, what softmax takes off the gradient of a row; None
-    # in dtypes narrower than float32, whose rounding is too coarse for that; None if only v needs a gradient
-    logsumexp: Tensor  # (..., h, s)  output, float32 or wider: makes weights of scores without a sum over the keys
+    bias: Tensor | None  # broadcasts to (..., h, s, t)  input: part of the scores
+    mask: Tensor | None  # broadcasts to (..., h, s, t)  input: hides scores
+    out: Tensor | None  # (..., h, s, e)  output: with the cotangent it gives Σ P·dP of a row; None in dtypes narrower
+    # than float32, whose rounding is too coarse for that; None if only v needs a gradient
+    logsumexp: Tensor  # (..., h, s)  new, float32 or wider: makes weights of scores, with no sum; an output if returned
 
 
 RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
@@ -33,7 +33,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def _blocks(q: Tensor, k: Tensor, is_causal: bool) -> Iterator[tuple[slice, slice]]:
-    """The queries of each block, and the keys that the last of them may attend."""
+    """The queries of each block, and the keys that the last query of the block may attend."""
     queries, keys = q.shape[-2], k.shape[-2]
     for start in range(0, max(queries, 1), BLOCK):
         stop = min(start + BLOCK, queries)
@@ -41,23 +41,23 @@ def _blocks(q: Tensor, k: Tensor, is_causal: bool) -> Iterator[tuple[slice, slic
 
 
 def _queries(a: Tensor, rows: slice) -> Tensor:
-    """The rows of a block; not by an index, whose alias for all of them has no rule in gradcheck's vmap."""
+    """The rows of a block; not by an index: of all rows that is an alias, and gradcheck's vmap has no rule for one."""
     return a.narrow(-2, rows.start, rows.stop - rows.start)
 
 
 def _has_rows(a: Tensor | None) -> bool:
-    """Whether it has a row for each query, not one for all."""
+    """Whether a bias or mask has a row for each query, not one for all."""
     return a is not None and a.ndim > 1 and a.shape[-2] > 1
 
 
 def _part(a: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
-    """What a block needs of a bias or mask, which may have one row, or one key, for all."""
+    """A block's part of a bias or mask, which may have one row for all queries, or one column for all keys."""
     a = _queries(a, rows) if a is not None and _has_rows(a) else a
     return a[..., keys] if a is not None and a.ndim > 0 and a.shape[-1] > 1 else a
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
-    """Those of a block of scaled queries, (..., h, b, t)."""
+    """(..., h, b, t): the scores of a block of b scaled queries."""
     scores = unfold(fold(q, k.shape[-3]) @ k.mT, q)
     return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
 
@@ -83,8 +83,9 @@ def bwd(
     scale: float | None,
     residuals: Residuals,
     g: Tensor | None,
+    like: Likes | None = None,
+    *,
     g_logsumexp: Tensor | None = None,
-    like: Wanted | None = None,
 ) -> Gradients:
     q, k, v, bias, mask, out, logsumexp = residuals
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
@@ -94,14 +95,14 @@ def bwd(
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
     is_none = logsumexp == -torch.inf  # no key attended
     shift = torch.where(is_none, 0, logsumexp).unsqueeze(-1)
-    # dscores = P·(dP − Σ P·dP), of which the sum is Σ g·out; and dlogsumexp/dscores = P.
+    # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
     dot = torch.zeros_like(shift) if g_logsumexp is None else -torch.where(is_none, 0, g_logsumexp).unsqueeze(-1)
     if g is not None and out is not None:
         dot = dot + torch.sum(wide(g) * wide(out), dim=-1, keepdim=True)
 
     dqs, dbiases = [], []
     dk = dv = dbias = None
-    for rows, keys in reversed(list(_blocks(q, k, is_causal))):  # the last has the most keys, to which the others add
+    for rows, keys in reversed(list(_blocks(q, k, is_causal))):  # the last has the most keys; the others add to it
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
         weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
         weights = weights.sub_(_queries(shift, rows)) if in_place else weights - _queries(shift, rows)
@@ -128,7 +129,7 @@ def bwd(
             part = dscores.sum_to_size(parts[0].shape)
             if _has_rows(bias):
                 dbiases.append(_padded(part, bias.shape[-1], -1))
-            else:  # the sum over nothing is what it is of, to which others may not be added
+            else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
                 dbias = _add(dbias, part.clone() if part is dscores else part, -1)
     dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
     dk = None if like_k is None or dk is None else match(_padded(dk, like_k.shape[-2], -2), like_k)
@@ -140,7 +141,7 @@ def bwd(
 
 
 def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
-    """The sum, where the part may have only the first keys."""
+    """The sum, in place; `part` may have only the first keys."""
     if total is None:
         return part
     total.narrow(axis, 0, part.shape[axis]).add_(part)
@@ -148,7 +149,7 @@ def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
 
 
 def _padded(a: Tensor, keys: int, axis: int) -> Tensor:
-    """With zeros for the keys that no query attends."""
+    """`a` with zeros for the keys that no query attends."""
     missing = keys - a.shape[axis]
     return torch.nn.functional.pad(a, (0, missing) if axis == -1 else (0, 0, 0, missing)) if missing else a
 
@@ -161,7 +162,7 @@ class FlashAttention(torch.autograd.Function):
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
     ) -> Results:
         with torch.autocast(q.device.type, enabled=False):
-            return alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
+            return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
 
     @staticmethod
     def setup_context(
@@ -184,7 +185,7 @@ class FlashAttention(torch.autograd.Function):
             return (None,) * 7
         residuals = Residuals(*ctx.saved_tensors)
         with torch.autocast(residuals.q.device.type, enabled=False):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, g_logsumexp, wanted(ctx))
+            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
         return *gradients, None, None, None
 
 
@@ -226,14 +227,14 @@ def flash_attention(
         q: (..., h, s, d), an input, no new bytes.
         k: (..., kv, t, d), an input, no new bytes.
         v: (..., kv, t, e), an input, no new bytes; not saved if it alone needs a gradient.
-        bias: as it came, an input, no new bytes: the scores are computed again.
-        mask: as it came, an input, no new bytes.
+        bias: broadcasts to (..., h, s, t), an input, no new bytes: the scores are computed again.
+        mask: broadcasts to (..., h, s, t), an input, no new bytes.
         out: (..., h, s, e), the output, no new bytes where the next operation saves its input anyway; not saved in
             dtypes narrower than float32, where its rounding would spoil the gradients, nor if v alone needs a gradient.
-        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64): without it the backward would look for the
-            largest score of each row again. Its rounding is one of the weights in the backward: in float32 2e-7 where
-            it is about 4, 5e-4 where it is about 1e4, and all where a bias is -1e9 in a whole row; hide keys by the
-            mask, or by −∞.
+        logsumexp: (..., h, s), new, 4 bytes a row (8 in float64), an output if returned: without it the backward
+            would look for the largest score of each row again. Its rounding is a relative error of the
+            weights in the backward: in float32 2e-7 where it is about 4, 5e-4 where it is about 1e4, and all of them
+            where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.

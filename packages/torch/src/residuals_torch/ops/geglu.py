@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
@@ -29,8 +29,8 @@ def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
     return to_dtype(gelu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
-def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
-    like_gate, like_up = like or residuals
+def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
+    like_gate, like_up = like or likes(*residuals)
     gate, g = wide(residuals.gate), wide(g)
     phi = _cdf(gate)
     dgate = dup = None

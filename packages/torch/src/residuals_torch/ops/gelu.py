@@ -15,10 +15,10 @@ class Residuals(NamedTuple):
     x: Tensor  # (...)  input: rebuilds Φ and gives Φ′
 
 
-# Which of them depends on the form.
+# One of the two, which depends on the form.
 RECOMPUTES = {
-    "erf": "of the exact form: a polynomial an element, where an array of it would be as large as x",
-    "tanh": "of the other form: one exponential an element, likewise",
+    "erf": "in the exact form: a polynomial an element, where an array of it would be as large as x",
+    "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
 FORMS = ("none", "tanh")
@@ -26,14 +26,14 @@ C = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
 
 
-def cdf(x: Tensor, approximate: str) -> Tensor:
+def _cdf(x: Tensor, approximate: str) -> Tensor:
     """Φ(x)."""
     if approximate == "tanh":
         return 0.5 * (1 + torch.tanh(C * (x + CUBIC * x * x * x)))
     return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
 
 
-def slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
+def _slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
     """Φ′(x), given Φ(x): the normal density, or in the tanh form 2·Φ·(1 − Φ)·u′ with u the argument of the tanh."""
     if approximate == "tanh":
         return 2 * phi * (1 - phi) * (C * (1 + 3 * CUBIC * x * x))
@@ -41,13 +41,13 @@ def slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
 
 
 def fwd(x: Tensor, approximate: str) -> tuple[Tensor, Residuals]:
-    return to_dtype(wide(x) * cdf(wide(x), approximate), x.dtype), Residuals(x)
+    return to_dtype(wide(x) * _cdf(wide(x), approximate), x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
-    x = wide(residuals.x)
-    phi = cdf(x, approximate)
-    return (match(wide(g) * torch.addcmul(phi, x, slope(x, phi, approximate)), residuals.x),)
+    x, g = wide(residuals.x), wide(g)
+    phi = _cdf(x, approximate)
+    return (match(g * torch.addcmul(phi, x, _slope(x, phi, approximate)), residuals.x),)
 
 
 class GELU(torch.autograd.Function):
@@ -74,7 +74,8 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     In the exact form 1 + erf cancels far to the left: below x = −5 a float32 y is right to 1e-7, not to 7 digits.
     It is so in `torch.nn.functional.gelu` too; `jax.nn.gelu` keeps them.
 
-    The two forms differ by up to 0.0005 in y. `jax.nn.gelu` is the tanh form unless told otherwise.
+    The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; that of `jax.nn.gelu` is the
+    tanh form.
 
     Args:
         x: (...) floating, any shape.

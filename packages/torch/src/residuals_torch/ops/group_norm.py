@@ -1,23 +1,22 @@
 """Group normalization: y = x̂·weight + bias, x̂ = (x − mean)·rstd over a group of channels, rstd = 1/√(var + eps)."""
 
 import math
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, nonnegative
-from residuals_torch._lib.cotangents import Like, Wanted, add, likes, match, wanted
+from residuals_torch._lib.checks import floating, integer, nonnegative
+from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike
+from residuals_torch._lib.modes import batched_alike
 
 
-class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
     x: Tensor  # (b, c, ...)  input: rebuilds x̂ = (x − mean)·rstd
     weight: Tensor | None  # (c,)  input: scales the cotangent; None also if x is frozen
-    mean: Tensor  # (b, groups)  new, float32 or wider: saved so that the backward reduces no x again
-    rstd: Tensor  # (b, groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
+    mean: Tensor  # (b, num_groups)  new, float32 or wider: saved so that the backward reduces no x again
+    rstd: Tensor  # (b, num_groups)  new, float32 or wider: saved so that the backward reduces no (x − mean)² again
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -26,12 +25,12 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def _sums(a: Tensor) -> Tensor:
-    """(b, c): the sum over all axes after the channels; one more axis, since `dim=()` would be all axes."""
+    """(b, c): the sum over all axes after the channels, and one that is added, since `dim=()` would mean all axes."""
     return torch.sum(a.unsqueeze(-1), dim=tuple(range(2, a.ndim + 1)))
 
 
 def _group_mean(sums: Tensor, x: Tensor, num_groups: int) -> Tensor:
-    """(b, groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
+    """(b, num_groups): the mean over each group of channels and all later axes of x, from the sums of each channel."""
     b, c = sums.shape
     per_group = c // num_groups
     groups = torch.sum(sums.reshape(b, num_groups, per_group), dim=-1)
@@ -39,14 +38,14 @@ def _group_mean(sums: Tensor, x: Tensor, num_groups: int) -> Tensor:
 
 
 def _spread(a: Tensor, x: Tensor) -> Tensor:
-    """(b, groups) as (b, c, 1, ...): each channel of x has what its group has."""
+    """(b, num_groups) as (b, c, 1, ...): each channel of x has what its group has."""
     b, groups = a.shape
     c = x.shape[1]
     return _lift(a.unsqueeze(-1).expand(b, groups, c // groups).reshape(b, c), x.ndim)
 
 
 def _lift(a: Tensor, ndim: int) -> Tensor:
-    """`a` with axes of size 1 after its own, up to `ndim`: those of x for (b, c), one less for (c,)."""
+    """`a` with axes of size 1 after its own, so that it has `ndim`: as many as x for (b, c), one fewer for (c,)."""
     for _ in range(ndim - a.ndim):
         a = a.unsqueeze(-1)
     return a
@@ -64,15 +63,15 @@ def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, 
     return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
-def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:
+def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> Gradients:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or (x, weight, Like(x.shape[1:2], x.dtype))
-    dx = dweight = dbias = None
+    like_x, like_weight, like_bias = like or likes(x, weight, Like(x.shape[1:2], x.dtype))
     g = wide(g)
+    dx = dweight = dbias = None
     if like_x is not None or like_weight is not None:
         x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
-        g_x_sums = _sums(g * x_hat)  # the weight and the groups need the same
+        g_x_sums = _sums(g * x_hat)  # for the weight and for the groups alike
         if like_x is not None:
             scale = g.new_ones(x.shape[1:2]) if weight is None else wide(weight)
             dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
@@ -85,8 +84,8 @@ def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Want
     return dx, dweight, dbias
 
 
-def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
-    """What reaches x through mean and rstd: dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n, in a group of n."""
+def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through the residuals: in a group of n dmean/dx = 1/n and drstd/dx = -rstd³·(x − mean)/n."""
     x, _, mean, rstd = residuals
     groups = mean.shape[1]
     dx = _spread(torch.zeros_like(mean) if g_mean is None else g_mean, x)
@@ -104,7 +103,7 @@ class GroupNorm(torch.autograd.Function):
         x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, residuals = fwd(x, weight, bias, num_groups, eps)
-        return alike(y, residuals.mean, residuals.rstd)
+        return batched_alike(y, residuals.mean, residuals.rstd)
 
     @staticmethod
     def setup_context(
@@ -127,8 +126,8 @@ class GroupNorm(torch.autograd.Function):
         dx, dweight, dbias = (
             (None, None, None) if g is None else bwd(ctx.num_groups, ctx.eps, residuals, g, wanted(ctx))
         )
-        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: they are outputs
-            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: both are outputs
+            dx = add(dx, bwd_residuals(residuals, g_mean=g_mean, g_rstd=g_rstd))
         return dx, dweight, dbias, None, None
 
 
@@ -166,8 +165,7 @@ def group_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if isinstance(num_groups, bool) or not isinstance(num_groups, Integral):
-        raise TypeError(f"num_groups: expected an int, got {type(num_groups).__name__}")
+    num_groups = integer("num_groups", num_groups)
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"num_groups: expected a divisor of the {x.shape[1]} channels of x, got {num_groups}")
     weight = None if weight is None else floating("weight", weight)
@@ -175,5 +173,5 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    y, _, _ = GroupNorm.apply(x, weight, bias, int(num_groups), nonnegative("eps", eps))
+    y, _, _ = GroupNorm.apply(x, weight, bias, num_groups, nonnegative("eps", eps))
     return y

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating, nonnegative
-from residuals_torch._lib.cotangents import Like, Wanted, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike
+from residuals_torch._lib.modes import batched_alike
 
 
-class Residuals(NamedTuple):  # all None where only the bias needs a gradient: it depends on none of them
+class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
     x: Tensor  # (..., d)  input: rebuilds x̂ = (x − mean)·rstd
     weight: Tensor | None  # (d,)  input: scales the cotangent; None also if x is frozen
     mean: Tensor  # (..., 1)  new, float32 or wider: saved so that the backward reduces no x again
@@ -35,10 +35,10 @@ def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tu
     return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
-def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> Gradients:
+def bwd(eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> Gradients:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or (x, weight, Like(x.shape[-1:], x.dtype))
+    like_x, like_weight, like_bias = like or likes(x, weight, Like(x.shape[-1:], x.dtype))
     dx = dweight = dbias = None
     if like_x is not None or like_weight is not None:
         x_hat = (wide(x) - mean) * rstd
@@ -54,8 +54,8 @@ def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None)
     return dx, dweight, dbias
 
 
-def bwd_statistics(residuals: Residuals, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
-    """What reaches x through mean and rstd: dmean/dx = 1/d and drstd/dx = -rstd³·(x − mean)/d."""
+def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
+    """What reaches x through the residuals: dmean/dx = 1/d and drstd/dx = -rstd³·(x − mean)/d."""
     x, _, mean, rstd = residuals
     dx = torch.zeros_like(rstd) if g_mean is None else g_mean
     if g_rstd is not None:
@@ -69,7 +69,7 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         y, residuals = fwd(x, weight, bias, eps)
-        return alike(y, residuals.mean, residuals.rstd)
+        return batched_alike(y, residuals.mean, residuals.rstd)
 
     @staticmethod
     def setup_context(
@@ -90,8 +90,8 @@ class LayerNorm(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         residuals = Residuals(*ctx.saved_tensors)
         dx, dweight, dbias = (None, None, None) if g is None else bwd(ctx.eps, residuals, g, wanted(ctx))
-        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: they are outputs
-            dx = add(dx, bwd_statistics(residuals, g_mean, g_rstd))
+        if ctx.needs_input_grad[0] and not (g_mean is None and g_rstd is None):  # second order only: both are outputs
+            dx = add(dx, bwd_residuals(residuals, g_mean=g_mean, g_rstd=g_rstd))
         return dx, dweight, dbias, None
 
 

@@ -7,61 +7,53 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, whole
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.checks import floating, integer
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, signed
-from residuals_torch._lib.modes import alike, is_ordinary
+from residuals_torch._lib.labels import class_labels, signed, where_counted
+from residuals_torch._lib.modes import autocasted, batched_alike, is_ordinary
 
 
 class Residuals(NamedTuple):
     x: Tensor  # (..., d)  input: rebuilds the logits, and scales the cotangent
     weight: Tensor  # (v, d)  input: rebuilds the logits, and scales the cotangent
-    labels: Tensor  # (...)  input: where the softmax is less 1
+    labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
     logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
     counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
 RECOMPUTES: dict[str, str] = {
-    "matmul": "a chunk of logits is the product of two inputs; all of them, v numbers a row, are what this op is there "
-    "not to hold",
+    "matmul": "a chunk of logits is the product of two inputs; this op is there so that all of them, v numbers a row, "
+    "are never held",
 }
 
 
-def _where_counted(a: Tensor, labels: Tensor, classes: int, ignored: int) -> Tensor:
-    """`a`, one number a row, where the int64 label counts: 0 where it is ignored, NaN where it is no class."""
-    is_class = (labels >= 0) & (labels < classes)
-    return torch.where(labels == ignored, 0, torch.where(is_class, a, torch.nan))
-
-
-def _counted_rows(x: Tensor, index: Tensor, ignored: int) -> Tensor:
-    """x, and 0 where the label is ignored: what is there may be anything, and 0 · NaN is NaN."""
-    return torch.where((index == ignored).unsqueeze(-1), 0, wide(x))
+def _counted_rows(x: Tensor, index: Tensor, ignore_index: int) -> Tensor:
+    """x, and 0 in rows whose label is ignored: such a row may hold anything, and 0 · NaN is NaN."""
+    return torch.where((index != ignore_index).unsqueeze(-1), wide(x), 0)
 
 
 def _chunks(weight: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    """Where each chunk of the classes starts, and their rows of the weight; of the whole, that itself."""
+    """The first class of each chunk, and the chunk's rows of the weight; of a single chunk the weight itself."""
     for start in range(0, max(len(weight), 1), chunk):
         yield start, weight if len(weight) <= chunk else weight[start : start + chunk]
 
 
 def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """Where in a chunk of classes the label is, if it is there, else where it is not; and whether it is."""
+    """The label's place in a chunk of classes, clamped to the chunk, and whether the label is in it."""
     at = index - start
     return at.clamp(0, size - 1), (at >= 0) & (at < size)
 
 
 def _as_rows(a: Tensor) -> Tensor:
-    """(n, d): with one axis for all but the last."""
+    """`a` as (n, d): one axis for all but the last."""
     return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def _picked(logits: Tensor, index: Tensor, start: int, part: Tensor) -> Tensor:
-    """(n, 1): the label's number of a chunk of logits, 0 where that is in another."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # a sum, since it would put off a gather to the end, and hold all chunks till then
+    """(n, 1): the label's logit, and 0 where the label is in another chunk."""
+    if torch.compiler.is_compiling():  # a sum: the compiler defers a gather to the end, and holds all chunks till then
         classes = part.new_ones(len(part), dtype=torch.int64).cumsum(0) - 1
         return torch.sum(torch.where(classes == index - start, logits, 0), dim=-1, keepdim=True)
     at, is_in = _in_chunk(index, start, len(part))
@@ -72,8 +64,8 @@ def _wide_fwd(
     x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
 ) -> tuple[Tensor, Residuals]:
     """The loss in float32 or wider."""
-    counted = _counted_rows(x, signed(labels), ignore_index)
-    rows, index, each = _as_rows(counted), _as_rows(signed(labels).unsqueeze(-1)), []
+    rows = _as_rows(_counted_rows(x, signed(labels), ignore_index))
+    index, each = _as_rows(signed(labels).unsqueeze(-1)), []
     picked = torch.zeros_like(index, dtype=rows.dtype)
     for start, part in _chunks(weight, chunk):
         logits = rows @ wide(part).mT
@@ -82,14 +74,14 @@ def _wide_fwd(
             picked = picked + _picked(logits, index, start, part)
     logsumexp = each[0] if len(each) == 1 else torch.logsumexp(torch.stack(each), dim=0)
     logsumexp, picked = (a if a.shape == labels.shape else a.reshape(labels.shape) for a in (logsumexp, picked))
-    loss, count = _where_counted(logsumexp - picked, signed(labels), len(weight), ignore_index), None
+    loss, counted = where_counted(logsumexp - picked, signed(labels), len(weight), ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(signed(labels) != ignore_index)
-        count = to_dtype(number.clamp(min=1), rows.dtype)
-        loss = torch.where(number > 0, loss / count, torch.nan)
-    return loss, Residuals(x, weight, labels, logsumexp, count)
+        counted = to_dtype(number.clamp(min=1), rows.dtype)
+        loss = torch.where(number > 0, loss / counted, torch.nan)
+    return loss, Residuals(x, weight, labels, logsumexp, counted)
 
 
 def fwd(
@@ -105,28 +97,29 @@ def bwd(
     chunk: int,
     residuals: Residuals,
     g: Tensor | None,
-    like: Wanted | None = None,
+    like: Likes | None = None,
+    *,
     g_logsumexp: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients; `g_logsumexp` is the cotangent of that residual, which a second derivative has."""
-    x, weight, labels, logsumexp, count = residuals
-    like_x, like_weight, *_ = like or likes(x, weight)
-    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if count is None else wide(g) / count
-    index = signed(labels)
-    per_row = _where_counted(per_row, index, len(weight), ignore_index)
+    """`g_logsumexp` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
+    x, weight, labels, logsumexp, counted = residuals
+    like_x, like_weight = like or likes(x, weight)
+    index, classes = signed(labels), len(weight)
+    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if counted is None else wide(g) / counted
+    per_row = where_counted(per_row, index, classes, ignore_index)
     scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
-    # Rows without a gradient have a softmax of exp(−∞): 0 also where their logsumexp is NaN.
+    # The softmax of a row without a gradient is exp(−∞): 0 even where its logsumexp is NaN.
     shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
     rows = _counted_rows(x, index, ignore_index)
     rows, index, per_row, scale, shift = (
         _as_rows(a) for a in (rows, *(a.unsqueeze(-1) for a in (index, per_row, scale, shift)))
     )
-    # Where only a first derivative is asked, chunks are overwritten, and those of dweight written to their place.
+    # Where no second derivative is recorded, a chunk is overwritten, and a chunk of dweight written to its place.
     in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, logsumexp, scale)))
     place = torch.empty_like(weight) if in_place and like_weight is not None else None
     dx, parts = None, []
     for start, part in _chunks(weight, chunk):
-        if torch.compiler.is_compiling():  # an operation of its own: it would save the forward's, not do the same again
+        if torch.compiler.is_compiling():  # addmm: of the forward's own product the compiler would save the result
             dlogits = torch.exp(torch.addmm(-shift, rows, wide(part).mT)) * scale
         elif in_place:
             dlogits = (rows @ wide(part).mT).sub_(shift).exp_().mul_(scale)
@@ -134,8 +127,8 @@ def bwd(
             dlogits = torch.exp(rows @ wide(part).mT - shift) * scale
         if len(part):
             at, is_in = _in_chunk(index, start, len(part))
-            dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # memory of its own, nobody else knows it
-        if like_x is not None:  # one operation with its sum, or a compiler would hold all chunks' products for one sum
+            dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # dlogits is new memory
+        if like_x is not None:  # addmm, since a compiler would hold the products of all chunks for one sum
             dx = dlogits @ wide(part) if dx is None else torch.addmm(dx, dlogits, wide(part))
         if like_weight is not None:
             dpart = match(dlogits.mT @ rows, part)
@@ -156,7 +149,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-        return alike(loss, residuals.logsumexp, residuals.counted)
+        return batched_alike(loss, residuals.logsumexp, residuals.counted)
 
     @staticmethod
     def setup_context(
@@ -172,20 +165,15 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _count: Tensor | None
+        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _counted: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if g is None and g_logsumexp is None:
             return None, None, None, None, None, None
         residuals = Residuals(*ctx.saved_tensors)
-        # No gradient flows through the count; one through logsumexp, an output, does at second order only.
+        # Second order only: logsumexp is an output. No gradient flows through counted, another output.
         with torch.autocast(residuals.x.device.type, enabled=False):
-            return (
-                *bwd(ctx.ignore_index, ctx.reduction, ctx.chunk, residuals, g, wanted(ctx), g_logsumexp),
-                None,
-                None,
-                None,
-                None,
-            )
+            static = ctx.ignore_index, ctx.reduction, ctx.chunk
+            return *bwd(*static, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp), None, None, None, None
 
 
 def linear_cross_entropy(
@@ -199,9 +187,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make it `chunk` classes at a time, and hold a number a row and chunk. A second derivative by
-    autodiff holds all chunks, and so does a first one by `torch.func.grad`, which always prepares for a second;
-    `torch.func.vjp`, called outside of it, does not.
+    Forward and backward make the logits `chunk` classes at a time, and hold a number a row and chunk. A second
+    derivative by autodiff holds all chunks, and so does a first one by `torch.func.grad`, which always prepares for a
+    second; `torch.func.vjp`, called outside of it, does not.
 
     Args:
         x: (..., d) floating.
@@ -223,7 +211,8 @@ def linear_cross_entropy(
         weight: (v, d), an input, no new bytes; under `torch.autocast` what that makes of it.
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is one of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4.
+            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
+            1e4.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -249,11 +238,10 @@ def linear_cross_entropy(
         raise TypeError(f"weight: expected {x.dtype}, the dtype of x, got {weight.dtype}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    ignore_index, chunk = whole("ignore_index", ignore_index, least=-(2**31)), whole("chunk", chunk, least=1)
+    ignore_index, chunk = integer("ignore_index", ignore_index, least=-(2**31)), integer("chunk", chunk, least=1)
     labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
-    dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-        narrow = torch.get_autocast_dtype(x.device.type)
-        x, weight, dtype = to_dtype(x, narrow), to_dtype(weight, narrow), torch.float32
+    is_wide = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64  # the loss is, under autocast
+    dtype = torch.float32 if is_wide else x.dtype
+    x, weight = autocasted(x, weight)
     loss, _, _ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
     return to_dtype(loss, dtype)

@@ -16,16 +16,16 @@ from residuals_torch._lib.attention import (
     unfold,
 )
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike, autocasted
+from residuals_torch._lib.modes import autocasted, batched_alike
 
 
 class Residuals(NamedTuple):  # q, k and their norms are None where no gradient goes through the scores but the bias's
     q: Tensor | None  # (..., h, s, d)  input: rebuilds q̂
     k: Tensor | None  # (..., kv, t, d)  input: rebuilds k̂
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
-    scale: Tensor | None  # to (..., h, s, 1)  input: scales the scores' gradient; None if q and k are frozen
+    scale: Tensor | None  # broadcasts to (..., h, s, 1)  input: scales the scores' gradient; None if q and k are frozen
     q_norm: Tensor | None  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
     k_norm: Tensor | None  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
@@ -38,12 +38,12 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Te
 
 def _norm(a: Tensor) -> Tensor:
     squares = torch.sum(torch.square(wide(a)), dim=-1, keepdim=True)
-    is_zero = squares == 0  # where a root has no derivative
+    is_zero = squares == 0  # the root of 0 has no derivative
     return torch.where(is_zero, 0, torch.sqrt(torch.where(is_zero, 1, squares)))
 
 
 def _inverse(norm: Tensor) -> Tensor:
-    """1/norm, 0 for a vector of zeros, which so has no direction and no gradient."""
+    """1/norm, and 0 for a vector of zeros, which gets no direction and no gradient by that."""
     return torch.where(norm == 0, 0, 1 / torch.where(norm == 0, 1, norm))
 
 
@@ -65,10 +65,11 @@ def bwd(
     is_causal: bool,
     residuals: Residuals,
     g: Tensor | None,
-    like: Wanted | None = None,
+    like: Likes | None = None,
+    *,
     g_weights: Tensor | None = None,
 ) -> Gradients:
-    """`g_weights` is the cotangent of the weights, which has one in a second derivative only, where g may have none."""
+    """`g_weights` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
     q, k, v, scale, q_norm, k_norm, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_q, like_k, like_v, like_scale, like_bias = like or likes(q, k, v, scale, weights)
@@ -77,7 +78,7 @@ def bwd(
     if like_v is not None and g is not None:
         heads = like_v.shape[-3]
         dv = match(fold(rows, heads).mT @ fold(wide(g), heads), like_v)
-    if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # asked for dv alone
+    if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # nobody asks for more than dv
         return dq, dk, dv, dscale, dbias
     heads = v.shape[-3]
     dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
@@ -89,9 +90,9 @@ def bwd(
     if q is None or k is None or q_norm is None or k_norm is None:
         return dq, dk, dv, dscale, dbias
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
-    # A direction does not feel what is along it.
+    # The norm divides a vector's length out, so the part of a gradient along the vector is taken off.
     if like_q is not None or like_scale is not None:
-        dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # of scale·q̂
+        dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # the gradient of scale·q̂
         along = torch.sum(unit_q * dproduct, dim=-1, keepdim=True)
         dscale = None if like_scale is None else match(along, like_scale)
         if like_q is not None and scale is not None:
@@ -103,6 +104,20 @@ def bwd(
     return dq, dk, dv, dscale, dbias
 
 
+def bwd_residuals(
+    residuals: Residuals, like: Likes, *, g_q_norm: Tensor | None, g_k_norm: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What reaches q and k through the residuals q_norm and k_norm: d‖q‖/dq = q̂."""
+    q, k, _, _, q_norm, k_norm, _ = residuals
+    like_q, like_k, *_ = like
+    dq = dk = None
+    if g_q_norm is not None and like_q is not None and q is not None and q_norm is not None:
+        dq = match(g_q_norm * wide(q) * _inverse(q_norm), like_q)
+    if g_k_norm is not None and like_k is not None and k is not None and k_norm is not None:
+        dk = match(g_k_norm * wide(k) * _inverse(k_norm), like_k)
+    return dq, dk
+
+
 class QKNormAttention(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -112,7 +127,7 @@ class QKNormAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         with torch.autocast(q.device.type, enabled=False):
             y, residuals = fwd(q, k, v, scale, bias, mask, is_causal)
-        return alike(y, residuals.q_norm, residuals.k_norm, residuals.weights)
+        return batched_alike(y, residuals.q_norm, residuals.k_norm, residuals.weights)
 
     @staticmethod
     def setup_context(
@@ -140,18 +155,14 @@ class QKNormAttention(torch.autograd.Function):
     def backward(
         ctx: Any, g: Tensor | None, g_q_norm: Tensor | None, g_k_norm: Tensor | None, g_weights: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        residuals = Residuals(*ctx.saved_tensors)
-        like = wanted(ctx)
+        residuals, like = Residuals(*ctx.saved_tensors), wanted(ctx)
         dq = dk = dv = dscale = dbias = None
         with torch.autocast(residuals.weights.device.type, enabled=False):
             if not (g is None and g_weights is None):
-                dq, dk, dv, dscale, dbias = bwd(ctx.is_causal, residuals, g, like, g_weights)
-            # Second order only: they are outputs, and dnorm/dq = q̂.
-            q, k, _, _, q_norm, k_norm, _ = residuals
-            if g_q_norm is not None and like[0] is not None and q is not None and q_norm is not None:
-                dq = add(dq, match(g_q_norm * wide(q) * _inverse(q_norm), like[0]))
-            if g_k_norm is not None and like[1] is not None and k is not None and k_norm is not None:
-                dk = add(dk, match(g_k_norm * wide(k) * _inverse(k_norm), like[1]))
+                dq, dk, dv, dscale, dbias = bwd(ctx.is_causal, residuals, g, like, g_weights=g_weights)
+            if not (g_q_norm is None and g_k_norm is None):  # second order only: both are outputs
+                more_q, more_k = bwd_residuals(residuals, like, g_q_norm=g_q_norm, g_k_norm=g_k_norm)
+                dq, dk = add(dq, more_q), add(dk, more_k)
         return dq, dk, dv, dscale, dbias, None, None
 
 
@@ -172,7 +183,7 @@ def qk_norm_attention(
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
-            So has one whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
+            Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: a number, or floating and broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default,
@@ -191,7 +202,7 @@ def qk_norm_attention(
         k: (..., kv, t, d), an input, no new bytes; not saved where q is not.
         v: (..., kv, t, e), an input, no new bytes; not saved if it alone needs a gradient. Neither bias nor mask is
             saved: what they do is in the weights.
-        scale: as it came, an input, no new bytes; not saved if neither q nor k needs a gradient.
+        scale: broadcasts to (..., h, s, 1), an input, no new bytes; not saved if neither q nor k needs a gradient.
         q_norm: (..., h, s, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce q² again.
         k_norm: (..., kv, t, 1), new, 4 bytes a row (8 in float64): without it the backward would reduce k² again.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.

@@ -40,7 +40,7 @@ class ReLUBits(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, _: None) -> Tensor | None:
+    def backward(ctx: Any, g: Tensor | None, _mask: None) -> Tensor | None:
         return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
 
 
@@ -57,7 +57,7 @@ def relu_bits(x: Tensor) -> Tensor:
         (..., n), of x's dtype.
 
     Saves:
-        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nobody holds y for itself;
+        mask: (..., ⌈n/8⌉), new, uint8, about 1/32 of the bytes of a float32 x. It pays where nothing else holds y;
             before a layer that saves its input, `relu` adds nothing and this adds its bits.
 
     Raises:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating, nonnegative
-from residuals_torch._lib.cotangents import Wanted, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import alike
+from residuals_torch._lib.modes import batched_alike
 
 
 class Residuals(NamedTuple):
@@ -28,9 +28,9 @@ def fwd(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Residuals
     return to_dtype(y, x.dtype), Residuals(x, weight, rstd)
 
 
-def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
+def bwd(eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
     x, weight, rstd = residuals
-    like_x, like_weight = like or (x, weight)
+    like_x, like_weight = like or likes(x, weight)
     x_hat = wide(x) * rstd
     dx = dweight = None
     if like_x is not None:
@@ -41,8 +41,8 @@ def bwd(eps: float, residuals: Residuals, g: Tensor, like: Wanted | None = None)
     return dx, dweight
 
 
-def bwd_rstd(residuals: Residuals, g_rstd: Tensor) -> Tensor:
-    """What reaches x through rstd: drstd/dx = -rstd³·x/d."""
+def bwd_residuals(residuals: Residuals, *, g_rstd: Tensor) -> Tensor:
+    """What reaches x through the residual rstd: drstd/dx = -rstd³·x/d."""
     x, _, rstd = residuals
     return match(-g_rstd * rstd**3 * wide(x) / x.shape[-1], x)
 
@@ -53,7 +53,7 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
         y, residuals = fwd(x, weight, eps)
-        return alike(y, residuals.rstd)
+        return batched_alike(y, residuals.rstd)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
@@ -66,8 +66,8 @@ class RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor | None, g_rstd: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         residuals = Residuals(*ctx.saved_tensors)
         dx, dweight = (None, None) if g is None else bwd(ctx.eps, residuals, g, wanted(ctx))
-        if g_rstd is not None and ctx.needs_input_grad[0]:  # second order only: rstd is an output
-            dx = add(dx, bwd_rstd(residuals, g_rstd))
+        if ctx.needs_input_grad[0] and g_rstd is not None:  # second order only: rstd is an output
+            dx = add(dx, bwd_residuals(residuals, g_rstd=g_rstd))
         return dx, dweight, None
 
 

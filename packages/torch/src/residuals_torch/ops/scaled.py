@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 
 
 class Residuals(NamedTuple):
@@ -21,11 +21,14 @@ def fwd(x: Tensor, scale: Tensor) -> tuple[Tensor, Residuals]:
     return x * scale, Residuals(x, scale)
 
 
-def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
+def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
     x, scale = residuals
-    like_x, like_scale = like or (x, scale)
-    dx = None if like_x is None or scale is None else match(g * scale, like_x)
-    dscale = None if like_scale is None or x is None else match(g * x, like_scale)
+    like_x, like_scale = like or likes(x, scale)
+    dx = dscale = None
+    if like_x is not None and scale is not None:
+        dx = match(g * scale, like_x)
+    if like_scale is not None and x is not None:
+        dscale = match(g * x, like_scale)
     return dx, dscale
 
 
@@ -61,8 +64,8 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
         promote one with axes: float32 times a 0-d float64 is float32 here, and float64 in JAX.
 
     Saves:
-        x: an input, no new bytes; not saved if scale needs no gradient.
-        scale: an input, no new bytes; not saved if x needs no gradient.
+        x: (...), an input, no new bytes; not saved if scale needs no gradient.
+        scale: (...), an input, no new bytes; not saved if x needs no gradient.
 
     Raises:
         TypeError: x or scale is not floating.

@@ -23,8 +23,9 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
-    y = wide(residuals.y)
-    return (match(wide(g) * torch.addcmul(y, y, y, value=-1), residuals.y),)
+    y, g = wide(residuals.y), wide(g)
+    # y·(1 − y) is y − y·y: one pass.
+    return (match(g * torch.addcmul(y, y, y, value=-1), residuals.y),)
 
 
 class Sigmoid(torch.autograd.Function):

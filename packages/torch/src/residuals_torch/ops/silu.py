@@ -24,7 +24,7 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     x, g = wide(residuals.x), wide(g)
     s = torch.sigmoid(x)
-    # σ + x·σ·(1 − σ) is σ of the way from x·σ to 1: one pass.
+    # σ + x·σ·(1 − σ) lies σ of the way from x·σ to 1: one pass.
     return (match(g * torch.lerp(x * s, s.new_ones(()), s), residuals.x),)
 
 

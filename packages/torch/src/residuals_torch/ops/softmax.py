@@ -1,12 +1,11 @@
 """Softmax along one axis: y = exp x / Σ exp x, and dx = y·(g − Σ g·y)."""
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -33,7 +32,7 @@ def bwd(axis: int, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     dot = torch.sum(g * y, dim=axis, keepdim=True)
     is_narrow = residuals.y.dtype != y.dtype
     if is_narrow:
-        # Rounded to few bits, y no longer adds up to 1, and where one entry is nearly 1, g − Σ g·y is all rounding.
+        # y is rounded, and no longer adds up to 1; where one entry is nearly 1, g − Σ g·y would be all rounding.
         g = g * torch.sum(y, dim=axis, keepdim=True)
     return (match(y * (g - dot), residuals.y),)
 
@@ -77,9 +76,8 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     x = floating("x", x)
-    if isinstance(axis, bool) or not isinstance(axis, Integral):
-        raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
+    axis = integer("axis", axis)
     axes = max(x.ndim, 1)
     if not -axes <= axis < axes:
         raise ValueError(f"axis: expected one of the {axes} axes of x, got {axis}")
-    return Softmax.apply(x, int(axis))
+    return Softmax.apply(x, axis)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Wanted, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
@@ -23,14 +23,14 @@ def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
     return to_dtype(silu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
-def bwd(residuals: Residuals, g: Tensor, like: Wanted | None = None) -> tuple[Tensor | None, Tensor | None]:
-    like_gate, like_up = like or residuals
+def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
+    like_gate, like_up = like or likes(*residuals)
     gate, g = wide(residuals.gate), wide(g)
     s = torch.sigmoid(gate)
     silu = gate * s
     dgate = dup = None
     if like_gate is not None and residuals.up is not None:
-        # σ + gate·σ·(1 − σ) is σ of the way from gate·σ to 1: one pass.
+        # σ + gate·σ·(1 − σ) lies σ of the way from gate·σ to 1: one pass.
         dgate = match(g * wide(residuals.up) * torch.lerp(silu, s.new_ones(()), s), like_gate)
     if like_up is not None:
         dup = match(g * silu, like_up)

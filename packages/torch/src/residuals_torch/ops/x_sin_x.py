@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import described, floating
 from residuals_torch._lib.cotangents import add
 
 
@@ -27,6 +27,11 @@ def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     return (g * (sin_x + x * torch.cos(x)),)
 
 
+def bwd_residuals(residuals: Residuals, *, g_sin_x: Tensor) -> Tensor:
+    """What reaches x through the residual sin x: g_sin_x·cos x."""
+    return g_sin_x * torch.cos(residuals.x)
+
+
 class XSinX(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -46,7 +51,7 @@ class XSinX(torch.autograd.Function):
         residuals = Residuals(*ctx.saved_tensors)
         dx = None if g is None else bwd(residuals, g)[0]
         if g_sin_x is not None:  # second order only: sin x is an output, so its cotangent arrives here
-            dx = add(dx, g_sin_x * torch.cos(residuals.x))
+            dx = add(dx, bwd_residuals(residuals, g_sin_x=g_sin_x))
         return dx
 
 
@@ -96,5 +101,5 @@ def custom_vjp_with_extra_residual(x: Tensor) -> Tensor:
     except TypeError as problem:
         raise ValueError(str(problem)) from None
     if x.ndim != 1:
-        raise ValueError(f"x: expected a 1-D floating tensor, got {str(x.dtype).removeprefix('torch.')}{list(x.shape)}")
+        raise ValueError(f"x: expected a 1-D floating tensor, got {described(x)}")
     return torch.func.grad(f_with_sin)(x)

@@ -34,7 +34,7 @@ def public(name: str) -> Callable[..., Any]:
 
 
 def likes(*arrays: jax.Array | None) -> Any:
-    return cotangents.types(*arrays)
+    return cotangents.likes(*arrays)
 
 
 def devices() -> tuple[str, ...]:
