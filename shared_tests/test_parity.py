@@ -74,8 +74,19 @@ def test_the_siblings_have_the_same_parts(op: str) -> None:
         expected = [("key", kind, None) if name == "key" else (name, kind, default) for name, kind, default in expected]
     assert parameters(torch_public) == expected
     assert parameters(jax_op.fwd) == parameters(torch_op.fwd)
-    shared = parameters(jax_op.bwd)
-    assert parameters(torch_op.bwd)[: len(shared)] == shared  # PyTorch's may also be told which gradients are wanted
+    (jax_names, jax_cotangents), (torch_names, torch_cotangents) = (names(o.bwd) for o in (jax_op, torch_op))
+    assert torch_names[: len(jax_names)] == jax_names
+    assert torch_names[len(jax_names) :] in ([], ["like"])  # PyTorch's may also be told which gradients are wanted
+    assert {*jax_cotangents} <= {*torch_cotangents}  # in JAX only of what the op returns
+    for found in (torch_cotangents, names(getattr(torch_op, "bwd_residuals", torch_op.bwd))[1]):
+        assert found == [f"g_{field}" for field in torch_op.Residuals._fields if f"g_{field}" in found]
+
+
+def names(bwd: object) -> tuple[list[str], list[str]]:
+    """The arguments of a `bwd` in order, and those by keyword: the cotangents of residuals that are outputs."""
+    takes = inspect.signature(bwd).parameters.values()
+    by_keyword = [p.name for p in takes if p.kind is p.KEYWORD_ONLY]
+    return [p.name for p in takes if p.kind is not p.KEYWORD_ONLY], by_keyword
 
 
 def test_a_scalar_has_a_softmax_in_pytorch_only() -> None:

@@ -15,10 +15,10 @@ from residuals_jax._lib.dtypes import wide
 
 
 class Residuals(NamedTuple):
-    q: Array  # (..., h, s, d)  input: meets the scores' gradient in that of k
-    k: Array  # (..., kv, t, d)  input: meets the scores' gradient in that of q
+    q: Array  # (..., h, s, d)  input: times the scores' gradient it is that of k
+    k: Array  # (..., kv, t, d)  input: times the scores' gradient it is that of q
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
-    weights: Array  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+    weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -91,7 +91,7 @@ def attention(
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
     The layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes
-    -2 and -3. With fewer heads of keys than of queries, each serves as many query heads, which stand together.
+    -2 and -3. With fewer key heads than query heads, each key head serves several adjacent query heads.
 
     Args:
         q: (..., h, s, d) floating.
@@ -99,7 +99,7 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
         scale: a Python number, or None for 1/√d.
 
     Returns:

@@ -43,6 +43,7 @@ def _lift(a: Array, x: Array) -> Array:
 
 
 def _updated(running: Array | None, new: Array, momentum: float) -> Array | None:
+    """The next running statistic: the weighted mean of the old one and that of the batch."""
     return None if running is None else ((1 - momentum) * wide(running) + momentum * new).astype(running.dtype)
 
 
@@ -56,7 +57,8 @@ def fwd(
     momentum: float,
     eps: float,
 ) -> tuple[Results, Residuals]:
-    # Constants at every order: without this a second derivative would flow through the results and the residuals.
+    # The running statistics are constants at every order: without this a second derivative would flow through the
+    # results and the residuals.
     kept_mean, kept_var = jax.lax.stop_gradient((running_mean, running_var))
     if training:
         mean = jnp.mean(wide(x), axis=_others(x))

@@ -146,9 +146,9 @@ def flash_attention(
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
     Forward and backward go over blocks of queries. The layout is PyTorch's, heads before the
-    sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer heads of keys than of
-    queries, each serves as many query heads, which stand together. The checkpoint policy `dots_saveable` keeps the
-    scores of every block, and makes it quadratic again.
+    sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key heads than query
+    heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable` keeps the scores of
+    every block, and makes memory quadratic again.
 
     Args:
         q: (..., h, s, d) floating.
@@ -156,7 +156,7 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
         scale: a Python number, or None for 1/√d.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 

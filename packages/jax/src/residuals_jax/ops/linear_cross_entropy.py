@@ -35,7 +35,7 @@ def _scan(step: Callable[[Any, Any, Array], tuple[Any, Any]], weight: Array, chu
     """`step(carry, start, part)` for each chunk of the classes: the last carry, and its second results, stacked.
 
     The first chunk is shorter where v is no multiple of `chunk`. It is taken before the loop, with a carry of None: the
-    carry that it returns has the right type on any mesh.
+    carry that it returns has the right type on any mesh, and one chunk needs no loop.
     """
     v = weight.shape[0]
     alone = v % chunk or min(chunk, v)
@@ -148,7 +148,7 @@ def linear_cross_entropy(
         ignore_index: rows of this label have loss 0 and gradient 0, whatever is in them, and do not count in the mean;
             a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
-        chunk: how many classes to have the logits of at a time, at least 1; a Python int.
+        chunk: how many classes' logits to make at a time, at least 1; a Python int.
 
     Returns:
         () or, for "none", (...), of the dtype of x; computed in float32 if that is narrower. The mean of no rows is NaN

@@ -29,7 +29,7 @@ class Residuals(NamedTuple):
     scale: Array  # broadcasts to (..., h, s, 1)  input: scales the scores' gradient
     q_norm: Array  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
     k_norm: Array  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
-    weights: Array  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+    weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -121,7 +121,7 @@ def qk_norm_attention(
     """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
 
     The layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes
-    -2 and -3. With fewer heads of keys than of queries, each serves as many query heads, which stand together.
+    -2 and -3. With fewer key heads than query heads, each key head serves several adjacent query heads.
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
@@ -132,7 +132,7 @@ def qk_norm_attention(
             makes the weights of unit vectors nearly uniform.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,

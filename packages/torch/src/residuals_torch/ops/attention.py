@@ -13,10 +13,10 @@ from residuals_torch._lib.modes import autocasted, batched_alike
 
 
 class Residuals(NamedTuple):
-    q: Tensor | None  # (..., h, s, d)  input: meets the scores' gradient in that of k; None if k is frozen
-    k: Tensor | None  # (..., kv, t, d)  input: meets the scores' gradient in that of q; None if q is frozen
+    q: Tensor | None  # (..., h, s, d)  input: times the scores' gradient it is that of k; None if k is frozen
+    k: Tensor | None  # (..., kv, t, d)  input: times the scores' gradient it is that of q; None if q is frozen
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
-    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -119,8 +119,8 @@ def attention(
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
-    The layout is that of `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as
-    many query heads, which stand together, as `enable_gqa=True` has it there.
+    The layout is that of `F.scaled_dot_product_attention`. With fewer key heads than query heads, each key head
+    serves several adjacent query heads, as `enable_gqa=True` has it there.
 
     Args:
         q: (..., h, s, d) floating.
@@ -128,7 +128,7 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
         scale: a Python number, or None for 1/√d.
 
     Returns:

@@ -45,6 +45,7 @@ def _lift(a: Tensor, x: Tensor) -> Tensor:
 
 
 def _updated(running: Tensor | None, new: Tensor, momentum: float) -> Tensor | None:
+    """The next running statistic: the weighted mean of the old one and that of the batch."""
     return None if running is None else to_dtype((1 - momentum) * wide(running) + momentum * new, running.dtype)
 
 

@@ -115,8 +115,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
     Raises:
         TypeError: logits is not floating, labels is not of integers, or ignore_index is not an int.
         ValueError: logits has no axis, labels has another shape than the rows, ignore_index has more than 32 bits, or
-            reduction is none of the three. Also, where they are there, labels has a value that is neither a class nor
-            ignore_index; to see that, the values are read on the host, which waits for a GPU that makes them.
+            reduction is none of the three. Also, where the values of labels can be read, one is neither a class nor
+            ignore_index; to see that, the host reads them, which waits for a GPU that makes them.
 
     Source:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.

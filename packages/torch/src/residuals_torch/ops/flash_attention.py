@@ -203,9 +203,9 @@ def flash_attention(
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without a tensor of queries times keys.
 
     Forward and backward go over blocks of queries, each with all keys that it may attend. The layout is that of
-    `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as many query heads, which
-    stand together, as `enable_gqa=True` has it there. A second derivative keeps the scores of every block: it is
-    quadratic in the sequence.
+    `F.scaled_dot_product_attention`. With fewer key heads than query heads, each key head serves several
+    adjacent query heads, as `enable_gqa=True` has it there. A second derivative keeps the scores of every block, and
+    makes memory quadratic again.
 
     Args:
         q: (..., h, s, d) floating.
@@ -213,7 +213,7 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
         scale: a Python number, or None for 1/√d.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 

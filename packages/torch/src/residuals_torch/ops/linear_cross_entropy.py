@@ -198,17 +198,17 @@ def linear_cross_entropy(
         ignore_index: rows of this label have loss 0 and gradient 0, whatever is in them, and do not count in the mean;
             a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
-        chunk: how many classes to have the logits of at a time, at least 1; a Python int.
+        chunk: how many classes' logits to make at a time, at least 1; a Python int.
 
     Returns:
-        () or, for "none", (...), of the dtype of x; computed in float32 if that is narrower. Under `torch.autocast` it
-        stays in float32, of x and weight in the dtype of that. The mean of no rows is NaN and its gradient 0, as in
-        `torch.nn.functional.cross_entropy`. In compiled code, under vmap, and in a DTensor, where the values of labels
-        are not there to be checked, a row whose label is no class has loss NaN and gradient NaN.
+        () or, for "none", (...), of the dtype of x; computed in float32 if that is narrower. Under `torch.autocast` x
+        and weight are first cast to its dtype, and the loss is float32. The mean of no rows is NaN and its gradient 0,
+        as in `torch.nn.functional.cross_entropy`. In compiled code, under vmap, and in a DTensor, where the values of
+        labels are not there to be checked, a row whose label is no class has loss NaN and gradient NaN.
 
     Saves:
-        x: (..., d), an input, no new bytes; under `torch.autocast` what that makes of it.
-        weight: (v, d), an input, no new bytes; under `torch.autocast` what that makes of it.
+        x: (..., d), an input, no new bytes; under `torch.autocast` x in its dtype.
+        weight: (v, d), an input, no new bytes; under `torch.autocast` weight in its dtype.
         labels: (...), an input, no new bytes.
         logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
             rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
@@ -220,9 +220,9 @@ def linear_cross_entropy(
         TypeError: x or weight is not floating, or one of them alone is in float64, labels is not of integers, or
             ignore_index or chunk is not an int.
         ValueError: x has no axis, weight is not (v, d), labels has another shape than the rows, ignore_index has more
-            than 32 bits, chunk is not positive, or reduction is none of the three. Also, where they are there, labels
-            has a value that is neither a class nor ignore_index; to see that, the values are read on the host, which
-            waits for a GPU that makes them.
+            than 32 bits, chunk is not positive, or reduction is none of the three. Also, where the values of labels can
+            be read, one is neither a class nor ignore_index; to see that, the host reads them, which waits for a GPU
+            that makes them.
 
     Source:
         Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.

@@ -21,14 +21,14 @@ from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike
 
 
-class Residuals(NamedTuple):  # q, k and their norms are None where no gradient goes through the scores but the bias's
+class Residuals(NamedTuple):  # q, k and their norms are None where only v and bias need a gradient
     q: Tensor | None  # (..., h, s, d)  input: rebuilds q̂
     k: Tensor | None  # (..., kv, t, d)  input: rebuilds k̂
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
     scale: Tensor | None  # broadcasts to (..., h, s, 1)  input: scales the scores' gradient; None if q and k are frozen
     q_norm: Tensor | None  # (..., h, s, 1)  new, float32 or wider: saved so that the backward reduces no q² again
     k_norm: Tensor | None  # (..., kv, t, 1)  new, float32 or wider: saved so that the backward reduces no k² again
-    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence, and all that the softmax has to tell
+    weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -178,8 +178,8 @@ def qk_norm_attention(
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
 
-    The layout is that of `F.scaled_dot_product_attention`. With fewer heads of keys than of queries, each serves as
-    many query heads, which stand together, as `enable_gqa=True` has it there.
+    The layout is that of `F.scaled_dot_product_attention`. With fewer key heads than query heads, each key head
+    serves several adjacent query heads, as `enable_gqa=True` has it there.
 
     Args:
         q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
@@ -190,7 +190,7 @@ def qk_norm_attention(
             since 1/√d makes the weights of unit vectors nearly uniform.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends the keys 0 to i alone, counted from the first of each; a Python bool.
+        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
