@@ -74,9 +74,8 @@ def tests(session: nox.Session, framework: str) -> None:
 def parity(session: nox.Session) -> None:
     """Run what needs both frameworks: JAX against PyTorch, the documentation, and the comparison of every op."""
     install(session, "jax", "torch", extra=TESTING)
-    files = ("parity", "parity_pages", "compare", "house")
-    pytest(session, *(f"shared_tests/test_{name}.py" for name in files))
-    pytest(session, "shared_tests/test_docs.py", "-k", "jax-torch")  # what needs one of them has run without the other
+    pytest(session, *(f"shared_tests/{name}" for name in ("parity", "lab/test_compare.py", "test_house.py")))
+    pytest(session, "shared_tests/docs", "-k", "jax-torch")  # what needs one of them has run without the other
     session.run("residuals", "compare")
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 FIXTURES = {"case": frameworks.NAMES, "jax_case": ("jax",), "torch_case": ("torch",), "pair": frameworks.NAMES}
-NEEDS = {"test_jax": {"jax"}, "test_torch": {"torch"}, "test_parity": {"jax", "torch"}}  # by the file's first words
+NEEDS = {"jax": {"jax"}, "torch": {"torch"}, "parity": {"jax", "torch"}}  # what the files of a folder need
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,9 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Any) -> bool | None:
-    """A file for a framework that is not installed is not collected."""
-    needed = [needs for start, needs in NEEDS.items() if collection_path.stem.startswith(start)]
-    return True if needed and needed[0] - set(frameworks.installed()) else None
+    """A folder for a framework that is not installed is not collected."""
+    folders = collection_path.relative_to(Path(__file__).parent).parts[:1]
+    needed = NEEDS.get(folders[0], set()) if folders else set()
+    return True if needed - set(frameworks.installed()) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -94,3 +96,13 @@ case = pytest.fixture(_within_precision, name="case")
 jax_case = pytest.fixture(_within_precision, name="jax_case")
 torch_case = pytest.fixture(_within_precision, name="torch_case")
 pair = pytest.fixture(_within_precision, name="pair")
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Dynamo counts how often it compiles one piece of code, and every case is the same piece."""
+    import torch
+
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

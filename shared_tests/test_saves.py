@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from residuals_lab.call import samples
 
 from cases import Case, only
 from markdown import script
 from residuals_lab import frameworks
-from residuals_lab.call import samples
 from residuals_lab.ops import OPS
 
 PAGES = script("op_pages")

@@ -1,31 +1,15 @@
 """What batch_norm returns beside its value: the running statistics, which are results and constants, and no state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from batch_norms import batch_norms, called, per_channel
 from cases import Case
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, rounding
-
-
-def batch_norms(choice: Callable[[Case], bool] = lambda case: True) -> Callable[[Any], Any]:
-    """Decorate a test to run on the cases of batch_norm that `choice` accepts."""
-
-    def mark(test: Any) -> Any:
-        test.only = lambda case: case.source.op.name == "batch_norm" and choice(case)
-        return test
-
-    return mark
-
-
-def called(case: Case, given: Sequence[Any], **changed: Any) -> Any:
-    """All results for the arrays and constants given, in order."""
-    call = case.call
-    named = dict(zip((*call.arrays, *call.constants), given, strict=True))
-    return case.adapter.public("batch_norm")(**{**named, **call.static, **changed})
 
 
 def assert_statistics(case: Case, found: Sequence[Any], truths: Sequence[np.ndarray | None]) -> None:
@@ -105,11 +89,6 @@ def test_the_running_statistics_are_constants(case: Case) -> None:
             assert error(adapter.to_numpy(d), expected) <= FLOAT64_LIMIT
     for d, expected in zip(adapter.second_vjp(loss, arrays, one, us), seconds, strict=True):
         assert error(adapter.to_numpy(d), expected) <= FLOAT64_LIMIT
-
-
-def per_channel(case: Case) -> int:
-    """The bytes of two statistics of a channel."""
-    return 2 * case.source.arrays["x"].shape[1] * (8 if case.dtype == "float64" else 4)
 
 
 @batch_norms()

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from batch_norms import batch_norms, called, per_channel
 from cases import Case
 from residuals_lab.ops.tolerance import error, rounding
-from test_batch_norm import batch_norms, called, per_channel
 
 
 def has_channels(case: Case) -> bool:

@@ -1,6 +1,5 @@
 """An op under torch.compile. Inductor takes seconds, so most samples stop at AOTAutograd, where a rule is traced."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +9,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from cases import Case, only, where
-from test_torch import assert_right, cotangent, value_and_vjp
+from torch_calls import assert_right, cotangent, value_and_vjp
 
 pytestmark = [
+    pytest.mark.usefixtures("forgetful"),
     # Inductor recommends faster and coarser matmuls on a GPU.
     pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores for float32 matrix multiplication available"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def forgetful() -> Iterator[None]:
-    """Dynamo counts how often it compiles one piece of code, and every case is the same piece."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def compile_and_check(case: Case, backend: str) -> None:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cases import Case, conditioning, only, where
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error, limit
-from test_torch import assert_right, cotangent, other, small, value_and_vjp
+from torch_calls import assert_right, cotangent, other, small, value_and_vjp
 
 
 class Closed:

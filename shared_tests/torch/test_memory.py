@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cases import Case, only, where
-from test_torch import assert_same, cotangent, subsets, value_and_vjp
+from torch_calls import assert_same, cotangent, subsets, value_and_vjp
 
 
 def nodes(y: Tensor) -> list[Any]:

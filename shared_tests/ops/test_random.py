@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from draws import DROPOUTS, KEYS, assert_share
 from residuals_lab import frameworks
-from residuals_lab.ops import OPS
 from residuals_numpy._lib.dropout import random_bits
-
-DROPOUTS = [op.name for op in OPS if "rate" in op.static]
-KEYS = np.random.default_rng(5).integers(2**32, size=(8, 2), dtype=np.uint32)
-SIGMAS = 5  # one of three million right results is further away; the keys never change, so neither does the outcome
 
 each_op = pytest.mark.parametrize("op", DROPOUTS)
 each_framework = pytest.mark.parametrize("framework", frameworks.installed())
@@ -36,11 +32,6 @@ def mask(adapter: ModuleType, op: str, key: np.ndarray, shape: tuple[int, ...], 
     """What is kept of ones."""
     y = adapter.public(op)(adapter.array(np.ones(shape), "float32", device), rate, adapter.constant(key, device))
     return adapter.to_numpy(y) != 0
-
-
-def assert_share(found: np.ndarray, p: float) -> None:
-    """The share of True is `p`, as far as chance allows."""
-    assert abs(found.mean() - p) <= SIGMAS * np.sqrt(p * (1 - p) / found.size)
 
 
 @each_op

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LANGUAGES = {"python", "pycon", "text", "console", ""}
 NOT_RUN = {"cd", "export", "git", "nox", "pip", "python", "source"}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-import test_ops
 from cases import Case, cases
 from residuals_lab import frameworks
+
+from . import test_ops
 
 Where = tuple[str, str, str]  # framework, op, dtype
 
@@ -196,9 +197,9 @@ def statistics_of_low_precision(op: Any) -> Any:
 
 
 def strides(case: Case) -> None:
-    import test_torch
+    from ..torch import test_eager
 
-    test_torch.test_strides_of_cotangent(case, "every-second")
+    test_eager.test_strides_of_cotangent(case, "every-second")
 
 
 @wrong("torch", "scaled", strides)

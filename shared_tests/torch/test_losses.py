@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 from residuals_lab import frameworks
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
-from test_losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 
 
 @each_reduction

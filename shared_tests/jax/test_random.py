@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import residuals_jax
+from draws import DROPOUTS, KEYS
 from residuals_numpy._lib.dropout import random_bits
-from test_random import DROPOUTS, KEYS
 
 each_op = pytest.mark.parametrize("op", DROPOUTS)
 X = np.arange(1, 200, dtype=np.float32)

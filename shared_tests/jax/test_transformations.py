@@ -1,4 +1,4 @@
-"""What JAX asks of every op: its transformations, dtypes, devices and traces. Meshes are in `test_jax_sharding`."""
+"""What JAX asks of every op: its transformations, dtypes, devices and traces. Meshes are in `test_sharding`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

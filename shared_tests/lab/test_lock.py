@@ -14,7 +14,7 @@ from residuals_lab.lock import Amount, Entry, Key
 from residuals_lab.ops import OPS
 from residuals_lab.testing import assert_residuals
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INSTALLED = frameworks.installed()
 BOTH = pytest.mark.parametrize("framework", INSTALLED)
 SINES = {

@@ -9,8 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import residuals_torch
-from test_random import DROPOUTS, KEYS, assert_share
-from test_torch_compile import forgetful  # noqa: F401
+from draws import DROPOUTS, KEYS, assert_share
+
+pytestmark = [
+    pytest.mark.usefixtures("forgetful"),
+]
 
 
 @pytest.fixture
