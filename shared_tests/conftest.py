@@ -44,6 +44,12 @@ def pytest_ignore_collect(collection_path: Any) -> bool | None:
     return True if needed - set(frameworks.installed()) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nor is a test in another folder that needs one: `@pytest.mark.needs("torch")`."""
+    here = set(frameworks.installed())
+    items[:] = [item for item in items if all(here.issuperset(mark.args) for mark in item.iter_markers("needs"))]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, names in FIXTURES.items():
         if fixture in metafunc.fixturenames:

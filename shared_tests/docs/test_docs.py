@@ -114,7 +114,7 @@ def test_figure_is_drawn_from_its_numbers(drawing: ModuleType, tmp_path: Path) -
     assert_same_drawing(again, committed)
 
 
-@pytest.mark.skipif("torch" not in frameworks.installed(), reason="the figure is of the decoder in PyTorch")
+@pytest.mark.needs("torch")  # the figure is of the decoder in PyTorch
 def test_lanes_are_drawn_from_an_audit(tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     lanes = script("out_of_memory")

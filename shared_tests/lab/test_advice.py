@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from audited import array
+from audited import module as written
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
 
@@ -375,7 +377,7 @@ def test_a_mask_is_freed_that_the_op_makes_by_itself(framework: str, tmp_path: P
     assert arrays("n.arange(64)[:, None] >= n.arange(64)") == arrays("x[:, :1] > x[:, 0]") + 1
 
 
-@pytest.mark.skipif("jax" not in frameworks.installed(), reason="JAX's own attention")
+@pytest.mark.needs("jax")
 def test_attention_of_grouped_heads() -> None:
     import jax
     import jax.numpy as jnp
@@ -400,3 +402,18 @@ def test_a_name_alone_is_no_reason(name: str, expression: str, framework: str, t
     found = module(framework, tmp_path, "named(h) @ w.T")
     exec(f"def {name}_1(x):\n    return {expression}\nnamed = {name}_1", vars(found))
     assert audit(found.fn, *arguments(framework), framework=framework).advice == []
+
+
+@BOTH
+def test_advice_is_measured(framework: str, tmp_path: Path) -> None:
+    """Scores where a log-sum-exp would do; a gelu that keeps each of its steps."""
+    found = written(framework, tmp_path)
+    q = array(framework, 64, 8)
+    (advice, *_) = audit(found["attend"], q, q, q).advice
+    assert advice.op == "flash_attention"
+    assert advice.nbytes >= 64 * 64 * 4
+    assert advice.instead == 64 * 8 * 4 + 64 * 4, "the output and a number a row"
+    (advice,) = audit(found["gate"], q).advice
+    assert (advice.op, advice.instead) == ("gelu", 64 * 8 * 4)
+    assert advice.arrays >= 3
+    assert audit(frameworks.load(framework).public("gelu"), q).advice == []

@@ -14,7 +14,7 @@ from residuals_lab.errors import UsageError
 INSTALLED = frameworks.installed()
 
 
-@pytest.mark.skipif("torch" not in INSTALLED, reason="PyTorch's compiler")
+@pytest.mark.needs("torch")
 class TestTorch:
     def x(self) -> Any:
         import torch
@@ -65,7 +65,7 @@ class TestTorch:
         assert norm.running_mean.abs().sum() == 0
 
 
-@pytest.mark.skipif("jax" not in INSTALLED, reason="JAX's compiler")
+@pytest.mark.needs("jax")
 def test_what_a_callable_tree_holds_is_differentiated_and_what_is_frozen_is_not() -> None:
     import jax
     import jax.numpy as jnp

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from residuals_lab import frameworks
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
 from residuals_lab.lanes import LIGHT, Column, _thinned, draw
@@ -170,7 +169,7 @@ def test_a_large_module_is_taken_apart_and_small_ones_are_not() -> None:
     assert "head: t7 10 B" in found
 
 
-@pytest.mark.skipif("torch" not in frameworks.installed(), reason="only PyTorch has an autograd.Function")
+@pytest.mark.needs("torch")
 def test_a_lane_of_an_autograd_function_begins_where_its_array_is_made() -> None:
     import torch
 

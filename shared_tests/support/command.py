@@ -1,14 +1,18 @@
-"""Running `residuals compare` in a test."""
+"""Running the command `residuals` in a test."""
 
 import pytest
 
 from residuals_lab import cli
 
 
+def residuals(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """The exit code, and what is printed on stdout and on stderr."""
+    code = cli.main([*map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = cli.main(["compare", *map(str, arguments)])
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
+    return residuals(capsys, "compare", *arguments)
 
 
 def assert_usage(result: tuple[int, str, str], message: str) -> None:

@@ -1,0 +1,38 @@
+"""The audit of what only JAX has: loops in a trace, names for values, a run that shows less."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from audited import array, source
+from command import residuals
+from residuals_lab import frameworks
+from residuals_lab.audit import audit
+from residuals_lab.errors import UsageError
+
+
+def test_a_result_that_depends_on_nothing_is_said() -> None:
+    with pytest.raises(UsageError, match="depends on what is differentiated"):
+        audit(lambda x: jax.lax.stop_gradient(x) * 2, array("jax", 4))
+
+
+def test_names_in_a_loop_and_by_checkpoint_name() -> None:
+    layer_norm = frameworks.load("jax").public("layer_norm")
+
+    def fn(x: Any) -> Any:
+        named = checkpoint_name(jax.numpy.exp(x), "grown")
+        return jax.lax.scan(lambda c, _: (layer_norm(c), None), named, length=3)[0]
+
+    report = audit(fn, array("jax", 4, 8))
+    assert {r.name for r in report.residuals} == {"grown", "carry", "mean", "rstd"}
+    assert report.findings == [], "no step makes all that a loop carries"
+
+
+def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = f"{source('jax', tmp_path)}:gate"
+    code, out, _ = residuals(capsys, "audit", target, "--arg", "f32[64,8]", "--concrete")
+    assert (code, "it is not seen how arrays are made" in out, "Nothing is wasted" in out) == (0, True, False)
+    assert "closed over" not in out, "the run has made them"

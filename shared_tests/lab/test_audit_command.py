@@ -1,0 +1,81 @@
+"""`residuals audit`: the same in both frameworks, as a document too; one line for what cannot be audited."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audited import source
+from command import assert_usage, residuals
+from residuals_lab import frameworks
+
+INSTALLED = frameworks.installed()
+BOTH = pytest.mark.parametrize("framework", INSTALLED)
+
+
+@BOTH
+def test_the_same_command_in_both_frameworks(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(framework, tmp_path)
+    code, out, _ = residuals(capsys, "audit", f"{path}:attend", *(["--arg", "f32[64,8]"] * 3), "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema_version"] == 1
+    assert {r["name"] for r in document["residuals"]} >= {"q", "v"}
+    assert document["new_bytes"] == sum(r["storage_bytes"] for r in document["residuals"] if r["is_new"]) > 0
+    for by in ("source", "module", "kind"):
+        code, out, _ = residuals(capsys, "audit", f"{path}:attend", *(["--arg", "f32[64,8]"] * 3), "--by", by)
+        assert code == 0
+        assert "16 KiB" in out
+    page = tmp_path / "report.html"
+    code, out, _ = residuals(capsys, "audit", f"{path}:gate", "--arg", "f32[64,8]", "--html", page, "--compiled")
+    assert (code, "Advice" in out, "After compilation" in out) == (0, True, True)
+    assert "<!doctype html>" in page.read_text()
+
+
+BAD = {
+    "depends --arg f32[4]": "run it with --concrete",
+    "integers --arg f32[4]": "expected a result",
+    "broken --arg f32[4,8]": "broken: ",
+    "stops --arg f32[4]": ": Stop\n",
+    "nothing": "has no function 'nothing'",
+    "gate --arg f33[4]": "expected a dtype of",
+    "gate --arg f32[4,-1]": "expected a dtype and whole numbers, as in f32[1024",
+    "gate --arg f32[4": "expected a dtype and whole numbers, as in f32[1024",
+    "gate --arg f32[n]": "expected a dtype and whole numbers, as in f32[1024",
+    "gate --arg {path}:SHARED": "--arg: ",
+    "gate --arg sideways": "expected f32[1024,512], a Python literal",
+    "gate --input data.npy": "expected NAME=FILE",
+    "gate --arg f32[4] --plot no/folder.svg": "no folder",
+}
+BAD_IN = {"jax": {}, "torch": {f"gate --arg f32[{'9' * 30}]": "--arg: f32[999"}}  # JAX makes none, whatever its size
+
+
+@pytest.mark.parametrize(
+    ("framework", "arguments", "message"), [(f, *bad) for f in INSTALLED for bad in {**BAD, **BAD_IN[f]}.items()]
+)
+def test_what_cannot_be_audited_gets_one_line(
+    framework: str, arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(framework, tmp_path)
+    assert_usage(residuals(capsys, "audit", *f"{path}:{arguments}".format(path=path).split()), message)
+
+
+@BOTH
+def test_a_run_where_the_numbers_decide(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JAX keeps the cosine or the sine, PyTorch x, which is alive anyway."""
+    target = f"{source(framework, tmp_path)}:depends"
+    code, out, _ = residuals(capsys, "audit", target, "--arg", "f32[4]", "--concrete")
+    assert (code, out.splitlines()[1].partition(" in ")[0]) == (
+        0, {"jax": "16 B of new memory", "torch": "0 B of new memory"}[framework],
+    )  # fmt: skip
+
+
+@BOTH
+def test_what_a_target_prints_is_no_part_of_the_document(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = f"{source(framework, tmp_path)}:prints"
+    code, out, err = residuals(capsys, "audit", target, "--arg", "f32[4]", "--json", "--compiled")
+    assert (code, json.loads(out)["new_bytes"], "half of it" in err) == (0, 16 if framework == "jax" else 0, True)
