@@ -1,4 +1,6 @@
-"""Options, and what tests ask for: `case` of every framework, `jax_case`, `torch_case`, `pair` of the same call."""
+"""Options, and what tests ask for: `case` of every framework, `jax_case`, `torch_case`, `pair` of the same call, and
+`adapter` of every framework that has the `device`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -51,10 +53,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    device = metafunc.config.getoption("device")
+    present = [name for name in frameworks.installed() if _has(name, device)]
+    if {"adapter", "device"} <= {*metafunc.fixturenames}:
+        metafunc.parametrize("adapter", [frameworks.load(name) for name in present], ids=present)
     for fixture, names in FIXTURES.items():
         if fixture in metafunc.fixturenames:
-            device = metafunc.config.getoption("device")
-            here = [name for name in names if name in frameworks.installed() and _has(name, device)]
+            here = [name for name in names if name in present]
             wanted = getattr(metafunc.function, "only", lambda case: True)
             quick = metafunc.config.getoption("quick")
             found = [case for case in cases(here, device) if wanted(case) and (case.first or not quick)]

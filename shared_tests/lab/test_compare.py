@@ -97,7 +97,6 @@ def test_the_table_has_the_frameworks_own_op(framework: str, capsys: pytest.Capt
 
 
 def test_the_lanes_of_an_op(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     picture = tmp_path / "lanes.svg"
     assert run(capsys, "x_sin_x", "--dtype", "f32", "--plot", picture)[0] == 0
     assert picture.read_text().rstrip().endswith("</svg>")

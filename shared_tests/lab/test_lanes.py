@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 
 from residuals_lab.audit import audit
@@ -199,7 +200,6 @@ def test_forward_and_backward_are_half_a_column_each() -> None:
 
 
 def test_drawing(tmp_path: Path) -> None:
-    matplotlib = pytest.importorskip("matplotlib")
     settings = dict(matplotlib.rcParams)
     traces = {r"$\no maths$ & in a name": SMALL, "grouped": model(20), "nothing": Trace((), ())}
     for name, is_dark in (("light", False), ("again", False), ("dark", True)):

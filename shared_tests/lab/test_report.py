@@ -92,7 +92,6 @@ def test_sums_as_json(target: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pictures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     light, dark = tmp_path / "light.SVG", tmp_path / "dark.svg"
     arguments = (target, "--arg", "f32[64,8]")
     assert run(capsys, *arguments, "--plot", light)[0] == 0

@@ -52,10 +52,18 @@ COTANGENTS = np.array([1e37, 1e10, 2e37, np.inf, np.inf, np.inf])  # a product w
 @pytest.mark.parametrize("framework", frameworks.installed())
 @pytest.mark.parametrize(("op", "static"), CALLS, ids=lambda a: a if isinstance(a, str) else "-".join(a.values()))
 def test_huge_cotangents(op: str, static: dict[str, Any], framework: str) -> None:
-    """No overflow on the way to a gradient that float32 can hold: ours is what the framework's own op gives, if any."""
+    """No overflow on the way to a gradient that float32 can hold, which JAX's own ops do not all manage.
+
+    The derivative alone, without the cotangent, is off by one rounding of 1 at most: where a sigmoid is nearly 1, what
+    is missing cancels.
+    """
     adapter = frameworks.load(framework)
     call = Call.of(BY_NAME[op], {"x": HUGE, **static})
     x, g = adapter.array(HUGE, "float32"), adapter.array(COTANGENTS, "float32")
-    ours, own = (adapter.to_numpy(adapter.value_and_vjp(f(adapter), [x], g)[1][0]) for f in (call.ours, call.own))
-    known = ~np.isnan(own)  # JAX's own overflow in places
-    np.testing.assert_allclose(ours[known], own[known], rtol=1e-5, atol=1e30)  # what cancels to 0 beside 1e37
+    found = adapter.to_numpy(adapter.value_and_vjp(call.ours(adapter), [x], g)[1][0])
+    with np.errstate(invalid="ignore", over="ignore"):
+        (truth,) = call.vjp(COTANGENTS).values()
+    finite = np.isfinite(COTANGENTS)
+    derivative, expected = (d[finite] / COTANGENTS[finite] for d in (found, truth))
+    np.testing.assert_allclose(derivative, expected, rtol=1e-5, atol=2.0**-24)
+    np.testing.assert_array_equal(found[~finite], truth[~finite])

@@ -64,6 +64,9 @@ def test_backward_formula_has_the_primals_shape_and_dtype(case: Case) -> None:
         assert (gradients[name].shape, gradients[name].dtype) == (arg.shape, arg.dtype), name
 
 
+TOO_COARSE = {("flash_attention", "out")}  # in a narrow dtype: the backward computes it again
+
+
 @only(dtype=("float64", "bfloat16"), telling=True)  # one that ops take as it is, and one that they widen
 def test_residuals_are_the_declared_ones(case: Case) -> None:
     """By name, shape, value and bytes: what is held is what `Residuals` says and NumPy's `residuals` computes."""
@@ -71,8 +74,8 @@ def test_residuals_are_the_declared_ones(case: Case) -> None:
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), args)
     values = {name: a for name, a in saved(*args)._asdict().items() if a is not None}
     truths = case.call.residuals()
-    if case.dtype == "bfloat16":  # in which one that it would round too coarsely may be missing
-        truths = {name: truth for name, truth in truths.items() if name in values}
+    if case.dtype == "bfloat16":
+        truths = {name: truth for name, truth in truths.items() if (case.call.op.name, name) not in TOO_COARSE}
     largest = max(a.size for a in case.call.arrays.values())
     assert [r.name for r in trace.residuals] == list(values) == list(truths)
     for residual in trace.residuals:

@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 
 from draws import DROPOUTS, KEYS, assert_share
-from residuals_lab import frameworks
 from residuals_numpy._lib.dropout import random_bits
 
 each_op = pytest.mark.parametrize("op", DROPOUTS)
-each_framework = pytest.mark.parametrize("framework", frameworks.installed())
-
-
-@pytest.fixture
-def adapter(framework: str, request: pytest.FixtureRequest) -> ModuleType:
-    found = frameworks.load(framework)
-    if request.config.getoption("device") not in found.devices():
-        pytest.skip("finds no GPU")  # as the summary says
-    return found
 
 
 @pytest.fixture
@@ -35,7 +25,6 @@ def mask(adapter: ModuleType, op: str, key: np.ndarray, shape: tuple[int, ...], 
 
 
 @each_op
-@each_framework
 def test_the_mask_is_that_of_the_bits(adapter: ModuleType, op: str, device: str) -> None:
     """Bit for bit; across the blocks in which PyTorch works, with words at the ends of their range."""
     ends = np.array([[0, 0], [2**32 - 1, 2**32 - 1], [2**31, 1]], np.uint32)
@@ -51,7 +40,6 @@ def test_the_bits_are_those_of_the_paper() -> None:
 
 
 @each_op
-@each_framework
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.1, 0.5, 0.9, 1.0])
 def test_the_rate(adapter: ModuleType, op: str, rate: float, device: str) -> None:
     for key in KEYS[:3]:
@@ -59,7 +47,6 @@ def test_the_rate(adapter: ModuleType, op: str, rate: float, device: str) -> Non
 
 
 @each_op
-@each_framework
 def test_draws_do_not_depend_on_each_other(adapter: ModuleType, op: str, device: str) -> None:
     """Neighbours along either axis, the same place under keys that differ in one bit of either word, rows."""
     p, shape = 0.7, (256, 300)
@@ -74,7 +61,6 @@ def test_draws_do_not_depend_on_each_other(adapter: ModuleType, op: str, device:
 
 
 @each_op
-@each_framework
 def test_what_is_dropped_is_zero_whatever_it_was(adapter: ModuleType, op: str, device: str) -> None:
     x = np.tile([1.0, np.nan, np.inf, -np.inf], 25)
     key = adapter.constant(KEYS[0], device)
@@ -96,7 +82,6 @@ BAD: dict[str, tuple[Any, Any, type[Exception], str]] = {
 
 
 @each_op
-@each_framework
 @pytest.mark.parametrize("bad", BAD)
 def test_bad_arguments_are_named(adapter: ModuleType, op: str, bad: str, device: str) -> None:
     rate, key, kind, message = BAD[bad]

@@ -113,6 +113,7 @@ def test_what_is_saved_is_read(torch_case: Case) -> None:
         for i in range(saves):
             wrong, _ = gradients(args, spoil=i)
             assert any(not torch.equal(a, b) for a, b in zip(wrong, right, strict=True)), f"residual {i} of {saves}"
+    assert saves, "if all want a gradient"
 
 
 @only(dtype="float32")
@@ -131,7 +132,9 @@ def test_nothing_is_saved_for_nothing(torch_case: Case) -> None:
 def test_no_tensor_hangs_on_the_graph(torch_case: Case) -> None:
     """Where hooks do not see it and an overwritten input goes unnoticed."""
     for args in subsets(torch_case):
-        for node in nodes(torch_case.call.ours(torch_case.adapter)(*args)):
+        graph = nodes(torch_case.call.ours(torch_case.adapter)(*args))
+        assert graph
+        for node in graph:
             assert not [t for t in tree_leaves(vars(node)) if isinstance(t, Tensor)]
 
 
