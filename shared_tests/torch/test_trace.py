@@ -116,7 +116,7 @@ def test_what_is_written_into_after_it_is_saved_is_refused() -> None:
         y.mul_(2)
         return y.sum()
 
-    with pytest.raises(UsageError, match=r"saved at .*test_torch_trace.py:\d+ is written into"):
+    with pytest.raises(UsageError, match=r"saved at .*test_trace.py:\d+ is written into"):
         trace(fn)
 
 

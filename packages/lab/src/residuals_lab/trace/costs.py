@@ -17,8 +17,9 @@ COSTS = {
     "gelu gelu_tanh lgamma log log10 log1p log2 pow rsqrt sigmoid silu sin sinh softplus sqrt tan tanh",
     "reduction": "all any argmax argmin batch_norm cumlogsumexp cummax cummin cumprod cumsum group_norm layer_norm "
     "log_softmax logsumexp max mean min nll_loss norm prod rms_norm softmax sort std sum topk var var_mean",
+    "indexing": "embedding gather index index_select",
     "contraction": "attention conv matmul",
-    "random": "random random_number",
+    "random": "random random_fold_in random_number random_seed random_split",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
 CHEAP = frozenset({"view", "elementwise"})  # classes that a backward may repeat without a word
