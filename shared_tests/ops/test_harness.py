@@ -90,6 +90,17 @@ def swapped_in_both_so_that_the_gradient_is_right(op: Any) -> Any:
     return {"fwd": fwd, "bwd": lambda residuals, g: op.bwd(op.Residuals(residuals.sin_x, residuals.x), g)}
 
 
+@wrong("jax", "x_sin_x", test_ops.test_residuals_are_the_declared_ones, "bfloat16")
+def left_out_where_x_is_narrow(op: Any) -> Any:
+    import jax.numpy as jnp
+
+    def fwd(x: Any) -> Any:
+        y, residuals = op.fwd(x)
+        return y, residuals._replace(sin_x=None)
+
+    return {"fwd": fwd, "bwd": lambda residuals, g: op.bwd(residuals._replace(sin_x=jnp.sin(residuals.x)), g)}
+
+
 @wrong("torch", "x_sin_x", test_ops.test_residuals_are_the_declared_ones)
 def swapped_names(op: Any) -> Any:
     def fwd(x: Any) -> Any:
