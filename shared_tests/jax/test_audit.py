@@ -36,3 +36,11 @@ def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.C
     code, out, _ = residuals(capsys, "audit", target, "--arg", "f32[64,8]", "--concrete")
     assert (code, "it is not seen how arrays are made" in out, "Nothing is wasted" in out) == (0, True, False)
     assert "closed over" not in out, "the run has made them"
+
+
+def test_what_a_loop_computes_again_counts_for_each_iteration() -> None:
+    def step(x: Any, _: None) -> tuple[Any, None]:
+        return jax.checkpoint(lambda x: jax.numpy.sin(jax.numpy.exp(x)))(x), None
+
+    report = audit(lambda x: jax.lax.scan(step, x, length=3)[0], array("jax", 4, 8))
+    assert [(r.op, r.count, r.nbytes) for r in report.recomputed] == [("exp", 3, 3 * 128)]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from residuals_lab import cli, frameworks, lock
+from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
 from residuals_lab.lock import Amount, Entry, Key
 from residuals_lab.ops import OPS
@@ -103,6 +104,20 @@ def test_changes() -> None:
     (swapped,) = lock.changes(entry(a=one), entry(b=one))
     assert (swapped.how, swapped.is_worse, swapped.what) == ("replaced", True, "a by b, new float32[4]")
     assert [c.how for c in lock.changes(entry(a=one), entry(b=Amount(1, 17)))][2:] == ["appears", "is gone"]
+
+
+def test_more_bytes_in_fewer_arrays_grew() -> None:
+    (change,) = (c for c in lock.changes(entry(a=Amount(2, 32)), entry(a=Amount(1, 40))) if c.key)
+    assert (change.how, change.is_worse) == ("grew", True)
+
+
+@BOTH
+def test_numbers_in_the_code_are_no_bytes(framework: str, tmp_path: Path) -> None:
+    """Which a framework may keep as arrays: what is held in all is what is in the list."""
+    path = tmp_path / "mine.py"
+    path.write_text(SINES[framework].format(fn="n.sin(x) * n.asarray(2.0) * n.tanh(x)"))
+    found = lock.now(f"{path}:fn", ["--arg f32[4,8]"])
+    assert found.saved_bytes == sum(amount.nbytes for amount in found.residuals.values()) > 0
 
 
 def test_the_file_is_sorted() -> None:
@@ -216,6 +231,12 @@ def test_asserting(framework: str) -> None:
     for wrong in ({"new_bytes": 15}, {"new_bytes": "< 16 B"}, {"saved_bytes": "<= 0.1 KiB"}, {"names": []}):
         with pytest.raises(AssertionError, match=f"{next(iter(wrong))}: .*\n\nrms_norm"):
             assert_residuals(fn, x, **wrong)
+    report = audit(lambda x: fn(fn(x)), x)
+    names = [r.name for r in report.residuals if r.is_new]
+    assert len(names) > len({*names})
+    assert_residuals(lambda x: fn(fn(x)), x, names=names)
+    with pytest.raises(AssertionError, match="names: not expected: rstd"):
+        assert_residuals(lambda x: fn(fn(x)), x, names=[*{*names}])
     for unclear in ({}, {"new_bytes": "few"}, {"new_bytes": "<= 3 apples"}, {"new_bytes": "> 3"}):
         with pytest.raises(UsageError, match="expected"):
             assert_residuals(fn, x, **unclear)

@@ -54,6 +54,13 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
 
 
 @BOTH
+def test_what_wastes_most_comes_first(framework: str, tmp_path: Path) -> None:
+    fn = module(framework, tmp_path, "x > 0, copy(n.sin(x))", "g * n.sqrt(1 - r[1] * r[1])")["fn"]
+    found = audit(fn, array(framework, 4, 8)).findings
+    assert [(f.what, f.nbytes) for f in found] == [("duplicate", 128), ("unused", 32)]
+
+
+@BOTH
 def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path)["frozen_weight"]
     x, w = array(framework, 4, 8), array(framework, 8, 8)
