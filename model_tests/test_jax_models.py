@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from residuals_lab.audit import Report, audit, parameter
+from residuals_lab.audit import Audit, audit, parameter
 
 IDS = jnp.arange(32).reshape(2, 16)
 
@@ -96,7 +96,7 @@ def held(fn: Any, params: Any, ids: jax.Array) -> int:
     return sum(nbytes for key, nbytes in kept.items() if key not in alive)
 
 
-def new_bytes(report: Report) -> int:
+def new_bytes(report: Audit) -> int:
     return sum({r.storage: r.storage_bytes for r in report.residuals if r.is_new and r.value.shape}.values())
 
 
@@ -166,7 +166,7 @@ def test_eight_billion_parameters_unrolled_and_as_a_scan(capfd: pytest.CaptureFi
         for how, body, layers in (("unrolled", unrolled, [shapes() for _ in range(n)]), ("scan", scanned, shapes(n))):
             start = time.perf_counter()
             report = audit(model(body), parameter({"layers": layers, "embedding": embedding}), ids)
-            _ = report.findings, report.recomputed
+            _ = report.waste, report.repeats
             ops = {a.op for a in report.advice}
             seconds, reports[how] = time.perf_counter() - start, report
             with capfd.disabled():

@@ -28,7 +28,7 @@ def test_names_in_a_loop_and_by_checkpoint_name() -> None:
 
     report = audit(fn, array("jax", 4, 8))
     assert {r.name for r in report.residuals} == {"grown", "carry", "mean", "rstd"}
-    assert report.findings == [], "no step makes all that a loop carries"
+    assert report.waste == [], "no step makes all that a loop carries"
 
 
 def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,4 +43,4 @@ def test_what_a_loop_computes_again_counts_for_each_iteration() -> None:
         return jax.checkpoint(lambda x: jax.numpy.sin(jax.numpy.exp(x)))(x), None
 
     report = audit(lambda x: jax.lax.scan(step, x, length=3)[0], array("jax", 4, 8))
-    assert [(r.op, r.count, r.nbytes) for r in report.recomputed] == [("exp", 3, 3 * 128)]
+    assert [(r.op, r.count, r.nbytes) for r in report.repeats] == [("exp", 3, 3 * 128)]

@@ -3,12 +3,12 @@
 import pytest
 from jax.extend.core import primitives
 
-from residuals_lab.frameworks import jax_words
+from residuals_lab.frameworks.jax import words
 
 NAMES = {getattr(primitive, "name", "") for primitive in vars(primitives).values()}
 # Those that are not among JAX's public primitives, or that only some releases of it have.
 OTHERS = {"checkpoint", "copy_p", "core_call", "empty2", "eval_jaxpr", "optimization_barrier", "pjit", "shard_map"}
-TABLES = (jax_words.OPS, jax_words.BODIES, jax_words.PROGRAMS, jax_words.IDENTITIES, jax_words.COPIES)
+TABLES = (words.OPS, words.BODIES, words.PROGRAMS, words.IDENTITIES, words.COPIES)
 
 
 @pytest.mark.parametrize("name", sorted(set().union(*TABLES) - OTHERS))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from residuals_lab.beside import Match, Side, explained
+from residuals_lab.audit.matching import Match, Side, explained
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ class TestTorch:
         """As Inductor keeps it: of a softmax the weights, of an elementwise chain and an activation its input."""
         import torch
 
-        weights = audit(lambda x: (torch.softmax(x @ x, -1) @ x).sum(), self.x()).after_compilation
+        weights = audit(lambda x: (torch.softmax(x @ x, -1) @ x).sum(), self.x(), compiled=True).compiled
         (kept,) = (a for a in weights.arrays if a.is_new)
         assert (kept.nbytes, weights.new_bytes) == (16384, 16384)
         model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.LayerNorm(64), torch.nn.GELU())
-        report = audit(model, self.x())
-        assert (report.new_bytes, report.after_compilation.new_bytes) == (2 * 16384 + 2 * 256, 16384 + 2 * 256)
+        report = audit(model, self.x(), compiled=True)
+        assert (report.new_bytes, report.compiled.new_bytes) == (2 * 16384 + 2 * 256, 16384 + 2 * 256)
 
     def test_a_pool_is_compiled(self) -> None:
         """In a process of its own, where nothing else has imported what Inductor's decompositions look for."""
         code = (
             "import torch; from residuals_lab.audit import audit; x = torch.ones(1, 64, 64, requires_grad=True); "
-            "print(audit(lambda x: torch.nn.MaxPool2d(2)(x), x).after_compilation.new_bytes)"
+            "print(audit(lambda x: torch.nn.MaxPool2d(2)(x), x, compiled=True).compiled.new_bytes)"
         )
         run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
         assert run.stdout == f"{32 * 32}\n", "an index of a byte for each of its results"
@@ -52,15 +52,15 @@ class TestTorch:
             return torch.sin(y).sum()
 
         between = torch._dynamo.disable(lambda y: torch.exp(torch.sin(y)))
-        assert audit(broken, self.x()).after_compilation.new_bytes == 16384
-        assert audit(lambda x: (between(x * 2) @ x).sum(), self.x()).after_compilation.new_bytes == 2 * 16384
+        assert audit(broken, self.x(), compiled=True).compiled.new_bytes == 16384
+        assert audit(lambda x: (between(x * 2) @ x).sum(), self.x(), compiled=True).compiled.new_bytes == 2 * 16384
 
     def test_a_module_from_outside_is_as_it_was(self) -> None:
         import torch
 
         norm = torch.nn.BatchNorm1d(64)
-        report = audit(lambda x: torch.sin(norm(x)).sum(), self.x())
-        assert report.after_compilation.new_bytes == 2 * 256
+        report = audit(lambda x: torch.sin(norm(x)).sum(), self.x(), compiled=True)
+        assert report.compiled.new_bytes == 2 * 256
         assert norm.num_batches_tracked == 0
         assert norm.running_mean.abs().sum() == 0
 
@@ -74,7 +74,7 @@ def test_what_a_callable_tree_holds_is_differentiated_and_what_is_frozen_is_not(
         return jnp.tanh(jnp.sin(x) @ w).sum()
 
     def scratch(fn: Any, *args: Any) -> int:
-        return audit(fn, *args).after_compilation.new_bytes
+        return audit(fn, *args, compiled=True).compiled.new_bytes
 
     a = jnp.ones((256, 256))
     tree = jax.tree_util.Partial(layer, a)
@@ -84,17 +84,15 @@ def test_what_a_callable_tree_holds_is_differentiated_and_what_is_frozen_is_not(
 
 @pytest.mark.parametrize("framework", INSTALLED)
 def test_what_cannot_be_compiled_is_said_in_a_line(framework: str) -> None:
-    calls = []
+    audit_only, calls = 3 if framework == "jax" else 1, []
 
     def fn(x: Any) -> Any:
         calls.append(1)
-        if len(calls) > 3:
+        if len(calls) > audit_only:
             raise ValueError("only so often")
         return (x * x).sum()
 
     x = frameworks.load(framework).array(np.ones(8), "float32")
     x = x.requires_grad_() if framework == "torch" else x
-    report = audit(fn, x)
-    calls += [1] * 3
     with pytest.raises(UsageError, match=r"^cannot be compiled: .*test_compiled.py:\d+: ValueError: only so often$"):
-        _ = report.after_compilation
+        audit(fn, x, compiled=True)

@@ -32,11 +32,11 @@ def test_our_ops_are_calm_and_exact(case: Case) -> None:
     given = [*case.args, *call.constants_in(adapter)]
     report = audit(call.ours(adapter), *given, framework=adapter.NAME)
     assert said(report) == set()
-    assert report.saved_bytes == call.held_bytes(adapter, call.ours(adapter), case.args)
+    assert report.saved_bytes == call.saved_bytes(adapter, call.ours(adapter), case.args)
     fields = {*adapter.op(call.op.name).Residuals._fields}
     assert {r.name for r in report.residuals if r.op} <= fields, "what is made has the name of its field"
     assert {a.op for a in report.advice} == ({"flash_attention"} if "weights" in fields else set())
-    assert {r.op for r in report.recomputed} == set(call.trace(adapter, call.ours(adapter), case.args).recomputed())
+    assert {r.op for r in report.repeats} == set(call.trace(adapter, call.ours(adapter), case.args).repeats())
     concrete = audit(call.ours(adapter), *given, framework=adapter.NAME, is_concrete=True)
     assert (concrete.new_bytes, concrete.saved_bytes) == (report.new_bytes, report.saved_bytes)
 
@@ -47,7 +47,7 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
     saved, gradient, expected = FAULTS[fault]
     report = audit(module(framework, tmp_path, saved, gradient)["fn"], array(framework, 4, 8))
     assert {(what, name.replace("clone", "copy")) for what, name in said(report)} == expected
-    for finding in report.findings:
+    for finding in report.waste:
         is_alive = finding.names in (("x",), ("closed over",))
         assert finding.nbytes in ((0,) if is_alive else (32, 128))
         assert finding.line == "" or f"mine_{framework}.py:" in finding.line
@@ -56,7 +56,7 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
 @BOTH
 def test_what_wastes_most_comes_first(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path, "x > 0, copy(n.sin(x))", "g * n.sqrt(1 - r[1] * r[1])")["fn"]
-    found = audit(fn, array(framework, 4, 8)).findings
+    found = audit(fn, array(framework, 4, 8)).waste
     assert [(f.what, f.nbytes) for f in found] == [("duplicate", 128), ("unused", 32)]
 
 
@@ -65,7 +65,7 @@ def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path)["frozen_weight"]
     x, w = array(framework, 4, 8), array(framework, 8, 8)
     assert said(audit(fn, x, w)) == set()
-    (finding,) = audit(fn, x, frozen(w)).findings
+    (finding,) = audit(fn, x, frozen(w)).waste
     assert (finding.what, finding.names, finding.nbytes) == ("unused", ("sin",), 128)
     assert "nobody asked for" in finding.why
 
@@ -73,9 +73,9 @@ def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
 @BOTH
 def test_recomputation_and_what_it_would_cost_to_save(framework: str, tmp_path: Path) -> None:
     report = audit(module(framework, tmp_path)["again"], array(framework, 4, 8))
-    assert {(r.op, r.cost, r.nbytes) for r in report.recomputed} >= {("sin", "transcendental", 128)}
+    assert {(r.op, r.cost, r.nbytes) for r in report.repeats} >= {("sin", "transcendental", 128)}
     assert report.new_bytes == 0
-    assert all(f"mine_{framework}.py:" in r.line for r in report.recomputed)
+    assert all(f"mine_{framework}.py:" in r.line for r in report.repeats)
 
 
 @BOTH
@@ -94,5 +94,5 @@ def test_equal_masks_belong_to_the_layers_that_made_them(framework: str) -> None
 
     report = audit(lambda x: second(first(x)), array(framework, 8, 8), framework=framework)
     masks = [r for r in report.residuals if r.value.dtype == "bool"]
-    assert [r.scope.rpartition("/")[2] for r in masks] == ["first", "second"]
-    assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.findings]
+    assert [r.module.rpartition("/")[2] for r in masks] == ["first", "second"]
+    assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.waste]

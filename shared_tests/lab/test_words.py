@@ -6,7 +6,7 @@ from pathlib import Path
 
 import residuals_lab
 from residuals_lab.ops import BY_NAME
-from residuals_lab.trace import COSTS
+from residuals_lab.trace.costs import COSTS
 
 FILES = [path for path in Path(residuals_lab.__file__).parent.rglob("*.py") if "exercises" not in path.parts]
 WORDS = {word for words in COSTS.values() for word in words.split()}

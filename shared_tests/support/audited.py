@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from residuals_lab import frameworks
-from residuals_lab.audit import Report
+from residuals_lab.audit import Audit
 
 SOURCE = {
     "jax": """
@@ -159,6 +159,6 @@ def module(framework: str, folder: Path, saved: str = "x,", gradient: str = "g")
     return found
 
 
-def said(report: Report) -> set[tuple[str, str]]:
+def said(report: Audit) -> set[tuple[str, str]]:
     """What the report finds, for each array that it names; but for single inputs, which cost nothing."""
-    return {(f.what, name) for f in report.findings for name in f.names if name != "x"}
+    return {(f.what, name) for f in report.waste for name in f.names if name != "x"}

@@ -16,9 +16,9 @@ def test_what_hangs_on_ctx_and_what_a_view_pins(tmp_path: Path) -> None:
     found = module("torch", tmp_path)
     assert said(audit(found["on_ctx"], array("torch", 4, 8))) == {("hidden", "kept")}
     report = audit(lambda x: x.sin()[:1].exp().sin().sum(), array("torch", 64, 8))
-    assert report.findings == [], "the exp is new and small; the sine is not held"
+    assert report.waste == [], "the exp is new and small; the sine is not held"
     report = audit(lambda x: (x.sin()[:1] * x.cos()[:1]).sum(), array("torch", 64, 8))
-    assert {(f.what, f.nbytes) for f in report.findings} == {("pinned", 2 * (2048 - 32))}
+    assert {(f.what, f.nbytes) for f in report.waste} == {("pinned", 2 * (2048 - 32))}
 
 
 def test_what_two_views_share_counts_once() -> None:
@@ -27,7 +27,7 @@ def test_what_two_views_share_counts_once() -> None:
         return (y[:2] * y[2:]).sum()
 
     report = audit(fn, array("torch", 4, 8))
-    assert [(r.name, r.nbytes, r.size) for r in report.residuals if r.is_new] == [("sin", 128, 64)] * 2
+    assert [(r.name, r.storage_bytes, r.nbytes) for r in report.residuals if r.is_new] == [("sin", 128, 64)] * 2
     assert (report.new_bytes, report.saved_bytes) == (128, 256)
 
 
@@ -36,7 +36,7 @@ def test_a_view_wastes_nothing_and_a_module_stays_as_it_is() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     before = {name: a.clone() for name, a in model.state_dict().items()}
     report = audit(model, array("torch", 3, 4, 8))  # a linear layer takes the rows of a ReLU's result
-    assert report.findings == []
+    assert report.waste == []
     assert all(a.equal(before[name]) for name, a in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
@@ -96,13 +96,13 @@ def test_modules_of_pytorch() -> None:
     assert {(r.name, r.kind) for r in report.residuals} == {
         ("first.weight", "parameter"), ("matmul", "new"), ("sin", "new"), ("exp", "output"),
     }  # fmt: skip
-    assert {r.scope for r in report.residuals if r.op == "matmul"} == {"Net/first"}
+    assert {r.module for r in report.residuals if r.op == "matmul"} == {"Net/first"}
     assert net.first.weight.grad is None
     assert report.new_bytes == 2 * 128
     for net.reentrant in (False, True):
         report = audit(net, x)
         assert report.new_bytes == 0, "what the checkpoint holds is an output"
-        found = [(r.op, r.count) for r in report.recomputed]
+        found = [(r.op, r.count) for r in report.repeats]
         assert found == [("matmul", 2 if net.reentrant else 1), ("sin", 1)], "the last product, which nobody reads"
         assert said(report) == set()
 

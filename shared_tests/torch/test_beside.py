@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from residuals_lab.audit import audit
-from residuals_lab.beside import explained, matched
+from residuals_lab.audit.matching import explained, matched
 
 
 def test_what_stands_for_what_beside() -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import residuals_torch
-from residuals_lab.frameworks import torch_words
+from residuals_lab.frameworks.torch import words
 
 OPERATIONS = (torch.ops.aten, getattr(torch.ops, residuals_torch.__name__))
 TABLES = (
-    torch_words.OPS, torch_words.IDENTITIES, torch_words.COPIES, torch_words.LIKES, torch_words.UNLIKE_FAKES,
-    torch_words.NORMS,
+    words.OPS, words.IDENTITIES, words.COPIES, words.LIKES, words.UNLIKE_FAKES,
+    words.NORMS,
 )  # fmt: skip
 
 

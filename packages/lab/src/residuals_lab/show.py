@@ -6,20 +6,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the command that nobody reads on, instead of exiting with 1 as rich does."""
-        raise BrokenPipeError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
-def console() -> Console:
-    """Data goes to stdout: with colours on a terminal, as plain rows of any length in a pipe."""
-    return _Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
+def console() -> "Console":
+    """The console for data, which goes to stdout: with colours on a terminal, as plain rows of any length in a pipe."""
+    from rich.console import Console
+
+    class Pipeable(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to the command that nobody reads on, instead of exiting with 1 as rich does."""
+            raise BrokenPipeError
+
+    return Pipeable(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -28,6 +30,8 @@ def progress(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    from rich.console import Console
+
     with Console(stderr=True).status(what):
         yield
 

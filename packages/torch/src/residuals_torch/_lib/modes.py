@@ -44,7 +44,7 @@ def batched_alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
 
 
 def autocasted(*inputs: Any) -> tuple[Any, ...]:
-    """The inputs as a contraction takes them: where autocast is on in its dtype, but for None and float64."""
+    """The inputs as a contraction takes them: where autocast is on, in its dtype, but for None and float64."""
     kind = inputs[0].device.type
     if not torch.is_autocast_enabled(kind):
         return inputs

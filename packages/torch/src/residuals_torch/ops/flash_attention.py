@@ -8,7 +8,7 @@ from torch import Tensor
 
 from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, unfold
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Likes, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write
 
@@ -112,15 +112,8 @@ def bwd(
             dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2)
         if not need_scores:
             continue
-        if g_rows is None or wide_v is None:
-            dscores = -_queries(dot, rows) * weights
-        else:
-            dscores = unfold(fold(g_rows, heads) @ wide_v[..., keys, :].mT, weights)
-            taken = _queries(dot, rows)
-            if out is None:
-                taken = taken + torch.sum(weights * dscores, dim=-1, keepdim=True)
-            dscores = dscores.sub_(taken) if in_place else dscores - taken
-            dscores = dscores.mul_(weights) if in_place else dscores * weights
+        v_keys = None if wide_v is None else wide_v[..., keys, :]
+        dscores = _scores_gradient(weights, _queries(dot, rows), g_rows, v_keys, heads, out is None, in_place)
         if like_q is not None:
             dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
         if like_k is not None:
@@ -132,12 +125,35 @@ def bwd(
             else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
                 dbias = _add(dbias, part.clone() if part is dscores else part, -1)
     dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
-    dk = None if like_k is None or dk is None else match(_padded(dk, like_k.shape[-2], -2), like_k)
-    dv = None if like_v is None or dv is None else match(_padded(dv, like_v.shape[-2], -2), like_v)
+    dk, dv = _fitted(dk, like_k), _fitted(dv, like_v)
     if like_bias is not None and bias is not None and need_scores:
         dbias = torch.cat(dbiases[::-1], dim=-2) if dbiases else dbias
         dbias = None if dbias is None else match(_padded(dbias, bias.shape[-1], -1), like_bias)
     return dq, dk, dv, dbias
+
+
+def _scores_gradient(
+    weights: Tensor,
+    dot: Tensor,
+    g: Tensor | None,
+    v: Tensor | None,
+    heads: int,
+    is_out_missing: bool,
+    in_place: bool,
+) -> Tensor:
+    """P·(dP − dot) of one block, where dP = g·vᵀ; dot has Σ P·dP in it, unless `out`, which gives it, is not saved."""
+    if g is None or v is None:
+        return -dot * weights
+    dweights = unfold(fold(g, heads) @ v.mT, weights)
+    if is_out_missing:
+        dot = dot + torch.sum(weights * dweights, dim=-1, keepdim=True)
+    dscores = dweights.sub_(dot) if in_place else dweights - dot
+    return dscores.mul_(weights) if in_place else dscores * weights
+
+
+def _fitted(total: Tensor | None, like: Like | None) -> Tensor | None:
+    """The gradient of k or v, with zeros for the keys that no query attends, as its array is."""
+    return None if like is None or total is None else match(_padded(total, like.shape[-2], -2), like)
 
 
 def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from residuals_lab.call import samples
 
 from cases import Case, only
 from markdown import script
 from residuals_lab import frameworks
 from residuals_lab.ops import OPS
+from residuals_lab.ops.call import samples
 
 PAGES = script("op_pages")
 KIND = re.compile(r"(input|output|new)\b")  # the first word of a comment; `Saves:` has it in the words below
@@ -51,7 +51,7 @@ def test_comment_and_docstring_say_the_same(framework: str, op: str) -> None:
 def test_the_trace_finds_the_kind_that_is_said(case: Case) -> None:
     trace = case.call.trace(case.adapter, case.call.ours(case.adapter), case.args)
     kinds = {field: kind for field, (_, kind, _) in said(case.adapter.NAME, case.call.op.name).items()}
-    assert {r.name: r.kind for r in trace.crossing} == {r.name: kinds[r.name] for r in trace.crossing}
+    assert {r.name: r.kind for r in trace.residuals} == {r.name: kinds[r.name] for r in trace.residuals}
 
 
 @each
@@ -78,5 +78,5 @@ def kind_in_a_call(framework: str, op: str, field: str, static: dict[str, bool])
         return results if "return_logsumexp" in static else results[0]
 
     arrays = [adapter.array(a, "float32") for a in call.arrays.values()]
-    (found,) = (r.kind for r in call.trace(adapter, call.bind(adapter, fn), arrays).crossing if r.name == field)
+    (found,) = (r.kind for r in call.trace(adapter, call.bind(adapter, fn), arrays).residuals if r.name == field)
     return found
