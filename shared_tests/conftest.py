@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cases import Case, cases
+from markdown import is_measured
 from residuals_lab import frameworks
 
 # Read when JAX starts: eight devices to shard over, and a GPU's memory left to share with PyTorch.
@@ -75,9 +76,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"not installed, cases not collected: {', '.join(absent)}")
     if config.getoption("quick"):
         terminalreporter.write_line("only the first sample of each op; run all of them without --quick")
-    measured_on = (config.rootpath / "docs" / "ops" / "README.md").read_text(encoding="utf-8").replace(",", " ")
-    for title in (frameworks.load(name).TITLE for name in frameworks.installed()):
-        if f"{title} " not in measured_on:
+    for name in frameworks.installed():
+        if not is_measured(name):
+            title = frameworks.load(name).TITLE
             terminalreporter.write_line(f"{title}: docs/ops names another release; its own numbers were not compared")
     device = config.getoption("device")
     if device == "cpu":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markdown import DOCS, MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, run, script
+from markdown import DOCS, MENTIONS, ROOT, Block, Mismatch, blocks, compare_source, is_measured, run, script
 from residuals_lab import frameworks
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 from residuals_numpy.ops import x_sin_x
@@ -36,6 +36,7 @@ def test_blocks_do_what_they_show(session: list[Block], monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(DOCS)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX 0.10.0 logs an error for each program that it finds compiled
     run(session)
 
 
@@ -83,7 +84,13 @@ def carried(drawing: ModuleType) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", frameworks.installed())
 def test_figure_carries_what_is_measured(drawing: ModuleType, name: str) -> None:
-    assert carried(drawing)[name] == drawing.measure_all(name)
+    shown, measured = carried(drawing)[name], drawing.measure_all(name)
+    if not is_measured(name):
+        for of_the_framework in ("plain autodiff", "framework's own"):
+            shown.pop(of_the_framework, None)
+            measured.pop(of_the_framework, None)
+    assert shown == measured
+    assert shown
 
 
 def assert_same_figure(committed: Path, again: Path) -> None:

@@ -28,6 +28,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from residuals_lab import frameworks
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LANGUAGES = {"python", "pycon", "text", "console", ""}
@@ -58,6 +60,12 @@ class Block:
 
 class Mismatch(AssertionError):
     """What a file shows is not what happens."""
+
+
+def is_measured(framework: str) -> bool:
+    """Whether the pages name the release that runs here; another one may hold something else by its own means."""
+    measured_on = (DOCS / "ops" / "README.md").read_text(encoding="utf-8").replace(",", " ")
+    return f"{frameworks.load(framework).TITLE} " in measured_on
 
 
 def script(name: str) -> ModuleType:
