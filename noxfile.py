@@ -9,30 +9,53 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
+nox.needs_version = ">=2025.5.1"  # for `requires`
 nox.options.default_venv_backend = "virtualenv"  # its pip finds PyTorch's CPU build, which uv would pass over
 nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests(jax)", "tests(torch)", "both", "parity", "types"]
 
 TESTING = ["pytest", "pytest-xdist", "hypothesis", "matplotlib"]
+PACKAGES = ("numpy", "jax", "torch", "lab")
+
+
+def begin(session: nox.Session) -> None:
+    """Say how far `nox` is, which does not say it by itself."""
+    every = nox.options.sessions or ()
+    session.log(f"session {[*every].index(session.name) + 1} of the {len(every)} that `nox` runs")
 
 
 def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None, pinned: bool = True) -> None:
     """The lab with these frameworks, by path since none of the packages is on an index; PyTorch as `constraints.txt`
     pins it, or whichever release pip chooses.
+
+    Ours are installed in place, so this is done once, until what is to be installed changes.
     """
-    paths = [f"./packages/{name}" for name in ("numpy", "lab", *frameworks)]
-    session.install("hatchling")  # once for all four, not once for each
+    paths = [f"-e./packages/{name}" for name in ("numpy", "lab", *frameworks)]
     constraints = ["-c", "constraints.txt"] if pinned else []
+    wanted = [*constraints, *paths, *(extra or [])]
+    projects = ("constraints.txt", *sorted(glob.glob("packages/*/pyproject.toml")))
+    described = "\n".join([*wanted, *(Path(path).read_text() for path in projects)])
+    done = Path(session.virtualenv.location, "installed.txt")
+    if done.is_file() and done.read_text() == described:
+        return
+    session.install("hatchling", "editables")  # once for all four, not once for each
     # Compiling all of PyTorch to bytecode takes longer than installing it; a session imports a small part.
-    session.install("--no-compile", "--no-build-isolation", *constraints, *paths, *(extra or []))
+    session.install("--no-compile", "--no-build-isolation", *wanted)
+    done.write_text(described)
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
-    command = ("python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", *arguments, *session.posargs)
-    session.run(*command, env={"OMP_NUM_THREADS": "1"})  # there is a process for each core
+def pytest(session: nox.Session, *arguments: str, python: str = "python") -> None:
+    command = ("-m", "pytest", "-n", "auto", "--maxprocesses", "4", "-rs", *arguments, *session.posargs)
+    session.run(python, *command, env={"OMP_NUM_THREADS": "1"}, external=True)  # there is a process for each core
+
+
+def in_both(program: str) -> str:
+    """A program of the environment that the session `both` has made."""
+    return os.path.join(os.environ["RESIDUALS_BOTH"], program)
 
 
 def newest_python() -> str | None:
@@ -55,43 +78,55 @@ def oldest_releases() -> list[str]:
     return sorted(bound.replace(">=", "==") for bound in bounds if ">=" in bound)
 
 
-@nox.session(default=False)
-def compare(session: nox.Session) -> None:
-    """Print the comparison of every op in NumPy, JAX and PyTorch; `parity` ends with it too."""
-    install(session, "jax", "torch")
-    session.run("residuals", "compare", *session.posargs)
-
-
-@nox.session
-@nox.parametrize("framework", [nox.param("jax", id="jax"), nox.param("torch", id="torch")])
-def tests(session: nox.Session, framework: str) -> None:
-    """Run the shared tests with only one framework installed."""
-    install(session, framework, extra=TESTING)
-    pytest(session)
-
-
-@nox.session
-def parity(session: nox.Session) -> None:
-    """Run what needs both frameworks: JAX against PyTorch, the documentation, and the comparison of every op."""
-    install(session, "jax", "torch", extra=TESTING)
-    pytest(session, *(f"shared_tests/{name}" for name in ("parity", "lab/test_compare.py", "test_house.py")))
-    pytest(session, "shared_tests/docs", "-k", "jax-torch")  # what needs one of them has run without the other
-    session.run("residuals", "compare")
-
-
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
+    begin(session)
     session.install("ruff")
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check", *session.posargs)
 
 
 @nox.session
+@nox.parametrize("framework", [nox.param("jax", id="jax"), nox.param("torch", id="torch")])
+def tests(session: nox.Session, framework: str) -> None:
+    """Run the shared tests with only one framework installed."""
+    begin(session)
+    install(session, framework, extra=TESTING)
+    pytest(session)
+
+
+@nox.session
+def both(session: nox.Session) -> None:
+    """Make the environment with both frameworks, in which `compare`, `parity` and `types` run."""
+    begin(session)
+    install(session, "jax", "torch", extra=[*TESTING, "mypy"])
+    os.environ["RESIDUALS_BOTH"] = session.bin
+
+
+@nox.session(venv_backend="none", requires=["both"])
+def parity(session: nox.Session) -> None:
+    """Run what needs both frameworks: JAX against PyTorch, the documentation, and the comparison of every op."""
+    begin(session)
+    folders = [f"shared_tests/{name}" for name in ("parity", "lab/test_compare.py", "test_house.py")]
+    pytest(session, *folders, python=in_both("python"))
+    # What a page asks of one framework has run without the other.
+    pytest(session, "shared_tests/docs", "-k", "jax-torch", python=in_both("python"))
+    session.run(in_both("residuals"), "compare", external=True)
+
+
+@nox.session(venv_backend="none", requires=["both"])
 def types(session: nox.Session) -> None:
     """Check types, strictly, against the frameworks' own."""
-    install(session, "jax", "torch", extra=["mypy", "matplotlib", "pytest"])
-    session.run("mypy", *(session.posargs or [f"packages/{name}/src" for name in ("numpy", "jax", "torch", "lab")]))
+    begin(session)
+    paths = session.posargs or [f"packages/{name}/src" for name in PACKAGES]
+    session.run(in_both("python"), "-m", "mypy", *paths, external=True)
+
+
+@nox.session(venv_backend="none", requires=["both"], default=False)
+def compare(session: nox.Session) -> None:
+    """Print the comparison of every op in NumPy, JAX and PyTorch; `parity` ends with it too."""
+    session.run(in_both("residuals"), "compare", *session.posargs, external=True)
 
 
 @nox.session(default=False)
@@ -118,7 +153,7 @@ def models(session: nox.Session) -> None:
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Run the shared tests on this machine's GPU, with the frameworks that are already installed in this Python."""
-    folders = [os.path.abspath(f"packages/{name}/src") for name in ("numpy", "jax", "torch", "lab")]
+    folders = [os.path.abspath(f"packages/{name}/src") for name in PACKAGES]
     session.run(
         sys.executable, "-m", "pytest", "shared_tests", "--device", "gpu", *session.posargs,
         env={"PYTHONPATH": os.pathsep.join(folders)}, external=True,
