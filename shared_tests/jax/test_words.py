@@ -7,7 +7,17 @@ from residuals_lab.frameworks.jax import words
 
 NAMES = {getattr(primitive, "name", "") for primitive in vars(primitives).values()}
 # Those that are not among JAX's public primitives, or that only some releases of it have.
-OTHERS = {"checkpoint", "copy_p", "core_call", "empty2", "eval_jaxpr", "optimization_barrier", "pjit", "shard_map"}
+OTHERS = {
+    "checkpoint",
+    "closed_call",
+    "copy_p",
+    "core_call",
+    "empty2",
+    "eval_jaxpr",
+    "optimization_barrier",
+    "pjit",
+    "shard_map",
+}
 TABLES = (words.OPS, words.BODIES, words.PROGRAMS, words.IDENTITIES, words.COPIES)
 
 

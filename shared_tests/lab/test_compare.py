@@ -11,7 +11,8 @@ from rich.console import Console
 
 from command import assert_usage, run
 from residuals_lab import frameworks
-from residuals_lab.compare import summary, table
+from residuals_lab.compare import compare, summary, table
+from residuals_lab.compare.measure import Options
 from residuals_lab.ops import BY_NAME
 from residuals_lab.ops.tolerance import error, limit
 
@@ -22,7 +23,7 @@ ONE = INSTALLED[0]
 def test_json_has_all_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "x_sin_x", "rms_norm", "--json", "--size", 640)
     document = json.loads(out)
-    assert (code, err, document["schema_version"], document["failures"]) == (0, "", 1, [])
+    assert (code, err, document["schema_version"], document["findings"]) == (0, "", 2, [])
     assert [entry["op"] for entry in document["ops"]] == ["x_sin_x", "rms_norm"]
     for entry in document["ops"]:
         assert tuple(entry["frameworks"]) == INSTALLED
@@ -32,13 +33,15 @@ def test_json_has_all_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
             assert record["value_error"]["float64"] <= 1e-9
             assert record["gradient_error"]["float64"] <= 1e-9
             assert 0 < record["gradient_error"]["float32"] <= 1e-5
+            plain, checkpoint = record["plain"], record["checkpoint"]
             assert record["saved_bytes"] == sum(r["bytes"] for r in record["residuals"])
-            assert record["recomputed"] == []
-            assert record["checkpoint_recomputed"] != []
-            assert record["checkpoint_saved_bytes"] < record["saved_bytes"] <= record["autodiff_saved_bytes"]
+            assert record["repeats"] == []
+            assert checkpoint["repeats"] != []
+            assert checkpoint["saved_bytes"] < record["saved_bytes"] <= plain["saved_bytes"]
             assert record["new_bytes"] == sum(r["bytes"] for r in record["residuals"] if r["kind"] == "new")
-            assert record["new_bytes"] < record["autodiff_new_bytes"] or entry["op"] == "x_sin_x"
-            assert record["new_bytes"] < record["chain_bytes"] <= record["autodiff_chain_bytes"]
+            assert record["new_bytes"] < plain["new_bytes"] or entry["op"] == "x_sin_x"
+            assert record["new_bytes"] < record["chain_bytes"] <= plain["chain_bytes"]
+            assert plain["second_derivative_error"] is None, "it is the truth of second derivatives"
 
 
 def test_json_names_the_frameworks_own_op(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,9 +51,8 @@ def test_json_names_the_frameworks_own_op(capsys: pytest.CaptureFixture[str]) ->
     for i, entry in enumerate(document["ops"]):
         assert entry["first_array_bytes"] == 4 * 4096
         for name, record in entry["frameworks"].items():
-            assert record["own"] == own[name][i]
-            found = {f"own_{what}_bytes" for what in ("saved", "new", "chain")} & set(record)
-            assert len(found) == (0 if record["own"] is None else 3)
+            assert (record["own"] and record["own"]["name"]) == own[name][i]
+            assert record["own"] is None or {"saved_bytes", "new_bytes", "chain_bytes"} <= set(record["own"])
             assert (record["saved_bytes"], record["new_bytes"], record["chain_bytes"]) == {
                 "tanh": (4 * 4096, 0, 0),  # it saves y, which the next layer holds
                 "scaled": (4 * 4096 + 4 * 64, 0, 4 * 4096),  # and this x, which nobody else does
@@ -62,16 +64,17 @@ def test_the_seed_problem(framework: str, capsys: pytest.CaptureFixture[str]) ->
     """Exactly x and sin_x, 8 bytes a float32 element; plain autodiff holds 12 in JAX and 8 in PyTorch."""
     _, out, _ = run(capsys, "x_sin_x", "--framework", framework, "--size", 1000, "--json")
     record = json.loads(out)["ops"][0]["frameworks"][framework]
-    assert record["residuals"] == [
-        {"name": "x", "shape": [1000], "dtype": "float32", "bytes": 4000, "kind": "input"},
-        {"name": "sin_x", "shape": [1000], "dtype": "float32", "bytes": 4000, "kind": "new"},
+    shown = ("name", "shape", "dtype", "bytes", "kind", "storage", "storage_bytes")
+    assert [tuple(r[key] for key in shown) for r in record["residuals"]] == [
+        ("x", [1000], "float32", 4000, "input", 0, 4000),
+        ("sin_x", [1000], "float32", 4000, "new", 1, 4000),
     ]
     assert record["saved_bytes"] == 8000
-    assert record["autodiff_saved_bytes"] == {"jax": 12000, "torch": 8000}[framework]
-    assert record["checkpoint_saved_bytes"] == 4000
+    assert record["plain"]["saved_bytes"] == {"jax": 12000, "torch": 8000}[framework]
+    assert record["checkpoint"]["saved_bytes"] == 4000
     assert (record["new_bytes"], record["chain_bytes"]) == (4000, 8000)
-    assert record["autodiff_chain_bytes"] == record["autodiff_saved_bytes"]
-    assert (record["recomputed"], record["checkpoint_recomputed"]) == ([], ["sin"])
+    assert record["plain"]["chain_bytes"] == record["plain"]["saved_bytes"]
+    assert (record["repeats"], record["checkpoint"]["repeats"]) == ([], ["sin"])
 
 
 def test_the_table_says_what_the_json_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +116,7 @@ def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     }
     code, out, _ = run(capsys, *expected)
     lines = out.splitlines()
-    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "held"]) + 1 :])
+    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "saved"]) + 1 :])
     for op, numbers in expected.items():
         for label in ([op, frameworks.TITLES[INSTALLED[0]]], *([frameworks.TITLES[name]] for name in INSTALLED[1:])):
             row = next(table).split()
@@ -126,17 +129,18 @@ def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_many_ops_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """The last column gives way, for the verdict says the same."""
-    _, out, _ = run(capsys, "x_sin_x", "scaled", "dropout_remat", "rms_norm", "--json")
+    ops = [BY_NAME[name] for name in ("x_sin_x", "scaled", "dropout_remat", "rms_norm")]
+    comparison = compare(ops, [frameworks.load(name) for name in INSTALLED], Options())
     for width in (80, 120):
-        summary.show(json.loads(out), Console(width=width, highlight=False))
+        summary.show(comparison, Console(width=width, highlight=False))
         lines = capsys.readouterr().out.splitlines()
         assert not any("…" in line for line in lines)
         assert ("exchange" in " ".join(lines[:8])) == (width == 120)
 
 
 def test_a_narrow_terminal_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run(capsys, "x_sin_x", "--json")
-    table.show(json.loads(out), Console(width=80))
+    comparison = compare([BY_NAME["x_sin_x"]], [frameworks.load(name) for name in INSTALLED], Options())
+    table.show(comparison, Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert not any("…" in line for line in lines)
     assert max(len(line) for line in lines if "JAX −" not in line and "Next:" not in line) <= 80
@@ -256,7 +260,7 @@ def test_an_op_that_breaks_its_word_fails(
     code, out, _ = run(capsys, "x_sin_x", "--framework", framework)
     assert code == 1
     assert "FAILED x_sin_x in" in out
-    assert "backward computes again nothing; declared ['sin']" in out
+    assert "repeats other operations in its backward than RECOMPUTES declares: expected sin, got nothing" in out
 
 
 def test_errors_do_not_hide_in_nan_or_shape() -> None:

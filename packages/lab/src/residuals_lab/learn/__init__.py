@@ -65,7 +65,7 @@ def check(exercise: str, framework: str) -> Grade:
     try:
         path.read_bytes()
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file here; start with: {command(exercise, framework)}") from None
+        raise UsageError(f"{path}: no such file here; start with: {command_line(exercise, framework)}") from None
     except OSError as problem:
         raise UsageError(f"{path}: cannot be read: {problem.strerror or problem}") from None
     frameworks.require(framework)
@@ -78,6 +78,6 @@ def check(exercise: str, framework: str) -> Grade:
     return grade
 
 
-def command(exercise: str, framework: str) -> str:
+def command_line(exercise: str, framework: str) -> str:
     """The command that all else is an option of."""
     return f"residuals learn {exercise} --framework {framework}"

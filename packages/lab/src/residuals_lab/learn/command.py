@@ -57,7 +57,7 @@ def _framework(name: str | None) -> str:
 def _run_start(exercise: str, framework: str, reset: bool) -> int:
     from residuals_lab import learn
 
-    path, command = learn.file_of(exercise, framework), learn.command(exercise, framework)
+    path, command = learn.file_of(exercise, framework), learn.command_line(exercise, framework)
     if not learn.start(exercise, framework, reset):
         _say(f"{path} is there already and was left alone. Go on with --check or --hint; --reset puts the stub back.")
         return 0
@@ -73,7 +73,7 @@ def _run_hint(exercise: str, framework: str, number: int) -> int:
     _say(f"Hint {found.number} of {found.last}: {found.title}\n\n{found.text}\n")
     following = f"--hint {number + 1}" if number < found.last else "--check"
     what = "Next hint:" if number < found.last else "That was the last one. Check your file:"
-    _say(f"{what}  {learn.command(exercise, framework)} {following}")
+    _say(f"{what}  {learn.command_line(exercise, framework)} {following}")
     return 0
 
 
@@ -93,7 +93,7 @@ def _run_check(exercise: str, framework: str, as_json: bool) -> int:
         _say(f"✗ {path}: {finding.title}  [{finding.rule}]\n")
         for label in ("expected", "got", "why", "mend"):
             _say(_labelled(label, getattr(finding, label)))
-        _say(f"\nStuck? {learn.command(exercise, framework)} --hint")
+        _say(f"\nStuck? {learn.command_line(exercise, framework)} --hint")
     return 0 if finding is None else 1
 
 
