@@ -21,7 +21,7 @@ def test_the_same_command_in_both_frameworks(
     code, out, _ = residuals(capsys, "audit", f"{path}:attend", *(["--arg", "f32[64,8]"] * 3), "--json")
     document = json.loads(out)
     assert code == 0
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert {r["name"] for r in document["residuals"]} >= {"q", "v"}
     assert document["new_bytes"] == sum(r["storage_bytes"] for r in document["residuals"] if r["is_new"]) > 0
     for by in ("source", "module", "kind"):
@@ -38,8 +38,8 @@ def test_the_same_command_in_both_frameworks(
 def test_the_document_has_what_is_wasted(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"{source(framework, tmp_path, 'n.cos(x), n.exp(x)', 'g * r[0]')}:fn"
     document = json.loads(residuals(capsys, "audit", target, "--arg", "f32[4,8]", "--json")[1])
-    (finding,) = document["findings"]
-    assert (finding["what"], finding["names"], finding["nbytes"]) == ("unused", ["exp"], 128)
+    (finding,) = document["waste"]
+    assert (finding["what"], finding["names"], finding["freed_bytes"]) == ("unused", ["exp"], 128)
     found = {r["name"]: (r["kind"], r["shape"], r["dtype"], r["bytes"], r["is_unused"]) for r in document["residuals"]}
     assert found == {"cos": ("new", [4, 8], "float32", 128, False), "exp": ("new", [4, 8], "float32", 128, True)}
     made = {r["made_by"]: (r["line"].rpartition(":")[0], r["read_by"]) for r in document["residuals"]}

@@ -17,7 +17,7 @@ import pytest
 from command import assert_usage
 from markdown import DOCS, ROOT
 from residuals_lab import cli, frameworks, streams
-from residuals_lab.targets import read_numbers
+from residuals_lab.targets.files import read_numbers
 
 FRAMEWORK, *_ = frameworks.installed()
 LAB = ROOT / "packages" / "lab" / "src" / "residuals_lab"
@@ -222,7 +222,7 @@ def commands_in(text: str) -> list[str]:
 
 def test_what_comes_next_runs_as_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for most in (1, 0):  # ops, for each of which there is a whole table
-        monkeypatch.setattr(cli, "IN_DETAIL", most)
+        monkeypatch.setattr("residuals_lab.compare.command.IN_DETAIL", most)
         (command,) = commands_in(run(capsys, *COMPARE)[1])
         assert run(capsys, *shlex.split(command)[1:])[0] == 0, command
     _, out, _ = run(capsys, *AUDIT)

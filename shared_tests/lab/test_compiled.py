@@ -84,11 +84,11 @@ def test_what_a_callable_tree_holds_is_differentiated_and_what_is_frozen_is_not(
 
 @pytest.mark.parametrize("framework", INSTALLED)
 def test_what_cannot_be_compiled_is_said_in_a_line(framework: str) -> None:
-    audit_only, calls = 3 if framework == "jax" else 1, []
+    before, calls = {"jax": 2, "torch": 1}[framework], []  # of these calls the audit itself makes so many
 
     def fn(x: Any) -> Any:
         calls.append(1)
-        if len(calls) > audit_only:
+        if len(calls) > before:
             raise ValueError("only so often")
         return (x * x).sum()
 

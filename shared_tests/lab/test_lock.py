@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from residuals_lab import cli, frameworks, lock
+from residuals_lab import cli, frameworks
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lock import Amount, Entry, Key
+from residuals_lab.lock import Amount, Entry, Key, file, now
+from residuals_lab.lock.changes import changes
 from residuals_lab.ops import OPS
 from residuals_lab.testing import assert_residuals
 
@@ -34,10 +35,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 @BOTH
 def test_our_ops_keep_what_is_locked(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / lock.FILE
+    path = ROOT / file.FILE
     code, out, _ = run(capsys, "check", "--file", path, "--framework", framework)
     assert (code, out) == (0, f"{len(OPS)} targets as locked.\n")
-    names = {e.target for e in lock.read(path) if e.framework == framework}
+    names = {e.target for e in file.read(path) if e.framework == framework}
     assert names == {f"residuals_{framework}:{op.name}" for op in OPS}
 
 
@@ -54,9 +55,9 @@ def test_what_grows_is_named(
 
     target = define("n.sin(n.sin(x)).sum()")
     assert run(capsys, "write", target, "--arg", "f32[4,8]")[0] == 0
-    before = Path(lock.FILE).read_text()
+    before = Path(file.FILE).read_text()
     assert run(capsys, "write")[0] == 0
-    assert Path(lock.FILE).read_text() == before, "nothing has changed"
+    assert Path(file.FILE).read_text() == before, "nothing has changed"
     code, out, _ = run(capsys, "check")
     assert (code, out) == (0, "1 target as locked.\n")
     code, out, _ = run(capsys, "write", tmp_path / target)
@@ -95,19 +96,19 @@ def entry(**residuals: Amount) -> Entry:
 
 def test_changes() -> None:
     one = Amount(1, 16)
-    assert lock.changes(entry(a=one, b=one), entry(b=one, a=one)) == []
-    (appears,) = (c for c in lock.changes(entry(), entry(a=Amount(1, 0))) if c.is_worse)
+    assert changes(entry(a=one, b=one), entry(b=one, a=one)) == []
+    (appears,) = (c for c in changes(entry(), entry(a=Amount(1, 0))) if c.is_worse)
     assert (appears.how, appears.what) == ("appears", "a, new float32[4]")
-    more = lock.changes(entry(a=one), entry(a=Amount(2, 32)))[-1]
+    more = changes(entry(a=one), entry(a=Amount(2, 32)))[-1]
     assert (more.before, more.after, more.is_worse) == (16, 32, True)
-    assert all(c.is_worse for c in lock.changes(entry(a=one), entry(a=Amount(1, 17)))), "by however little"
-    (swapped,) = lock.changes(entry(a=one), entry(b=one))
+    assert all(c.is_worse for c in changes(entry(a=one), entry(a=Amount(1, 17)))), "by however little"
+    (swapped,) = changes(entry(a=one), entry(b=one))
     assert (swapped.how, swapped.is_worse, swapped.what) == ("replaced", True, "a by b, new float32[4]")
-    assert [c.how for c in lock.changes(entry(a=one), entry(b=Amount(1, 17)))][2:] == ["appears", "is gone"]
+    assert [c.how for c in changes(entry(a=one), entry(b=Amount(1, 17)))][2:] == ["appears", "is gone"]
 
 
 def test_more_bytes_in_fewer_arrays_grew() -> None:
-    (change,) = (c for c in lock.changes(entry(a=Amount(2, 32)), entry(a=Amount(1, 40))) if c.key)
+    (change,) = (c for c in changes(entry(a=Amount(2, 32)), entry(a=Amount(1, 40))) if c.key)
     assert (change.how, change.is_worse) == ("grew", True)
 
 
@@ -116,17 +117,17 @@ def test_single_numbers_closed_over_are_no_bytes(framework: str, tmp_path: Path)
     """Which a framework may keep as arrays: what is held in all is what is in the list."""
     path = tmp_path / "mine.py"
     path.write_text(SINES[framework].format(fn="n.sin(x) * SCALE * n.tanh(x)") + "SCALE = n.asarray(2.0)\n")
-    found = lock.now(f"{path}:fn", ["--arg f32[4,8]"])
+    found = now(f"{path}:fn", ["--arg f32[4,8]"])
     assert found.saved_bytes == sum(amount.nbytes for amount in found.residuals.values()) > 0
 
 
 def test_the_file_is_sorted() -> None:
     """Whatever the order in which targets were written, and arrays found: a diff shows what changed."""
     entries = [replace(entry(b=Amount(1, 16), a=Amount(1, 16)), target=name) for name in ("b.py:f", "a.py:f")]
-    document = tomllib.loads(lock.text(entries))
+    document = tomllib.loads(file.text(entries))
     assert [found["target"] for found in document["target"]] == ["a.py:f", "b.py:f"]
     assert [r["name"] for r in document["target"][0]["residuals"]] == ["a", "b"]
-    assert lock.text(entries) == lock.text(entries[::-1])
+    assert file.text(entries) == file.text(entries[::-1])
 
 
 def test_the_file_can_be_read_back() -> None:
@@ -135,9 +136,9 @@ def test_the_file_can_be_read_back() -> None:
         Entry(odd, "jax", (f"--arg {odd}",), 3, 4, {Key(odd, "new", "u8[3]"): Amount(2, 3)}),
         entry(a=Amount(1, 1)),
     ]
-    found = tomllib.loads(lock.text(written))
+    found = tomllib.loads(file.text(written))
     assert {e["target"] for e in found["target"]} == {odd, "a.py:f"}
-    assert sorted((lock._read_entry(e) for e in found["target"]), key=str) == sorted(written, key=str)
+    assert sorted((file._read_entry(e) for e in found["target"]), key=str) == sorted(written, key=str)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_file_that_is_none(
 
 def test_arguments_without_a_target_accept_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "some.lock"
-    lock.write(path, [entry()])
+    file.write(path, [entry()])
     before = path.read_text()
     code, _, err = run(capsys, "write", "--arg", "f32[3]", "--file", path)
     assert (code, path.read_text()) == (2, before)
@@ -176,15 +177,15 @@ def test_arguments_without_a_target_accept_nothing(tmp_path: Path, capsys: pytes
 
 def test_targets_that_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "some.lock"
-    lock.write(path, [entry()])
+    file.write(path, [entry()])
     assert run(capsys, "check", "b.py:g", "--file", path)[0] == 2
     absent = {"jax", "torch"} - {*INSTALLED}
     if absent:
         (name,) = absent
-        lock.write(path, [Entry(f"residuals_{name}:relu", name, (), 0, 0)])
+        file.write(path, [Entry(f"residuals_{name}:relu", name, (), 0, 0)])
         assert run(capsys, "check", "--file", path)[0] == 3
     here = INSTALLED[0]
-    lock.write(
+    file.write(
         path, [Entry(f"{tmp_path}/gone.py:f", here, ()), Entry(f"residuals_{here}:relu", here, ("--arg f32[4]",))]
     )
     code, out, err = run(capsys, "check", "--file", path)
@@ -198,9 +199,9 @@ def test_a_link_is_written_through(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "real").mkdir()
     link = tmp_path / "some.lock"
     link.symlink_to(tmp_path / "real" / "some.lock")
-    lock.write(link, [entry()])
+    file.write(link, [entry()])
     assert link.is_symlink()
-    assert lock.read(tmp_path / "real" / "some.lock") == [entry()]
+    assert file.read(tmp_path / "real" / "some.lock") == [entry()]
     here = INSTALLED[0]
     code, _, err = run(
         capsys, "write", f"residuals_{here}:relu", "--arg", "f32[4]", "--file", tmp_path / "none" / "some.lock"

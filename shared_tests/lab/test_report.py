@@ -9,7 +9,7 @@ import pytest
 
 from command import assert_usage
 from residuals_lab import cli, frameworks
-from residuals_lab.audit import table
+from residuals_lab.audit import page
 
 FRAMEWORK, *_ = frameworks.installed()
 SOURCE = {
@@ -56,14 +56,14 @@ def test_html_is_readable_on_a_light_page_and_on_a_dark_one(target: str) -> None
     mixed = re.findall(r"color: color-mix\(in srgb, currentColor (\d+)%, #\w{6}\)", found)
     assert len(mixed) == len(re.findall('<span style="[^"]*color:', found)) > 0, "no colour is one of its own"
     for share in {int(percent) / 100 for percent in mixed}:
-        for hue in table._HUES[1:]:
-            for text, page in (((31, 35, 40), (255, 255, 255)), ((212, 212, 212), (30, 30, 30))):
+        for hue in page._HUES[1:]:
+            for text, paper in (((31, 35, 40), (255, 255, 255)), ((212, 212, 212), (30, 30, 30))):
                 colour = tuple(share * a + (1 - share) * b for a, b in zip(text, hue, strict=True))
-                assert contrast(colour, page) >= 4.5, (hue, page)
+                assert contrast(colour, paper) >= 4.5, (hue, paper)
 
 
 def test_a_page_follows_its_reader(target: str) -> None:
-    found = table.page([report(target)])
+    found = page.page([report(target)])
     assert "color-scheme: light dark" in found
     assert "@media (prefers-color-scheme: dark)" in found
 
@@ -86,9 +86,9 @@ def test_sums_as_json(target: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert document == plain
         assert [*found] == [group]
         assert sum(g["new_bytes"] for g in found[group]) == plain["new_bytes"] > 0
-        assert found[group][0].keys() == {"label", "arrays", "bytes", "new_bytes"}
+        assert found[group][0].keys() == {"label", "arrays", "saved_bytes", "new_bytes"}
     both = json.loads(run(capsys, *arguments, "--by", "kind", "--beside", target)[1])
-    assert [*both["reports"][1]["by"]] == ["kind"]
+    assert [*both["audits"][1]["by"]] == ["kind"]
 
 
 def test_pictures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

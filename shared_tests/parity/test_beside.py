@@ -18,5 +18,5 @@ def test_a_port_beside_its_original(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert code == 0, "each has its own"
     code, out, _ = residuals(capsys, *command, "--beside", port, "--json")
     document = json.loads(out)
-    left, right = (report["new_bytes"] for report in document["reports"])
+    left, right = (report["new_bytes"] for report in document["audits"])
     assert sum(match["difference"] for match in document["matched"]) == right - left
