@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
@@ -24,9 +24,7 @@ from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
-from residuals_lab.trace import Residual, Trace, lifetimes
-
-Role = Literal["input", "parameter", "frozen"]
+from residuals_lab.trace import Input, Residual, Role, Trace, lifetimes
 
 
 class Marked(NamedTuple):
@@ -138,19 +136,11 @@ def audit(
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
-    flat, leaves = _flat(adapter, fn, args, kwargs)
-    arrays, around = [leaf.array for leaf in leaves], _around(fn)
-    is_frozen = [i for i, leaf in enumerate(leaves) if leaf.role == "frozen"]
+    flat, inputs = _flat(adapter, fn, args, kwargs)
+    names, arrays, roles = zip(*inputs, strict=True) if inputs else ((), (), ())
+    around = _around(fn)
     try:
-        trace = adapter.trace(
-            flat,
-            arrays,
-            [leaf.name for leaf in leaves],
-            parameters=[i for i, leaf in enumerate(leaves) if leaf.role == "parameter"],
-            frozen=is_frozen,
-            around=around,
-            is_abstract=not is_concrete,
-        )
+        trace = adapter.trace(flat, arrays, names, roles=roles, around=around, is_abstract=not is_concrete)
     except UsageError:
         raise
     except (Exception, SystemExit) as problem:  # of any kind, from a function that is not ours
@@ -161,9 +151,8 @@ def audit(
     marked = map(_marked, (*args, *kwargs.values()))
     values = [adapter.frozen(a.tree) if a.role == "frozen" else a.tree for a in marked]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
-    return replace(
-        found, compiled=_compiled(adapter, Subject(fn, values[: len(args)], named, flat, arrays, is_frozen, around))
-    )
+    subject = Subject(fn, values[: len(args)], named, flat, inputs, around)
+    return replace(found, compiled=_compiled(adapter, subject))
 
 
 def _compiled(adapter: Framework, subject: Subject) -> Compiled:
@@ -174,14 +163,6 @@ def _compiled(adapter: Framework, subject: Subject) -> Compiled:
     return found
 
 
-class Input(NamedTuple):
-    """An array among the arguments."""
-
-    name: str  # with its path, "params['w']"
-    array: Any
-    role: Role
-
-
 def _flat(
     adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[Input]]:
@@ -189,10 +170,10 @@ def _flat(
     given = [("", Marked(fn, "parameter"))]
     given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
     given += [(key, _marked(a)) for key, a in kwargs.items()]
-    leaves, rebuilds = [], []
+    inputs, rebuilds = list[Input](), []
     for name, marked in given:
         found, rebuild = adapter.arrays_in(marked.tree)
-        leaves += [Input(name + path, array, marked.role) for path, array in found.items()]
+        inputs += [Input(name + path, array, marked.role) for path, array in found.items()]
         rebuilds.append((len(found), rebuild))
 
     def flat(*arrays: Any) -> Any:
@@ -203,7 +184,7 @@ def _flat(
         fn, *values = trees
         return fn(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
 
-    return flat, leaves
+    return flat, inputs
 
 
 def _around(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -61,7 +61,14 @@ def document(audit: Audit) -> dict[str, Any]:
 
 def _compiled(compiled: Compiled) -> dict[str, Any]:
     arrays = [
-        {"name": a.name, "shape": list(a.shape), "dtype": a.dtype, "storage_bytes": a.nbytes, "is_new": a.is_new}
+        {
+            "name": a.name,
+            "shape": list(a.shape),
+            "dtype": a.dtype,
+            "bytes": a.nbytes,
+            "storage_bytes": a.storage_bytes,
+            "is_new": a.is_new,
+        }
         for a in compiled.arrays
     ]
     return {"what": compiled.what, "new_bytes": compiled.new_bytes, "arrays": arrays}

@@ -59,8 +59,8 @@ def _after(report: Audit) -> list[str]:
         return []
     what, new_bytes, arrays = report.compiled
     lines = [f"{size(new_bytes)} by {what}, where the program as it is written keeps {size(report.new_bytes)}"]
-    new = sorted((a for a in arrays if a.is_new), key=lambda a: -a.nbytes)
-    lines += [f"{size(a.nbytes):>10}  {a.name}  {a.dtype}[{', '.join(map(str, a.shape))}]" for a in new[:12]]
+    new = sorted((a for a in arrays if a.is_new), key=lambda a: -a.storage_bytes)
+    lines += [f"{size(a.storage_bytes):>10}  {a.name}  {a.dtype}[{', '.join(map(str, a.shape))}]" for a in new[:12]]
     return [*lines, *([f"{'':>10}  and {len(new) - 12} more"] if len(new) > 12 else [])]
 
 

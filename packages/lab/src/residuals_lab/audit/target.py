@@ -10,13 +10,14 @@ from types import ModuleType
 from typing import Any
 
 from residuals_lab import frameworks
-from residuals_lab.audit import Audit, Marked, Role, audit
+from residuals_lab.audit import Audit, Marked, audit
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.detect import ROOTS, framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.targets import executed, load_target
 from residuals_lab.targets.arguments import Argument, value
+from residuals_lab.trace import Role
 
 ROLES: dict[str, Role] = {"arg": "input", "param": "parameter", "frozen": "frozen", "input": "input"}
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from residuals_lab.trace import Input
+
 
 class Subject(NamedTuple):
     """The subject of an audit: a function at its arguments, and the same as a function of arrays alone."""
@@ -11,8 +13,7 @@ class Subject(NamedTuple):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     flat: Callable[..., Any]
-    arrays: Sequence[Any]
-    frozen: Sequence[int]  # which of the arrays are not differentiated
+    inputs: Sequence[Input]  # these arrays
     around: Mapping[str, Any]  # the variables around the function
 
 
@@ -22,7 +23,8 @@ class Kept(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: str
-    nbytes: int
+    nbytes: int  # its own
+    storage_bytes: int
     is_new: bool  # it is no input, parameter or output
 
 

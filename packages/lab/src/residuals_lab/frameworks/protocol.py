@@ -3,13 +3,13 @@
 An adapter is a module. The arrays that it takes and gives are those of its framework.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from residuals_lab.frameworks.compiled import Compiled, Subject
-from residuals_lab.trace import Trace
+from residuals_lab.trace import Role, Trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +111,7 @@ class Framework(Protocol):
         names: Sequence[str],
         fields: Function | None = None,
         *,
-        parameters: Collection[int] = (),
-        frozen: Collection[int] = (),
+        roles: Sequence[Role] = (),
         around: Mapping[str, Any] = MappingProxyType({}),
         is_abstract: bool = ...,
     ) -> Trace:
@@ -124,8 +123,8 @@ class Framework(Protocol):
             names: the name of each argument.
             fields: a function of the same arguments whose result is a NamedTuple: a residual that has the value of one
                 of its fields gets that field's name.
-            parameters: which of the arguments are parameters.
-            frozen: which of the arguments are not differentiated, though of floating numbers.
+            roles: the role of each argument: "input", "parameter", or "frozen", which is not differentiated though of
+                floating numbers. The default is "input" for all.
             around: variables around `fn`: a residual that is one of these arrays gets that variable's name.
             is_abstract: whether to trace shapes and dtypes alone, with nothing computed. Otherwise the forward runs on
                 the numbers of `args`, for code whose path depends on them. The default is the form that shows all: in

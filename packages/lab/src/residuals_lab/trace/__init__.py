@@ -8,12 +8,21 @@ array is known by its number wherever it turns up. Adapters write a trace throug
 import math
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from residuals_lab.trace.costs import CHEAP, cost_of
 
 Phase = Literal["forward", "backward", "naming"]
 Kind = Literal["input", "parameter", "output", "new", "view", "hidden"]
+Role = Literal["input", "parameter", "frozen"]
+
+
+class Input(NamedTuple):
+    """An array that a traced function is given."""
+
+    name: str  # with its path in a tree, "params['w']"
+    array: Any  # of a framework
+    role: Role  # what is frozen is not differentiated; a parameter is somebody else's to keep
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,9 @@ def after_compilation(subject: Subject) -> Compiled:
 
     The arrays that it differentiates are those that `trace` differentiates.
     """
-    differentiated = [
-        i for i, a in enumerate(subject.arrays) if jnp.issubdtype(a.dtype, jnp.inexact) and i not in subject.frozen
-    ]
+    arrays = [a.array for a in subject.inputs]
+    is_inexact = [jnp.issubdtype(a.dtype, jnp.inexact) for a in arrays]
+    differentiated = [i for i, a in enumerate(subject.inputs) if is_inexact[i] and a.role != "frozen"]
 
     def both(given: list[Any]) -> Any:
         def forward(*some: Any) -> Any:
@@ -176,7 +176,7 @@ def after_compilation(subject: Subject) -> Compiled:
         out, pull = jax.vjp(forward, *(given[i] for i in differentiated))
         return out, pull(jax.tree.map(jnp.ones_like, out))
 
-    analysis = jax.jit(both).lower([*subject.arrays]).compile().memory_analysis()
+    analysis = jax.jit(both).lower(arrays).compile().memory_analysis()
     scratch = analysis.temp_size_in_bytes if analysis is not None else 0
     return Compiled(f"XLA's scratch memory of one {jax.default_backend()} program", int(scratch))
 

@@ -1,6 +1,6 @@
 """How the JAX adapter traces: it numbers the values of the jaxprs of a forward and of its backward."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.extend import core
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax.walk import Walk
-from residuals_lab.trace import Trace
+from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Recorder
 
 
@@ -21,8 +21,7 @@ def trace(
     names: Sequence[str],
     fields: Callable[..., Any] | None = None,
     *,
-    parameters: Collection[int] = (),
-    frozen: Collection[int] = (),
+    roles: Sequence[Role] = (),
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = True,
 ) -> Trace:
@@ -31,7 +30,8 @@ def trace(
     The residuals are the leaves of the `jax.vjp` result, and the arrays that the backward closes over. Unless
     `is_abstract`, they are buffers, and how these were made is not seen.
     """
-    differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and i not in frozen]
+    roles = roles or ["input"] * len(args)
+    differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and roles[i] != "frozen"]
     if not differentiated:
         raise UsageError("expected an argument of floating numbers to differentiate, got none")
     walk = Walk(Recorder())
@@ -64,7 +64,8 @@ def trace(
     labels = _around(walk, around) | walk.fields
     labels |= zip((a.number for a in walk.inputs), names, strict=True)
     labels |= _fields(walk, fields, args) if fields else {}
-    known = [a.known_as("parameter" if i in parameters else "input") for i, a in enumerate(walk.inputs)]
+    kinds: list[Kind] = ["parameter" if role == "parameter" else "input" for role in roles]
+    known = [a.known_as(kind) for kind, a in zip(kinds, walk.inputs, strict=True)]
     known += [a.known_as("output") for a in outputs]
     saved = [a.saved_as(is_hidden=False) for a in leaves]
     saved += [a.saved_as(is_hidden=True) for a in walk.constants(read)]

@@ -73,10 +73,10 @@ def after_compilation(subject: Subject) -> Compiled:
     for t in saved:
         storage = _storage(t)
         name = made.get(storage, "given" if storage in alive else "made between graphs")
-        kept[storage] = Kept(
-            name, tuple(t.shape), dtype_name(t), t.untyped_storage().nbytes(), is_new=storage not in alive
-        )
-    return Compiled("torch.compile's partitioner", sum(a.nbytes for a in kept.values() if a.is_new), (*kept.values(),))
+        sizes = t.numel() * t.element_size(), t.untyped_storage().nbytes()
+        kept[storage] = Kept(name, tuple(t.shape), dtype_name(t), *sizes, is_new=storage not in alive)
+    new_bytes = sum(a.storage_bytes for a in kept.values() if a.is_new)
+    return Compiled("torch.compile's partitioner", new_bytes, (*kept.values(),))
 
 
 def _storage(t: Tensor) -> Hashable:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.names import told_names
 from residuals_lab.frameworks.torch.recording import CHECKPOINT, Recording
-from residuals_lab.trace import Kind, Trace
+from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Saved
 
 
@@ -26,8 +26,7 @@ def trace(
     names: Sequence[str],
     fields: Callable[..., Any] | None = None,
     *,
-    parameters: Collection[int] = (),
-    frozen: Collection[int] = (),
+    roles: Sequence[Role] = (),
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = False,
 ) -> Trace:
@@ -42,12 +41,13 @@ def trace(
     """
     fake = detect_fake_mode(args) or Fakes() if is_abstract else None
     # One tensor that is given twice stays one, for code that asks whether its key is its query.
-    differentiated = [a.requires_grad and i not in frozen for i, a in enumerate(args)]
+    roles = roles or ["input"] * len(args)
+    differentiated = [a.requires_grad and role != "frozen" for role, a in zip(roles, args, strict=True)]
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), faking(fake) if fake else nullcontext():
-        return _trace(fn, args, names, fields, parameters, around, Recording(fake))
+        return _trace(fn, args, names, fields, roles, around, Recording(fake))
 
 
 class _Packed:
@@ -68,12 +68,12 @@ def _trace(
     args: Sequence[Tensor],
     names: Sequence[str],
     fields: Callable[..., Any] | None,
-    parameters: Collection[int],
+    roles: Sequence[Role],
     around: Mapping[str, Any],
     recording: Recording,
 ) -> Trace:
     args = [recording.seen_as(a) for a in args]
-    kinds: list[Kind] = ["parameter" if i in parameters else "input" for i in range(len(args))]
+    kinds: list[Kind] = ["parameter" if role == "parameter" else "input" for role in roles]
     labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
     labels |= zip(map(recording.number, args), names, strict=True)
     packed: list[tuple[weakref.ref[_Packed], Saved]] = []
