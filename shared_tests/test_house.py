@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -203,8 +204,11 @@ def test_packages_are_complete_and_of_one_version() -> None:
         assert (source.parents[1] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
         assert (source.parents[1] / "README.md").read_text().startswith(f"# residuals-{name}\n")
         (line,) = (x for x in (source / "__init__.py").read_text().splitlines() if x.startswith("__version__"))
-        versions.add(line)
-    assert len(versions) == 1
+        versions.add(line.partition('"')[2].rstrip('"'))
+        project = tomllib.loads((source.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert {"authors", "classifiers", "description", "keywords", "license"} <= set(project), name
+    (version,) = versions
+    assert f"residuals-numpy=={version}" in project["dependencies"], "the truth of the lab's own version"
 
 
 @pytest.mark.parametrize("package", frameworks.installed())

@@ -93,3 +93,38 @@ def test_what_a_target_prints_is_no_part_of_the_document(
     target = f"{source(framework, tmp_path)}:prints"
     code, out, err = residuals(capsys, "audit", target, "--arg", "f32[4]", "--json", "--compiled")
     assert (code, json.loads(out)["new_bytes"], "half of it" in err) == (0, 16 if framework == "jax" else 0, True)
+
+
+ONCE = """
+import {framework}
+from dataclasses import dataclass
+{register}
+print("runs")
+
+@dataclass
+class Params:
+    w: object
+
+def init():
+    return Params({made})
+
+def loss(params, x):
+    assert isinstance(params, Params), "of another copy of this file"
+    return (params.w * x).sum()
+"""
+MADE = {
+    "jax": ("jax.numpy.ones(4)", "from jax.tree_util import register_dataclass"),
+    "torch": ("torch.ones(4, requires_grad=True)", ""),
+}
+
+
+@BOTH
+def test_a_file_that_has_target_and_arguments_runs_once(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, (made, register) = tmp_path / "model.py", MADE[framework]
+    text = ONCE.format(framework=framework, made=made, register=register)
+    path.write_text(text.replace("@dataclass\nclass", "@register_dataclass\n@dataclass\nclass") if register else text)
+    code, out, err = residuals(capsys, "audit", f"{path}:loss", "--param", f"{path}:init", "--arg", "f32[4]")
+    assert (code, "parameter" in out) == (0, True), err
+    assert err.count("runs") == 1
