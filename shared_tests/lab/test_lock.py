@@ -72,9 +72,11 @@ def test_what_grows_is_named(
     code, out, _ = run(capsys, "check", "--json")
     document = json.loads(out)
     assert code == 1
-    assert {c["what"] for c in document["changes"] if c["is_worse"]} >= {"new bytes", "held bytes"}
-    (appears,) = (c for c in document["changes"] if c["how"] == "appears" and c["name"] == "tanh")
-    assert (appears["line"], appears["target"], appears["arguments"]) == ("mine.py:3", target, ["--arg f32[4,8]"])
+    assert {c["what"] for c in document["changes"] if c["is_worse"]} >= {"new_bytes", "saved_bytes"}
+    (appears,) = (c for c in document["changes"] if c["how"] == "appears" and c["residual"]["name"] == "tanh")
+    assert (appears["target"], appears["arguments"]) == (target, ["--arg f32[4,8]"])
+    residual = {"name": "tanh", "kind": "new", "shape": [4, 8], "dtype": "float32", "line": "mine.py:3"}
+    assert appears["residual"] == residual
 
     define("n.sin(x).sum()")
     code, out, _ = run(capsys, "check")

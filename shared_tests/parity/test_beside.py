@@ -19,4 +19,4 @@ def test_a_port_beside_its_original(tmp_path: Path, capsys: pytest.CaptureFixtur
     code, out, _ = residuals(capsys, *command, "--beside", port, "--json")
     document = json.loads(out)
     left, right = (report["new_bytes"] for report in document["audits"])
-    assert sum(match["difference"] for match in document["matched"]) == right - left
+    assert sum(match["difference_bytes"] for match in document["matched"]) == right - left

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
-from residuals_lab.audit.waste import Repeat, Waste, repeats, waste
+from residuals_lab.audit.waste import Waste, waste
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.trace import Input, Residual, Role, Trace, lifetimes
+from residuals_lab.trace.repeats import Repeat, repeats
 
 
 class Marked(NamedTuple):

@@ -6,42 +6,36 @@ from typing import Any
 from residuals_lab.audit import Audit
 from residuals_lab.audit.matching import Side, explained, matched
 from residuals_lab.frameworks.compiled import Compiled
-from residuals_lab.trace.document import residuals
+from residuals_lab.trace.document import SCHEMA_VERSION, kept, repeats
 from residuals_lab.trace.groups import Branch, By, by, tree
-
-SCHEMA_VERSION = 2
 
 
 def documents(audits: Sequence[Audit], group: By | None = None) -> dict[str, Any]:
-    """One audit as it is, with its sums if they are asked for; two with what tells them apart."""
-    found = [document(a) | (_sums(a, group) if group else {}) for a in audits]
+    """One audit as it is; two with what tells them apart."""
+    found = [document(a, group) for a in audits]
     if len(found) == 1:
         return found[0]
     left, right = audits
     return {"schema_version": SCHEMA_VERSION, "audits": found, "matched": _matched(left, right)}
 
 
-def document(audit: Audit) -> dict[str, Any]:
-    """The whole audit."""
+def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
+    """The whole audit, with the sums of a group if they are asked for."""
     trace = audit.trace
     return {
         "schema_version": SCHEMA_VERSION,
         "target": audit.target,
-        "framework": audit.framework,
-        "stage": "before compilation",
-        "saved_bytes": trace.saved_bytes,
-        "new_bytes": trace.new_bytes,
+        "framework": audit.adapter.NAME,
+        "version": audit.framework,
+        **kept(trace),
         "peak_bytes": audit.peak_bytes,
-        "unsure": dict(trace.unsure),
         "operations": {"forward": trace.boundary, "backward": len(trace.steps) - trace.boundary},
-        "residuals": residuals(trace),
+        "unsure": [{"op": op, "line": line} for op, line in trace.unsure.items()],
         "waste": [
             {"what": w.what, "why": w.why, "names": list(w.names), "line": w.line, "freed_bytes": w.nbytes}
             for w in audit.waste
         ],
-        "repeats": [
-            {"op": r.op, "cost": r.cost, "line": r.line, "count": r.count, "bytes": r.nbytes} for r in audit.repeats
-        ],
+        "repeats": repeats(trace),
         "advice": [
             {
                 "what": a.what,
@@ -55,23 +49,25 @@ def document(audit: Audit) -> dict[str, Any]:
             for a in audit.advice
         ],
         "modules": _branch(tree(trace)),
+        "by": {group: _sums(audit, group)} if group else None,
         "compiled": audit.compiled and _compiled(audit.compiled),
     }
 
 
 def _compiled(compiled: Compiled) -> dict[str, Any]:
-    arrays = [
+    residuals = [
         {
             "name": a.name,
             "shape": list(a.shape),
             "dtype": a.dtype,
             "bytes": a.nbytes,
+            "storage": storage,
             "storage_bytes": a.storage_bytes,
             "is_new": a.is_new,
         }
-        for a in compiled.arrays
+        for storage, a in enumerate(compiled.arrays)  # one array stands for its whole storage
     ]
-    return {"what": compiled.what, "new_bytes": compiled.new_bytes, "arrays": arrays}
+    return {"what": compiled.what, "new_bytes": compiled.new_bytes, "residuals": residuals}
 
 
 def _branch(branch: Branch) -> dict[str, Any]:
@@ -86,13 +82,12 @@ def _branch(branch: Branch) -> dict[str, Any]:
     }
 
 
-def _sums(audit: Audit, group: By) -> dict[str, Any]:
+def _sums(audit: Audit, group: By) -> list[dict[str, Any]]:
     """What each line, module or kind has."""
-    groups = [
+    return [
         {"label": g.label, "arrays": g.arrays, "saved_bytes": g.nbytes, "new_bytes": g.new_bytes}
         for g in by(audit.trace, group)
     ]
-    return {"by": {group: groups}}
 
 
 def _matched(left: Audit, right: Audit) -> list[dict[str, Any]]:
@@ -103,7 +98,7 @@ def _matched(left: Audit, right: Audit) -> list[dict[str, Any]]:
             "dtype": m.dtype,
             "left": _match_side(m.left),
             "right": _match_side(m.right),
-            "difference": m.difference,
+            "difference_bytes": m.difference,
             "why": explained(m),
         }
         for m in matched(left.trace, right.trace)

@@ -5,9 +5,7 @@ from typing import Any
 
 from residuals_lab.compare import Comparison, Entry, Implementation, Side
 from residuals_lab.compare.measure import Errors, Kept
-from residuals_lab.trace import document as trace_document
-
-SCHEMA_VERSION = 2
+from residuals_lab.trace.document import SCHEMA_VERSION, kept, repeats
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
@@ -24,44 +22,41 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    difference, target = entry.difference, entry.target
-    found = {
+    return {
         "op": entry.call.op.name,
         "shapes": {name: list(a.shape) for name, a in entry.call.arrays.items()},
         "first_array_bytes": entry.first_array_bytes,
         "frameworks": {name: _side(side) for name, side in entry.sides.items()},
-        "difference": difference and _errors(difference),
+        "target": entry.target and _measured(entry.target),
+        "difference": entry.difference and _errors(entry.difference),
         "exchange": {f"{source}->{reader}": worst for (source, reader), worst in entry.exchange.items()},
         "findings": [asdict(finding) for finding in entry.findings],
     }
-    if target is not None:
-        found["target"] = {"name": target.name, "framework": entry.target_framework, **_implementation(target)}
-    return found
 
 
 def _side(side: Side) -> dict[str, Any]:
     return {
         "version": side.title,
-        **_implementation(side.rule),
-        "plain": _implementation(side.plain),
-        "own": side.own and {"name": side.own_name, **_kept(side.own)},
-        "checkpoint": _kept(side.checkpoint),
+        "rule": _measured(side.rule),
+        "plain": _measured(side.plain),
+        "own": side.own and _implementation(side.own_name, None, side.own),
+        "checkpoint": _implementation("checkpoint", None, side.checkpoint),
     }
 
 
-def _implementation(found: Implementation) -> dict[str, Any]:
-    return _errors(found.errors) | _kept(found.kept)
+def _measured(found: Implementation) -> dict[str, Any]:
+    return _implementation(found.name, found.errors, found.kept)
+
+
+def _implementation(name: str | None, errors: Errors | None, found: Kept) -> dict[str, Any]:
+    return {
+        "name": name,
+        "errors": errors and _errors(errors),
+        **kept(found.trace),
+        "chain_bytes": found.chain_bytes,
+        "repeats": repeats(found.trace),
+    }
 
 
 def _errors(errors: Errors) -> dict[str, Any]:
-    return {f"{what}_error": worst for what, worst in errors._asdict().items()}
-
-
-def _kept(kept: Kept) -> dict[str, Any]:
-    return {
-        "residuals": trace_document.residuals(kept.trace),
-        "saved_bytes": kept.saved_bytes,
-        "new_bytes": kept.new_bytes,
-        "chain_bytes": kept.chain_bytes,
-        "repeats": kept.trace.repeats(),
-    }
+    return dict(errors._asdict())

@@ -4,9 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from residuals_lab.learn.grading import Grade
-from residuals_lab.trace import document as trace_document
-
-SCHEMA_VERSION = 2
+from residuals_lab.trace.document import SCHEMA_VERSION, kept
 
 
 def document(exercise: str, framework: str, grade: Grade) -> dict[str, Any]:
@@ -16,6 +14,6 @@ def document(exercise: str, framework: str, grade: Grade) -> dict[str, Any]:
         "exercise": exercise,
         "framework": framework,
         "passed": grade.finding is None,
-        "finding": None if grade.finding is None else asdict(grade.finding),
-        "residuals": [] if grade.trace is None else trace_document.residuals(grade.trace),
+        "finding": grade.finding and asdict(grade.finding),
+        **(kept(grade.trace) if grade.trace else dict.fromkeys(("saved_bytes", "new_bytes", "residuals"))),
     }

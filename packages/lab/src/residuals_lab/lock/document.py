@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from residuals_lab.lock import Key
 from residuals_lab.lock.changes import Change
+from residuals_lab.trace.document import SCHEMA_VERSION
 
-SCHEMA_VERSION = 2
+TOTALS = {"new bytes": "new_bytes", "held bytes": "saved_bytes"}
 
 
 def document(changes: Sequence[Change], problems: Sequence[Exception]) -> dict[str, Any]:
@@ -18,8 +20,20 @@ def document(changes: Sequence[Change], problems: Sequence[Exception]) -> dict[s
 
 
 def _change(c: Change) -> dict[str, Any]:
-    """A change as plain data."""
-    key = {} if c.key is None else {**c.key._asdict(), "line": c.entry.lines.get(c.key, "")}
-    entry = {"target": c.entry.target, "framework": c.entry.framework, "arguments": c.entry.arguments}
-    amounts = {"before": c.before, "after": c.after, "is_worse": c.is_worse}
-    return {**entry, "how": c.how, "what": c.what, **amounts, **key}
+    return {
+        "target": c.entry.target,
+        "framework": c.entry.framework,
+        "arguments": list(c.entry.arguments),
+        "how": c.how,
+        "is_worse": c.is_worse,
+        "what": TOTALS.get(c.what, c.what),
+        "before_bytes": c.before,
+        "after_bytes": c.after,
+        "residual": c.key and _residual(c.key, c.entry.lines.get(c.key, "")),
+    }
+
+
+def _residual(key: Key, line: str) -> dict[str, Any]:
+    dtype, _, sizes = key.array.rstrip("]").partition("[")
+    shape = [int(size) for size in sizes.split(", ") if size]
+    return {"name": key.name, "kind": key.kind, "shape": shape, "dtype": dtype, "line": line}
