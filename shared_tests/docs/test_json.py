@@ -18,7 +18,7 @@ from residuals_lab import cli, frameworks, learn
 PAGE = (DOCS / "json.md").read_text(encoding="utf-8")
 INSTALLED = frameworks.installed()
 BOTH = pytest.mark.parametrize("framework", INSTALLED)
-TYPES = {"int": int, "float": float, "string": str, "bool": bool}
+TYPES = {"int": int, "float": float, "string": str, "bool": bool, "list": list, "map": dict}
 
 Tables = dict[str, dict[str, str]]  # record → key → type
 Documents = list[tuple[str, Any]]  # each with the name of its table
@@ -50,47 +50,49 @@ def tables(page: str) -> Tables:
     return found
 
 
-def walk(records: Tables, kind: str, value: Any, path: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-    """What is not of this type, a line each; and into `seen`, the types of a path that were met."""
-    base = kind.removesuffix(" or null")
-    if value is None:
-        seen.add((path, "null"))
-        if kind == base and kind != "float":  # one that is not finite is null
-            yield f"{path}: expected {kind}, got null"
-        return
-    seen.add((path, base))
-    if base.startswith(("list of ", "map of ")):
-        container, _, item = base.partition(" of ")
-        if not isinstance(value, list if container == "list" else dict):
+class Reader:
+    """Reads documents by the tables of a page; `met` are the types that it met, by their place in a table."""
+
+    def __init__(self, page: str) -> None:
+        self.tables = tables(page)
+        self.met: set[tuple[str, str]] = set()
+
+    def wrong(self, kind: str, value: Any, path: str, place: str = "") -> Iterator[str]:
+        """What is not of this type, a line each."""
+        base = kind.removesuffix(" or null")
+        self.met.add((place, base if value is not None else "null"))
+        if value is None:
+            if kind == base and kind != "float":  # one that is not finite is null
+                yield f"{path}: expected {kind}, got null"
+        elif type(value) is not TYPES.get(base.partition(" ")[0], dict):
             yield f"{path}: expected {kind}, got {json.dumps(value)[:40]}"
-            return
-        for v in value if container == "list" else value.values():
-            yield from walk(records, item, v, path + ("[]" if container == "list" else ".*"), seen)
-    elif base in TYPES:
-        if type(value) is not TYPES[base]:
-            yield f"{path}: expected {kind}, got {json.dumps(value)[:40]}"
-    elif not isinstance(value, dict):
-        yield f"{path}: expected {kind}, got {json.dumps(value)[:40]}"
-    else:
-        yield from (f"{path}.{key}: not on the page" for key in value.keys() - records[base].keys())
-        yield from (f"{path}.{key}: not in the document" for key in records[base].keys() - value.keys())
-        for key in records[base].keys() & value.keys():
-            yield from walk(records, records[base][key], value[key], f"{path}.{key}", seen)
+        elif base.startswith("list of "):
+            for v in value:
+                yield from self.wrong(base.removeprefix("list of "), v, f"{path}[]", f"{place}[]")
+        elif base.startswith("map of "):
+            for v in value.values():
+                yield from self.wrong(base.removeprefix("map of "), v, f"{path}.*", f"{place}.*")
+        elif base not in TYPES:
+            keys = self.tables[base]
+            yield from (f"{path}.{key}: not on the page" for key in value.keys() - keys.keys())
+            yield from (f"{path}.{key}: not in the document" for key in keys.keys() - value.keys())
+            for key in keys.keys() & value.keys():
+                yield from self.wrong(keys[key], value[key], f"{path}.{key}", f"{base}.{key}")
+
+    def said(self) -> set[tuple[str, str]]:
+        """The types of all places in the tables, of the items of lists and maps too."""
+        return {met for name, keys in self.tables.items() for key, kind in keys.items() for met in _in(kind, name, key)}
 
 
-def paths(records: Tables, kind: str, path: str, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """All that `walk` can meet, but for a record inside another one of its table."""
-    base = kind.removesuffix(" or null")
-    if kind != base and base != "float":
-        yield path, "null"
-    yield path, base
-    if base.startswith(("list of ", "map of ")):
-        container, _, item = base.partition(" of ")
-        if item not in inside:
-            yield from paths(records, item, path + ("[]" if container == "list" else ".*"), inside)
-    elif base not in TYPES:
-        for key, of in records[base].items():
-            yield from paths(records, of, f"{path}.{key}", (*inside, base))
+def _in(kind: str, record: str, key: str) -> Iterator[tuple[str, str]]:
+    place, base = f"{record}.{key}", kind.removesuffix(" or null")
+    if kind != base:
+        yield place, "null"
+    yield place, base
+    while " of " in base:
+        container, _, base = base.partition(" of ")
+        place += {"list": "[]", "map": ".*"}[container]
+        yield place, base
 
 
 def sums(document: Any, path: str) -> Iterator[str]:
@@ -176,20 +178,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Documents]:
 @BOTH
 def test_a_document_is_as_the_page_says(framework: str, documents: dict[str, Documents]) -> None:
     for record, document in documents[framework]:
-        assert [*walk(tables(PAGE), record, document, record, set())] == []
+        assert [*Reader(PAGE).wrong(record, document, record)] == []
         assert document["schema_version"] == 2
 
 
-@pytest.mark.needs("jax", "torch")  # one has views and what only a run shows, and an op of its own that the other lacks
+@pytest.mark.needs("jax", "torch")  # only both have a difference, and only PyTorch an operation that is unsure
 def test_the_page_has_nothing_else(documents: dict[str, Documents]) -> None:
-    records, seen, roots = tables(PAGE), set[tuple[str, str]](), set[str]()
+    reader = Reader(PAGE)
     for record, document in (found for name in INSTALLED for found in documents[name]):
-        assert [*walk(records, record, document, record, seen)] == []
-        roots.add(record)
-    said = {met for root in roots for met in paths(records, root, root)}
-    assert sorted(said - seen) == []
-    used = {word for kinds in records.values() for kind in kinds.values() for word in kind.split()}
-    assert records.keys() - used - roots == set(), "a table that nothing leads to"
+        assert [*reader.wrong(record, document, record)] == []
+    assert sorted(reader.said() - reader.met) == []
 
 
 @BOTH
@@ -206,13 +204,12 @@ def test_bytes_are_the_sums_of_the_residuals(framework: str, documents: dict[str
 
 
 def test_a_difference_is_noticed(documents: dict[str, Documents]) -> None:
-    records = tables(PAGE)
     (document,) = (d for record, d in documents[INSTALLED[0]] if record == "beside")
 
     def found(where: str, change: Any) -> list[str]:
         other = copy.deepcopy(document)
         change(other[where][0])
-        return [*walk(records, "beside", other, "beside", set()), *sums(other, "beside")]
+        return [*Reader(PAGE).wrong("beside", other, "beside"), *sums(other, "beside")]
 
     assert found("matched", lambda r: r.update(more=1)) == ["beside.matched[].more: not on the page"]
     assert found("matched", lambda r: r.pop("why")) == ["beside.matched[].why: not in the document"]
@@ -223,6 +220,5 @@ def test_a_difference_is_noticed(documents: dict[str, Documents]) -> None:
     ]
     (wrong,) = found("audits", lambda a: a.update(new_bytes=a["new_bytes"] + 4))
     assert wrong.startswith("beside.audits[0].new_bytes: ")
-    fewer = tables(re.sub(r"^\| `peak_bytes` .*\n", "", PAGE, flags=re.M))
-    left = [*walk(fewer, "beside", document, "beside", set())]
-    assert left == ["beside.audits[].peak_bytes: not on the page"] * 2
+    fewer = Reader(re.sub(r"^\| `peak_bytes` .*\n", "", PAGE, flags=re.M))
+    assert [*fewer.wrong("beside", document, "beside")] == ["beside.audits[].peak_bytes: not on the page"] * 2
