@@ -12,7 +12,8 @@ import pytest
 
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes import LIGHT, Column, _thinned, draw
+from residuals_lab.lanes import draw
+from residuals_lab.lanes.figure import LIGHT, Column, _thinned
 from residuals_lab.lanes.rows import rows_of, runs
 from residuals_lab.trace import Residual, Step, Trace, Value
 from residuals_lab.trace.lifetimes import lanes, staircase
