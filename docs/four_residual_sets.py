@@ -117,15 +117,15 @@ IN = {"jax": in_jax, "torch": in_torch}
 class Measured(NamedTuple):
     """One forward and one backward; bytes are for each float32 element of x."""
 
-    held: int  # bytes between forward and backward
+    saved: int  # bytes between forward and backward
     new: int  # of these, bytes of arrays that nothing else keeps alive: here all but x
     trigonometry: int  # sines and cosines in the backward
     arithmetic: int  # products and sums in the backward
-    recomputed: str  # what the backward does that the forward had done
+    repeats: str  # the costly operations of the forward that the backward repeats
 
 
 def measure(framework, fn):
-    """What one forward and one backward of `fn` hold and do, before any compilation."""
+    """The bytes and operations of one forward and one backward of `fn`, before any compilation."""
     import numpy
 
     from residuals_lab import frameworks
@@ -135,11 +135,11 @@ def measure(framework, fn):
     trace = adapter.trace(fn, [adapter.array(numpy.linspace(0, 1, n), "float32")], ["x"])
     backward = [step.cost for step in trace.steps if step.phase == "backward"]
     return Measured(
-        held=trace.saved_bytes // n,
+        saved=trace.saved_bytes // n,
         new=sum(r.storage_bytes for r in trace.residuals if r.kind != "input") // n,
         trigonometry=backward.count("transcendental"),
         arithmetic=backward.count("elementwise"),
-        recomputed=", ".join(trace.repeats()) or "-",
+        repeats=", ".join(trace.repeats()) or "-",
     )
 
 
@@ -150,13 +150,13 @@ def measure_all(framework):
 
 def print_table(rows):
     """Print a table of measurements, a row for each name."""
-    print(f"{'kept':<17}{'held':>6}{'new':>5}{'trigonometry':>14}{'arithmetic':>12}  recomputed")
+    print(f"{'kept':<17}{'saved':>6}{'new':>5}{'trigonometry':>14}{'arithmetic':>12}  repeats")
     for name, m in rows.items():
-        print(f"{name:<17}{m.held:>6}{m.new:>5}{m.trigonometry:>14}{m.arithmetic:>12}  {m.recomputed}")
+        print(f"{name:<17}{m.saved:>6}{m.new:>5}{m.trigonometry:>14}{m.arithmetic:>12}  {m.repeats}")
 
 
 def draw(measured, path=FIGURE):
-    """The figure: bytes held, what is alive anyway below what is new, and the trigonometry of the backward above.
+    """The figure: bytes saved, x, which is alive anyway, below new arrays, and the trigonometry of the backward above.
 
     One picture for all frameworks, which measure the same. The file carries their numbers, as its description.
     """
@@ -166,7 +166,7 @@ def draw(measured, path=FIGURE):
     rows, *others = measured.values()
     if any(other != rows for other in others):
         raise ValueError(f"the frameworks differ, and one picture cannot show it: {measured}")
-    alive = [m.held - m.new for m in rows.values()]
+    alive = [m.saved - m.new for m in rows.values()]
     new = [m.new for m in rows.values()]
     with matplotlib.rc_context({"svg.hashsalt": "four residual sets", "font.size": 10}):
         figure = Figure(figsize=(7, 3.4), layout="constrained")
@@ -175,8 +175,8 @@ def draw(measured, path=FIGURE):
         axes.bar(names, alive, 0.6, color="#b8c4d0", label="x, alive anyway")
         axes.bar(names, new, 0.6, bottom=alive, color="#d1622b", label="new memory")
         for i, m in enumerate(rows.values()):
-            axes.annotate(f"backward:\n{m.trigonometry} sin/cos", (i, m.held + 0.3), ha="center", va="bottom")
-        axes.set_ylabel("bytes held per element")
+            axes.annotate(f"backward:\n{m.trigonometry} sin/cos", (i, m.saved + 0.3), ha="center", va="bottom")
+        axes.set_ylabel("bytes saved per element")
         axes.set_yticks([0, 4, 8, 12])
         axes.set_ylim(0, 16.5)
         axes.spines[["top", "right"]].set_visible(False)

@@ -23,7 +23,7 @@ FEATURES = 64  # of one head, in float32
 class Measured(NamedTuple):
     """Bytes of one way to write attention in one framework, a number for each of TOKENS, before any compilation."""
 
-    held: list[int]  # all that the backward reads
+    saved: list[int]  # all arrays that the backward reads
     new: list[int]  # without q, k, v and the output, which are alive anyway
 
 
@@ -97,7 +97,7 @@ def trace(framework, fn, tokens):
 
 
 def measure(framework, fn):
-    """What one way holds at each number of tokens."""
+    """The bytes that one way saves at each number of tokens."""
     traces = [trace(framework, fn, tokens) for tokens in TOKENS]
     return Measured([t.saved_bytes for t in traces], [t.new_bytes for t in traces])
 
@@ -113,10 +113,10 @@ def size(nbytes):
 
 
 def print_table(rows):
-    """Print the bytes held, a row for each way."""
+    """Print the saved bytes, a row for each way."""
     print(f"{'tokens':<21}" + "".join(f"{tokens:>11,}" for tokens in TOKENS))
     for name, m in rows.items():
-        print(f"{name:<21}" + "".join(f"{size(n):>11}" for n in m.held))
+        print(f"{name:<21}" + "".join(f"{size(n):>11}" for n in m.saved))
 
 
 STYLES = {  # a line, or markers alone for what may lie on somebody else's line
@@ -144,8 +144,8 @@ def draw(measured, path=FIGURE):
         for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
             ends = {}  # which lines end at the same place: what is within 5 % cannot be told apart
             for name, m in rows.items():
-                panel.plot(TOKENS, m.held, label=name, clip_on=False, **STYLES[name])
-                end = next((n for n in ends if abs(m.held[-1] / n - 1) < 0.05), m.held[-1])
+                panel.plot(TOKENS, m.saved, label=name, clip_on=False, **STYLES[name])
+                end = next((n for n in ends if abs(m.saved[-1] / n - 1) < 0.05), m.saved[-1])
                 ends.setdefault(end, []).append(name)
             for end, names in ends.items():
                 label = "\n".join([size(end), *names])
@@ -162,7 +162,7 @@ def draw(measured, path=FIGURE):
             panel.grid(color="#e6e6e6", linewidth=0.7)
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
-        panels[0].set_ylabel("bytes held for the backward,\none head of 64 features, float32")
+        panels[0].set_ylabel("bytes saved for the backward,\none head of 64 features, float32")
         numbers = {name: {way: m._asdict() for way, m in rows.items()} for name, rows in measured.items()}
         figure.savefig(path, metadata={"Date": None, "Description": json.dumps(numbers)})
 

@@ -112,12 +112,12 @@ def in_bytes(call, rows):
     ]
     return [
         wrapped(
-            f"Float32, in units of the first array, at {', '.join(shapes + statics)}. *Held* is what lives between "
-            "forward and backward, *new* is what of it is no input, parameter or output, and *in a chain* is what the "
-            "op adds to linear → op → linear, whose linear layers hold their own inputs. `0` is nothing, `0.00` next "
-            "to nothing."
+            f"Float32, in units of the first array, at {', '.join(shapes + statics)}. *Saved* are the bytes of all "
+            "residuals, *new* those of residuals that are no input, parameter or output, and *in a chain* those that "
+            "the op adds to linear → op → linear, whose linear layers save their own inputs. `0` is nothing, `0.00` "
+            "next to nothing."
         ),
-        table("", "", "held", "new", "in a chain", rows=cells, align=("---", "---", "---:", "---:", "---:")),
+        table("", "", "saved", "new", "in a chain", rows=cells, align=("---", "---", "---:", "---:", "---:")),
         versions(),
     ]
 
@@ -203,8 +203,8 @@ def recomputes(name):
     return ast.literal_eval(node.value), above.removeprefix("# ") if above.startswith("# ") else ""
 
 
-def recomputed(name):
-    """The section of what the backward computes again."""
+def repeated(name):
+    """The section of what the backward repeats."""
     found, remark = recomputes(name)
     if not found:
         return ["Nothing that costs: no reduction, contraction, random draw or transcendental of the forward."]
@@ -276,8 +276,8 @@ def page(name, call, rows):
         wrapped(f"Returns: {doc['Returns']['']}"),
         "## What is saved, and why",
         *saved(name),
-        "## What is computed again, and why",
-        *recomputed(name),
+        "## What is repeated, and why",
+        *repeated(name),
         "## Bytes",
         *in_bytes(call, rows),
         "## Three implementations",
@@ -308,7 +308,7 @@ def index(measured):
         "two columns are the bytes that the op adds to linear → op → linear, in units of its first array: with this "
         "rule, with plain autodiff, and with the framework's own op."
     )
-    heads = ("op", "saves", "computes again", *(frameworks.TITLES[name] for name in BOTH))
+    heads = ("op", "saves", "repeats", *(frameworks.TITLES[name] for name in BOTH))
     what = "\n".join(wrapped(f"- **{name}**: {title(name)}", "  ") for name in measured)
     return "\n\n".join([NOTE, "# Ops", intro, table(*heads, rows=lines), versions(), what]) + "\n"
 

@@ -87,8 +87,8 @@ def bwd(axis, is_causal, residuals, g):
 ring_attention.defvjp(fwd, bwd)
 
 
-def held_by_each_device(fn, devices, tokens, features):
-    """The bytes that each device holds between forward and backward, if it has `tokens` of one head in float32."""
+def saved_by_each_device(fn, devices, tokens, features):
+    """The bytes that each device saves for the backward, if it has `tokens` of one head in float32."""
     from residuals_lab import frameworks
 
     mesh = jax.make_mesh((devices,), ("seq",), devices=jax.devices("cpu")[:devices])
@@ -96,6 +96,6 @@ def held_by_each_device(fn, devices, tokens, features):
     placed = jax.NamedSharding(mesh, parts)
     arrays = [jax.ShapeDtypeStruct((1, devices * tokens, features), "float32", sharding=placed) for _ in range(3)]
     ring = jax.shard_map(lambda q, k, v: fn(q, k, v, "seq"), mesh=mesh, in_specs=parts, out_specs=parts)
-    crossing = frameworks.load("jax").trace(ring, arrays, ["q", "k", "v"]).residuals
-    # A trace sees what is made inside as one device has it; the inputs are whole, and a device has its part.
-    return sum(r.storage_bytes // devices if r.kind == "input" else r.storage_bytes for r in crossing)
+    residuals = frameworks.load("jax").trace(ring, arrays, ["q", "k", "v"]).residuals
+    # In the trace, an array that is made inside is that of one device; an input is whole, and a device has its part.
+    return sum(r.storage_bytes // devices if r.kind == "input" else r.storage_bytes for r in residuals)

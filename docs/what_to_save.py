@@ -36,17 +36,17 @@ ARGUMENTS = {  # of these an op takes what it has
 class Measured(NamedTuple):
     """Bytes of one op in one framework, before any compilation; `plain` is autodiff without the op's rule."""
 
-    held: int  # alone: all that the backward reads
-    added: int  # in linear → op → linear: what is there because of the op
-    plain_held: int
+    saved: int  # alone: all arrays that the backward reads
+    added: int  # in linear → op → linear: the arrays that are there because of the op
+    plain_saved: int
     plain_added: int
-    repeats: str  # what the backward computes again
+    repeats: str  # the costly operations that the backward repeats
 
 
 def added_bytes(adapter, call, fn, arrays):
     """The bytes that `fn` adds to linear → fn → linear.
 
-    What is held, without inputs and parameters, which somebody else keeps, and without the output of `fn`, which the
+    That is all residuals but inputs and parameters, which somebody else keeps, and but the output of `fn`, which the
     second linear saves in any case. The ops here have an output of x's size.
     """
     x, *others = arrays
@@ -56,13 +56,13 @@ def added_bytes(adapter, call, fn, arrays):
         return fn(x @ before, *others) @ after
 
     inputs = [x, before, after, *others, *call.constants_in(adapter)]
-    crossing = adapter.trace(chain, inputs, [str(i) for i in range(len(inputs))]).residuals
-    computed = {r.storage: r.storage_bytes for r in crossing if r.kind not in {"input", "parameter"}}
+    residuals = adapter.trace(chain, inputs, [str(i) for i in range(len(inputs))]).residuals
+    computed = {r.storage: r.storage_bytes for r in residuals if r.kind not in {"input", "parameter"}}
     return sum(computed.values()) - X_BYTES
 
 
 def measure(framework, name):
-    """What one op holds and adds."""
+    """The bytes that one op saves alone, and adds to a chain."""
     from residuals_lab import frameworks
     from residuals_lab.ops import BY_NAME
     from residuals_lab.ops.call import Call
@@ -73,9 +73,9 @@ def measure(framework, name):
     ours, plain = call.ours(adapter), call.plain(adapter)
     trace = call.trace(adapter, ours, arrays)
     return Measured(
-        held=trace.saved_bytes,
+        saved=trace.saved_bytes,
         added=added_bytes(adapter, call, ours, arrays),
-        plain_held=call.trace(adapter, plain, arrays).saved_bytes,
+        plain_saved=call.trace(adapter, plain, arrays).saved_bytes,
         plain_added=added_bytes(adapter, call, plain, arrays),
         repeats=", ".join(trace.repeats()) or "-",
     )
@@ -94,11 +94,11 @@ def kib(nbytes):
 def print_table(rows):
     """Print a table of measurements, a row for each op."""
     print(f"{'':<31}{'this rule':^30}{'plain autodiff':^20}".rstrip())
-    print(f"{'op':<15}{'keeps':<16}{'held':>9}{'added':>9}  {'repeats':<10}{'held':>10}{'added':>9}")
+    print(f"{'op':<15}{'keeps':<16}{'saved':>9}{'added':>9}  {'repeats':<10}{'saved':>10}{'added':>9}")
     for name, m in rows.items():
         print(
-            f"{name:<15}{KEEPS[name]:<16}{kib(m.held):>9}{kib(m.added):>9}  {m.repeats:<10}"
-            f"{kib(m.plain_held):>10}{kib(m.plain_added):>9}"
+            f"{name:<15}{KEEPS[name]:<16}{kib(m.saved):>9}{kib(m.added):>9}  {m.repeats:<10}"
+            f"{kib(m.plain_saved):>10}{kib(m.plain_added):>9}"
         )
 
 
@@ -110,7 +110,7 @@ def units(nbytes):
 def draw(measured, path=FIGURE):
     """The figure: a panel for each framework, and for each op a bar for its rule and one for plain autodiff.
 
-    The length of a bar is what is held alone; its dark part is what is added in a chain. The file carries the numbers
+    The length of a bar is the bytes saved alone; its dark part is those added in a chain. The file carries the numbers
     that it shows, as its description.
     """
     import matplotlib
@@ -127,20 +127,20 @@ def draw(measured, path=FIGURE):
         panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
         for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
             for whose, prefix, shift, dark, light in sides:
-                held = [getattr(m, f"{prefix}held") for m in rows.values()]
+                saved = [getattr(m, f"{prefix}saved") for m in rows.values()]
                 added = [getattr(m, f"{prefix}added") for m in rows.values()]
                 places = [i + shift for i in range(len(rows))]
-                free = [h - a for h, a in zip(held, added, strict=True)]
-                in_x = [[n / X_BYTES for n in bytes_] for bytes_ in (added, free, held)]
+                free = [s - a for s, a in zip(saved, added, strict=True)]
+                in_x = [[n / X_BYTES for n in bytes_] for bytes_ in (added, free, saved)]
                 panel.barh(places, in_x[0], 0.36, color=dark, label=f"{whose}: added in a chain")
                 panel.barh(places, in_x[1], 0.36, left=in_x[0], color=light, label=f"{whose}: free in a chain")
-                for place, end, h, a in zip(places, in_x[2], held, added, strict=True):
-                    panel.text(end + 0.06, place, f"{units(h)}  →  {units(a)}", va="center", color=dark)
+                for place, end, s, a in zip(places, in_x[2], saved, added, strict=True):
+                    panel.text(end + 0.06, place, f"{units(s)}  →  {units(a)}", va="center", color=dark)
             panel.set_title(frameworks.TITLES[framework], fontweight="bold", loc="left")
             panel.set_yticks(range(len(rows)), [f"{name}\n{KEEPS[name]}" for name in rows])
             panel.set_xticks(range(4))
             panel.set_xlim(0, 4.1)
-            panel.set_xlabel("held alone  →  added in linear → op → linear,\nin units of the input x")
+            panel.set_xlabel("saved alone  →  added in linear → op → linear,\nin units of the input x")
             panel.tick_params(axis="y", length=0)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -126,6 +127,16 @@ def test_the_labs_arrows() -> None:
         found = {name.split(".")[1] for name in imports(path) if name.startswith("residuals_lab.")} - {room_of(path)}
         allowed = {*ARROWS.get(room_of(path), "").split()} | NEAR
         assert found <= allowed, f"{path.relative_to(ROOT)} imports {sorted(found - allowed)}"
+
+
+def test_one_word_for_one_thing() -> None:
+    """In the lab, a residual is saved and not held, the backward repeats, and what is around a step is a module."""
+    for path in FILES["lab"]:
+        if room_of(path) != "learn":  # findings are prose, for learners
+            other = re.findall(
+                r"\b(held|crossing|recomputed|computed? again|computes again|scopes?)\b", path.read_text()
+            )
+            assert not other, f"{path.relative_to(ROOT)} says {other}"
 
 
 def public_names(path: Path) -> set[str]:

@@ -130,4 +130,4 @@ def test_bytes_of_a_device(name: str) -> None:
     ring = jax.shard_map(lambda q, k, v: fn(q, k, v, "seq"), mesh=mesh, in_specs=PARTS, out_specs=PARTS)
     _, pull = jax.jit(lambda *a: jax.vjp(ring, *a))(*(jax.device_put(a, NamedSharding(mesh, PARTS)) for a in x))
     really = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(pull))
-    assert RING.held_by_each_device(fn, DEVICES, tokens, features) == really
+    assert RING.saved_by_each_device(fn, DEVICES, tokens, features) == really

@@ -193,7 +193,7 @@ def test_targets_that_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFi
     code, out, err = run(capsys, "check", "--file", path)
     assert (code, "gone.py" in err, err.count("\n")) == (1, True, 1)
     assert err.endswith("; to forget this target, delete its entry\n")
-    assert "held bytes" in out, "the others are checked all the same"
+    assert "saved bytes" in out, "the others are checked all the same"
     assert list(tmp_path.iterdir()) == [path], "nothing is left behind"
 
 

@@ -20,7 +20,7 @@ EXCEPTIONS = {
     },
     # F.scaled_dot_product_attention holds no weights but a log-sum-exp a row, as flash_attention does.
     ("torch", "attention"): {
-        ("held", "own"): (7.0, 4 + 1 / 64),
+        ("saved", "own"): (7.0, 4 + 1 / 64),
         ("new", "own"): (4.0, 1 / 64),
         ("chain", "own"): (7.0, 3 + 1 / 64),
     },

@@ -1,4 +1,4 @@
-"""What can go wrong before any work is done; the command turns each into one line and an exit code."""
+"""Errors before any work is done; the command turns each into one line and an exit code."""
 
 
 class UsageError(Exception):

@@ -1,4 +1,4 @@
-"""What is wrong, wherever in the lab it was found."""
+"""A finding: something that is wrong, wherever in the lab it was found."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Finding:
     """One thing that is wrong, in words that lead to its mend."""
 
-    rule: str  # "gradient-wrong"; it never changes its meaning, and the rest is for people
+    rule: str  # "gradient-wrong": its meaning never changes; the other fields are for people
     title: str  # what is wrong, as a sentence without a full stop
     expected: str
     got: str
-    why: str  # it matters
+    why: str  # why it matters
     mend: str
 
     @property

@@ -23,15 +23,15 @@ class Parser(argparse.ArgumentParser):
 
 
 class Target(argparse.Action):
-    """A target, to which the arguments after it belong."""
+    """The action of a target, to which the arguments after it belong."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
-        if isinstance(value, str):  # and not the default of one that may be absent
+        if isinstance(value, str):  # not the default of an optional target
             setattr(namespace, self.dest, [*getattr(namespace, self.dest), (value, [])])
 
 
 class Argument(argparse.Action):
-    """An argument of the last target; arguments before the first target belong to that one too."""
+    """The action of an argument: it belongs to the last target before it, or, if there is none, to the first."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
         if not namespace.targets:
@@ -63,7 +63,7 @@ def check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
     if page and not page.parent.is_dir():
         raise UsageError(f"{page}: no folder {page.parent}")
     for target in targets if arguments.plot or page else ():
-        if not target.isprintable():  # no text: a path of bytes that are no UTF-8
+        if not target.isprintable():  # a path whose bytes are no UTF-8
             raise UsageError(f"target: expected a name that can be written into a file, got {target!r}")
     if arguments.plot:
         from residuals_lab import lanes
@@ -92,7 +92,7 @@ def seed(text: str) -> int:
 
 
 def _whole(text: str, least: int, expected: str) -> int:
-    with contextlib.suppress(ValueError):  # of thousands of digits, which Python refuses to read
+    with contextlib.suppress(ValueError):  # Python refuses to read thousands of digits
         if text.isdecimal() and int(text) >= least:
             return int(text)
     raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")

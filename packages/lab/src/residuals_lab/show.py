@@ -1,4 +1,4 @@
-"""How things look on a terminal, and how they look in a pipe."""
+"""Output for a terminal and for a pipe: the console, sizes in words, JSON."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def progress(what: str) -> Iterator[None]:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is here, an extra of the lab that draws pictures."""
+    """Whether matplotlib is installed, which the lab needs for pictures alone."""
     return find_spec("matplotlib") is not None
 
 

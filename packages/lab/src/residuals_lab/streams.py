@@ -1,4 +1,4 @@
-"""What the command writes to: a stream of any encoding, one that is closed, or one whose reader has gone."""
+"""The streams that the command writes to: of any encoding, closed, or with a reader that has gone."""
 
 import codecs
 import contextlib
@@ -29,7 +29,7 @@ def _plain(problem: UnicodeError) -> tuple[str, int]:
 
 
 def last_words(message: str) -> None:
-    """Say in one line why the command ends, and drop what nobody reads, or Python tries once more when it exits."""
+    """Say in one line why the command ends, and drop output that nobody reads, which Python would try again at exit."""
     with contextlib.suppress(OSError):
         if message:
             print(f"residuals: {' '.join(message.splitlines())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a test says about residuals: how many bytes may be kept, and which arrays."""
+"""For tests: assert how many bytes a function keeps for its backward, and which arrays."""
 
 import re
 from collections import Counter
@@ -31,10 +31,10 @@ def assert_residuals(
     Args:
         fn: as `residuals_lab.audit.audit` takes it; so are `args`, `kwargs`, `framework` and `is_concrete`.
         *args: its arguments.
-        new_bytes: bytes held beyond arrays that are alive anyway: a number, or a bound such as "<= 64 MiB".
-        saved_bytes: all bytes held, in the same way.
+        new_bytes: bytes saved beyond arrays that are alive anyway: a number, or a bound such as "<= 64 MiB".
+        saved_bytes: all bytes saved, in the same way.
         names: the names of the new arrays, in any order, each as often as it is there.
-        framework: "jax" or "torch", where it cannot be told.
+        framework: "jax" or "torch", where `fn` does not tell.
         is_concrete: compute the forward.
         **kwargs: its keyword arguments.
 
@@ -44,7 +44,7 @@ def assert_residuals(
     """
     from residuals_lab.audit import audit
 
-    __tracebackhide__ = True  # of pytest: the message says it all
+    __tracebackhide__ = True  # pytest then leaves out this function's own frame
     if isinstance(names, str):
         raise UsageError(f"names: expected a list of names, got {names!r}")
     if new_bytes is None and saved_bytes is None and names is None:

@@ -53,7 +53,7 @@ class Audit:
     framework: str  # its name and version
     trace: Trace
     adapter: Framework
-    compiled: Compiled | None = None  # what is kept once XLA or `torch.compile` has had its say, if that was asked for
+    compiled: Compiled | None = None  # the arrays kept after XLA or `torch.compile`, if asked for
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -76,7 +76,7 @@ class Audit:
 
     @cached_property
     def waste(self) -> list[Waste]:
-        """What is wasted, the largest first: unused, twice, hidden, pinned by a view, derivable from another."""
+        """What is wasted, the largest first: unused, duplicate, hidden, pinned by a view, or derivable from another."""
         return waste(self.trace)
 
     @cached_property
@@ -127,7 +127,7 @@ def audit(
             gradient, as always; in JAX, if it is of floating numbers.
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
         is_concrete: in PyTorch, run on the tensors themselves: for code whose path depends on their values.
-        compiled: also say what is kept once XLA or `torch.compile` has had its say.
+        compiled: also report what is kept after XLA or `torch.compile`.
         name: what to call the function in the report.
         **kwargs: its keyword arguments, as `args`.
 
@@ -144,7 +144,7 @@ def audit(
         trace = adapter.trace(flat, arrays, names, roles=roles, around=around, is_abstract=not is_concrete)
     except UsageError:
         raise
-    except (Exception, SystemExit) as problem:  # of any kind, from a function that is not ours
+    except (Exception, SystemExit) as problem:  # an exception of any kind: the function is not ours
         raise UsageError(explained(problem, is_concrete)) from problem
     found = Audit(name, adapter.TITLE, trace, adapter)
     if not compiled:
@@ -159,7 +159,7 @@ def audit(
 def _compiled(adapter: Framework, subject: Subject) -> Compiled:
     try:
         found: Compiled = adapter.after_compilation(subject)
-    except (Exception, SystemExit) as problem:  # of any kind, from a compiler and a function that are not ours
+    except (Exception, SystemExit) as problem:  # of any kind: neither compiler nor function is ours
         raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
     return found
 
@@ -167,7 +167,7 @@ def _compiled(adapter: Framework, subject: Subject) -> Compiled:
 def _flat(
     adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[Input]]:
-    """`fn` as a function of the arrays in its arguments, and these arrays. What `fn` itself holds are parameters."""
+    """`fn` as a function of the arrays in its arguments, and these arrays. The arrays of `fn` itself are parameters."""
     given = [("", Marked(fn, "parameter"))]
     given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
     given += [(key, _marked(a)) for key, a in kwargs.items()]
@@ -189,10 +189,10 @@ def _flat(
 
 
 def _around(fn: Callable[..., Any]) -> dict[str, Any]:
-    """What a function finds in the variables around it, by their names."""
+    """The variables around a function that it reads, by their names."""
     try:
         found = inspect.getclosurevars(inspect.unwrap(fn))
-    except (TypeError, ValueError):  # of an object; or with a variable that is not there yet
+    except (TypeError, ValueError):  # `fn` is an object, or one of its variables is not set yet
         return {}
     return {**found.globals, **found.nonlocals}
 
@@ -202,7 +202,7 @@ def _marked(a: Any) -> Marked:
 
 
 def _names(fn: Callable[..., Any], n: int) -> list[str]:
-    """What `fn` calls its first `n` arguments."""
+    """The names that `fn` has for its first `n` arguments."""
     try:
         parameters = [*inspect.signature(getattr(fn, "forward", fn)).parameters.values()]
     except (TypeError, ValueError):

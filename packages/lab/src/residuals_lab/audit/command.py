@@ -8,8 +8,8 @@ from residuals_lab.errors import UsageError
 
 DESCRIPTION = """\
 Report what a function keeps for its backward: which arrays, how many bytes,
-made where, read by what; what is wasted, and what is computed again. Nothing is
-computed and nothing is allocated: a model of any size is traced on shapes.
+made where, read by what; what is wasted, and what the backward repeats. Nothing
+is computed and nothing is allocated: a model of any size is traced on shapes.
 
 TARGET is path/to/file.py:function or package.module:function; it may also be a
 torch.nn.Module or a callable tree of arrays. Its arguments follow it, in order:
@@ -18,7 +18,7 @@ torch.nn.Module or a callable tree of arrays. Its arguments follow it, in order:
   --param 'f32[512,512]'    the same, but a parameter: kept alive by others
   --frozen 'f32[1024,512]'  the same, but not differentiated
   --input x=data.npy        an array from a .npy, .npz or .csv file, by name
-  --arg file.py:function    what that function gives: a tree of arrays, say
+  --arg file.py:function    that function's result, such as a tree of arrays
   --arg 0.1                 a Python literal
   --arg eps=1e-5            any of them by name
 
@@ -28,7 +28,7 @@ dtypes: f64 f32 bf16 f16 i64 i32 i16 i8 u8 u32 bool key
 EXAMPLES = """\
 kinds of arrays in a report:
   input      alive anyway: an argument
-  parameter  alive anyway: of --param, of a module, or closed over
+  parameter  alive anyway: given as --param, of a module, or closed over
   output     alive anyway: a result of the function
   new        made on the way and kept alive for the backward alone
   view       a part of a larger array, all of which it keeps alive
@@ -72,14 +72,14 @@ def add_to(commands: Any, help: str) -> None:
         action=options.Argument,
         choices=options.FRAMEWORKS,
         default=argparse.SUPPRESS,
-        help="of the target before it, where it cannot be told from that",
+        help="the framework of the target before it, where the target does not tell",
     )
     parser.add_argument(
         "--concrete", action="store_true", help="compute the forward, for code whose path depends on numbers"
     )
     parser.add_argument("--top", type=options.size, default=12, metavar="N", help="rows of a table (default: 12)")
     parser.add_argument("--by", choices=("source", "module", "kind"), help="sum up instead of listing arrays")
-    parser.add_argument("--compiled", action="store_true", help="also what is kept once a compiler has had its say")
+    parser.add_argument("--compiled", action="store_true", help="also what is kept after compilation")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--html", type=options.path, metavar="FILE", help="also write the report as a page")
     options.add_plot(parser, "the lanes")

@@ -91,7 +91,7 @@ def _sums(audit: Audit, group: By) -> list[dict[str, Any]]:
 
 
 def _matched(left: Audit, right: Audit) -> list[dict[str, Any]]:
-    """What stands for what in two audits."""
+    """The residuals of two audits that stand for each other."""
     return [
         {
             "made_by": m.name,

@@ -1,4 +1,4 @@
-"""Two audits side by side: what one keeps and the other does not."""
+"""Two audits side by side: the residuals of one matched with those of the other."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from residuals_lab.trace.groups import stored
 
 @dataclass
 class Side:
-    """The residuals of one report in a row."""
+    """The residuals that one audit has in a row."""
 
     count: int = 0
     nbytes: int = 0
@@ -20,7 +20,7 @@ class Side:
 
 @dataclass
 class Match:
-    """Residuals of both reports that stand for each other, of one dtype."""
+    """Residuals of two audits that stand for each other, of one dtype."""
 
     name: str  # the operation that makes them
     dtype: str
@@ -35,9 +35,10 @@ class Match:
 def matched(left: Trace, right: Trace) -> list[Match]:
     """What both keep as new memory, the largest differences first.
 
-    Arrays of one operation, dtype and size are a row, and the rows of both sides are matched by what they have in
-    common: the operation and the size of an array; then all bytes together, so that `silu` there may stand beside
-    `sigmoid` here, and rather one that the same operations read, or that is as many arrays; then the operation alone.
+    Arrays of one operation, dtype and size are a row. The rows of the two sides are matched in three rounds: by the
+    operation and the size of an array; by all their bytes together, so that `silu` there may stand for `sigmoid` here;
+    by the operation alone. Of several rows that match, one that the same operations read is taken first, then one of
+    as many arrays.
     """
     rows = [_rows(left), _rows(right)]
     found: list[Match] = []
@@ -67,7 +68,7 @@ def _rows(trace: Trace) -> dict[_Key, Side]:
             side.count += 1
             side.nbytes += r.storage_bytes
             side.lines += [r.line] if r.line and r.line not in side.lines else []
-            side.readers += [op for op in dict.fromkeys(trace.steps[i].op for i in r.reads) if op not in side.readers]
+            side.readers += [op for op in trace.readers(r) if op not in side.readers]
     return dict(rows)
 
 

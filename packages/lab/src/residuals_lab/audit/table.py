@@ -21,7 +21,7 @@ DEPTH = 4  # of modules in modules
 
 
 def show(report: Audit, console: Console, top: int = 12, group: By | None = None) -> None:
-    """Print the report: the totals, the largest arrays, the modules, then what is wasted and what is done again."""
+    """Print the report: the totals, the largest arrays, the modules, then waste, repeats and advice."""
     trace: Trace = report.trace
     console.print(Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
     console.print(_totals(report))
@@ -44,17 +44,19 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
                 console.print(line)
     for op, line in trace.unsure.items():
         console.print()
-        console.print(f"Not exact: what {op} at {line} keeps is known in a run only; --concrete makes one")
+        console.print(f"Not exact: what {op} at {line} saves shows only in a real run; add --concrete.")
     if not trace.boundary:
         console.print()
-        console.print("In a run of JAX it is not seen how arrays are made; an audit without --concrete says more.")
+        console.print("A real run of JAX does not show how arrays are made; an audit without --concrete says more.")
     elif not report.waste and not report.advice:
         console.print()
-        console.print("Nothing is wasted: every array is read, once in memory, and no other gives it cheaply.")
+        console.print(
+            "Nothing is wasted: every array is read and in memory once, and no cheap operation gives it again."
+        )
 
 
 def _after(report: Audit) -> list[str]:
-    """What the compiler keeps, if it was asked."""
+    """The arrays that are kept after compilation, if that was asked for."""
     if report.compiled is None:
         return []
     what, new_bytes, arrays = report.compiled
@@ -78,7 +80,7 @@ def _without_padding(lines: str) -> str:
 
 
 def show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None) -> None:
-    """Print one report, or two and what tells them apart."""
+    """Print one report, or two and their differences."""
     if console.is_terminal or console.record:
         _show_all(reports, console, top, group)
         return
@@ -134,13 +136,14 @@ def _totals(report: Audit) -> str:
     arrays = len({r.storage for r in trace.residuals if r.is_new})
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
-        f"{size(trace.saved_bytes)} held, {size(alive)} of them alive anyway; "
+        f"{size(trace.saved_bytes)} saved, {size(alive)} of it alive anyway; "
         f"peak {size(report.peak_bytes)}; {trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
         f"{len(trace.steps) - trace.boundary:,} backward"
     )
 
 
-_WRAPS = {"residual", "array", "read by", "why"}  # where a terminal is narrow; bytes, counts and lines are never cut
+# The columns that wrap where a terminal is narrow; bytes, counts and lines are never cut.
+_WRAPS = {"residual", "array", "read by", "why"}
 
 
 def _table(*heads: str, right: Iterable[int] = ()) -> Table:
@@ -154,7 +157,7 @@ def _table(*heads: str, right: Iterable[int] = ()) -> Table:
 
 def _largest(trace: Trace, top: int) -> Table:
     found = rows(trace)
-    table = _table("held", "", "residual", "kind", "array", "made at", "read by", right=(0, 1))
+    table = _table("saved", "", "residual", "kind", "array", "made at", "read by", right=(0, 1))
     for row in found[:top]:
         r = row.residual
         table.add_row(
@@ -162,7 +165,7 @@ def _largest(trace: Trace, top: int) -> Table:
             f"{row.count} ×" if row.count > 1 else "",
             r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}",
             Text(r.kind, COLOURS[r.kind]),
-            f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]",
+            str(r.value),
             r.line or "–",
             "nothing" if r.is_unused else _readers(trace, r),
         )
@@ -173,12 +176,12 @@ def _largest(trace: Trace, top: int) -> Table:
 
 
 def _readers(trace: Trace, r: Residual) -> str:
-    names = [name.removesuffix(" backward") for name in dict.fromkeys(trace.steps[i].op for i in r.reads)]
+    names = [name.removesuffix(" backward") for name in trace.readers(r)]
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _groups(trace: Trace, group: By, top: int) -> Table:
-    table = _table("new", "held", "arrays", group, right=(0, 1, 2))
+    table = _table("new", "saved", "arrays", group, right=(0, 1, 2))
     found = by(trace, group)
     for label, count, nbytes, new in found[:top]:
         table.add_row(size(new), size(nbytes), f"{count:,}", label)
@@ -211,7 +214,7 @@ def _modules(root: Branch) -> Tree:
 
 
 def _only(branch: Branch) -> bool:
-    """Whether all of it is in the one module inside of it."""
+    """Whether all arrays of a module are made in the one module inside it."""
     (inside,) = branch.branches.values()
     return inside.count == branch.count
 

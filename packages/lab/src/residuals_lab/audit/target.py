@@ -34,9 +34,9 @@ def audit_target(
     Nothing is allocated while a PyTorch target is imported and its arguments are made, unless `is_concrete` says so.
 
     Raises:
-        UsageError: in one line, for whatever goes wrong, with what to do.
+        UsageError: whatever goes wrong, in one line that says what to do.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # what the target prints is no part of what is asked for
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the target's own output
         framework = framework or _imported_by(target)
         if framework is None:
             framework = framework_of(load_target(target), target)
@@ -50,7 +50,7 @@ def audit_target(
                 raise UsageError(f"{target}: {problem}") from problem
             except KeyboardInterrupt:
                 raise
-            except BaseException as problem:  # of a kind of its own
+            except BaseException as problem:  # such as SystemExit: the target is not ours
                 raise UsageError(f"{target}: {explained(problem, is_concrete)}") from problem
 
 
@@ -78,11 +78,11 @@ def _imported_by(target: str) -> str | None:
     place = target.rpartition(":")[0]
     if place and not place.endswith(".py"):
         module = place
-        spec = executed(module, Path.cwd(), lambda: importlib.util.find_spec(module))  # which imports packages around
+        spec = executed(module, Path.cwd(), lambda: importlib.util.find_spec(module))  # imports its packages
         place = (spec and spec.origin) or ""
     if not place.endswith(".py") or not Path(place).is_file():
         return None
-    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # said when it is imported
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # the import itself will say it
         nodes = [*ast.walk(ast.parse(Path(place).read_text(encoding="utf-8")))]
         modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

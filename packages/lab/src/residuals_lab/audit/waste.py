@@ -1,4 +1,4 @@
-"""What a trace shows to be wasted: arrays held for nothing."""
+"""What is wasted in a trace: residuals that nobody needs to keep."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ class Waste:
     """Residuals that are wasted in the same way at the same place, and the bytes that would be freed without them."""
 
     what: What
-    why: str  # in words, the same for all of them
+    why: str  # a phrase, the same for all of them
     names: tuple[str, ...]
     line: str
     nbytes: int
 
 
 def waste(trace: Trace) -> list[Waste]:
-    """What is wasted, the largest first. Single numbers are passed over, and those of each turn of a loop."""
+    """What is wasted, the largest first. Single numbers are passed over, also one for each iteration of a loop."""
     saved = [r for r in trace.residuals if trace.values[trace.part(r.value.number)].shape]
     found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
     for what, why, residual, nbytes in (
@@ -54,21 +54,21 @@ def _unused(saved: list[Residual]) -> _Found:
 def _hidden(saved: list[Residual]) -> _Found:
     for r in saved:
         if r.kind == "hidden":
-            how = "kept outside of what the rule saves: on ctx, in a closure, in an object"
+            how = "kept outside what the rule saves: in a closure, or as an attribute of ctx"
             yield "hidden", how, r, _freed(r)
 
 
 def _duplicates(trace: Trace, saved: list[Residual]) -> _Found:
-    """Equal values in more than one storage. One of them has to stay, if none is alive anyway."""
+    """Equal values in more than one storage. If none of the storages is alive anyway, one of them has to stay."""
     by_value: dict[int, dict[object, Residual]] = defaultdict(dict)
     for r in saved:
-        # Nobody knows what is in what was not written to, nor whether an operation that nobody knows draws numbers.
+        # An array that was never written to may hold anything, and an operation of unknown cost may draw numbers.
         if not r.op.startswith(("empty", "new_empty")) and (not r.op or cost_of(r.op) != "other"):
             by_value[r.value.number].setdefault(r.storage, r)
     for number, same in by_value.items():
         first, *others = sorted(same.values(), key=lambda r: r.is_new)
         if first.is_new and number in trace.alive:
-            yield "duplicate", "the same values as what is alive anyway", first, first.storage_bytes
+            yield "duplicate", "the same values as an array that is alive anyway", first, first.storage_bytes
         for r in others:
             if r.is_new:
                 yield "duplicate", f"the same values as {first.name}", r, r.storage_bytes
@@ -87,31 +87,31 @@ def _pinned(saved: list[Residual]) -> _Found:
 
 
 def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
-    """New arrays that one cheap step makes of others that are there anyway: saved, inputs, constants."""
+    """New arrays that one cheap step gives again from arrays that are kept anyway: residuals, inputs, constants."""
     makers: dict[int, Step] = {}
     for step in trace.steps[: trace.boundary]:
         for number in step.outs:
             makers.setdefault(number, step)
     storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
-    lost = {*makers, *trace.gone}  # unless it is there
+    lost = {*makers, *trace.gone}  # values that the backward does not have, unless they are in `there`
     there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}.difference(trace.gone)
-    for step in trace.steps[: trace.boundary]:  # a turn's part of what a loop goes over is there as well
+    for step in trace.steps[: trace.boundary]:  # the slice for one iteration of an array that is there
         if step.op == "slice" and there.issuperset(step.ins):
             there.update(step.outs)
     for r in saved:
         maker = makers.get(trace.part(r.value.number))
-        while maker and maker.cost == "view" and maker.op != r.op:  # a view of what another step made
+        while maker and maker.cost == "view" and maker.op != r.op:  # go back to the step that made the array of a view
             maker = makers.get(maker.ins[0]) if maker.ins[0] not in there else None
         if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
             continue
-        if maker.op in ("carry", "constant"):  # from turn to turn: to have it again takes the loop; or spelled out
+        if maker.op in ("carry", "constant"):  # a carry takes the whole loop again; a constant is in the program itself
             continue
-        if maker.op.startswith(("empty", "new_empty")):  # and written to, by what does not say so
+        if maker.op.startswith(("empty", "new_empty")):  # its numbers were written later, by an operation not seen
             continue
-        if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # it is a view: there is one array of both
+        if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # the view shares a storage that is saved
             continue
         if all(n in there or n not in lost for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
-            yield "derivable", f"one {maker.op} makes it of what is there anyway", r, r.storage_bytes
+            yield "derivable", f"one cheap {maker.op} of arrays that are kept anyway gives it again", r, r.storage_bytes
 
 
 def _freed(r: Residual) -> int:

@@ -1,4 +1,4 @@
-"""Ops, or anyone's function beside one, in every framework: errors, residuals, bytes, repetition, the exchange."""
+"""Ops, or anyone's function beside one, in every framework: errors, residuals, bytes, repeats, the exchange."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from residuals_lab.trace import Trace
 
 @dataclass(frozen=True)
 class Target:
-    """Somebody's own function, to be compared with an op of the same arguments."""
+    """Somebody's own function, to be compared with an op that takes the same arguments."""
 
     name: str
     fn: Callable[..., Any]
@@ -56,7 +56,7 @@ class Entry:
     """All that is known of one op."""
 
     call: Call
-    first_array_bytes: int  # the unit to see bytes in
+    first_array_bytes: int  # the unit in which bytes are shown
     sides: dict[str, Side]  # by framework
     difference: Errors | None  # of the second framework from the first
     exchange: dict[tuple[str, str], float]  # residuals of the one in the backward of the other: the gradient's error
@@ -108,18 +108,18 @@ def make_call(op: Op, options: Options) -> Call:
     rng = np.random.default_rng(options.seed)
     try:
         drawn = op.draw(rng, axes)
-    except (ValueError, OverflowError) as problem:  # NumPy's, of more elements than there are addresses
+    except (ValueError, OverflowError) as problem:  # NumPy refuses more elements than there are addresses
         raise UsageError(f"--size: {options.size} is too large for {op.name}: {problem}") from problem
     call = Call.of(op, drawn | {name: a for name, a in options.inputs.items() if name in op.arrays})
     try:
         call.results()
-    except ValueError as problem:  # such as one number a channel
+    except ValueError as problem:  # the op refuses these shapes, such as one number a channel
         raise UsageError(f"{op.name}: {problem}") from problem
     return replace(call, device=options.device)
 
 
 def traces(op: Op, adapters: Sequence[Framework], options: Options, target: Target | None = None) -> dict[str, Trace]:
-    """What to draw of an op: in each framework our rule beside plain autodiff, or beside somebody's function."""
+    """The traces to draw of an op: in each framework our rule, and plain autodiff or somebody's function."""
     call, dtype = make_call(op, options), options.dtypes[-1]
     found = {}
     for adapter in adapters:
@@ -133,7 +133,7 @@ def traces(op: Op, adapters: Sequence[Framework], options: Options, target: Targ
 
 
 def _check_finite(call: Call, adapter: Framework, options: Options) -> None:
-    """A number that a dtype cannot hold would make all that follows NaN, and NaN agrees with NaN."""
+    """Refuse a number that overflows a dtype: every result of it would be NaN, and NaN agrees with NaN."""
     for dtype in options.dtypes:
         for name, a in call.rounded(adapter, dtype).arrays.items():
             wrong = np.argwhere(~np.isfinite(a))
@@ -146,7 +146,7 @@ def _entry(call: Call, adapters: Sequence[Framework], options: Options, target: 
     theirs = None
     if target is not None:
         (adapter,) = (a for a in adapters if target.framework == a.NAME)
-        with _blamed_on(target):  # first, so that what cannot be compared is said at once
+        with _blamed_on(target):  # first: if it cannot be compared, that is said at once
             _check_output(call, target, adapter, options)
             result = measure.result(call, target.make, adapter, options)
             kept = measure.kept(call, target.make, adapter, options)
@@ -169,13 +169,13 @@ def _side(call: Call, adapter: Framework, options: Options, result: measure.Resu
     has one, and checkpointing.
     """
     truth = measure.truth(call, adapter, options)
-    plain = measure.result(call, Call.plain, adapter, options, is_twice=False)  # whose second derivatives are the truth
+    plain = measure.result(call, Call.plain, adapter, options, is_twice=False)  # its second derivatives are the truth
     own_name, _ = adapter.OWN.get(call.op.name, (None, None))
     own = None
     if own_name:
         try:
             own = measure.kept(call, Call.own, adapter, options)
-        except (TypeError, ValueError, RuntimeError):  # it refuses this call, such as one number a group
+        except (TypeError, ValueError, RuntimeError):  # the op refuses this call, such as one number a group
             own_name = None
     return Side(
         title=adapter.TITLE,
@@ -200,7 +200,7 @@ def _first_array_bytes(call: Call, adapter: Framework, options: Options) -> int:
 
 @contextmanager
 def _blamed_on(target: Target) -> Iterator[None]:
-    """Whatever somebody's function raises becomes one line about that function."""
+    """Turn whatever somebody's function raises into one line about that function."""
     try:
         yield
     except UsageError:

@@ -10,7 +10,7 @@ from typing import Any
 from residuals_lab import options
 from residuals_lab.errors import MissingFramework, UsageError
 
-IN_DETAIL = 3  # ops, for each of which a whole table is not too much
+IN_DETAIL = 3  # so many ops have a table each; more have a line each
 
 
 def add_to(commands: Any, help: str) -> None:
@@ -19,14 +19,14 @@ def add_to(commands: Any, help: str) -> None:
         "compare",
         help=help,
         description="Compare ops, or your own function beside an op, in every installed framework: errors against the "
-        "float64 truth, residuals by name, bytes really saved, what the backward computes again, and the exchange of "
+        "float64 truth, residuals by name, bytes really saved, what the backward repeats, and the exchange of "
         "residuals between frameworks. Up to three ops in detail; with more, or no OP, one line an op and framework.",
         epilog=options.EXIT_CODES,
     )
     parser.add_argument(
         "what", nargs="*", metavar="OP", help="ops; with --like, one file.py:function or module:function"
     )
-    parser.add_argument("--like", metavar="OP", help="the op that your function does the work of")
+    parser.add_argument("--like", metavar="OP", help="the op that your function computes")
     parser.add_argument(
         "--framework", choices=options.FRAMEWORKS, help="only this one (default: all that are installed)"
     )
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> tuple[list[Any], list[str], Any]:
-    """The ops, the frameworks, and somebody's function beside the one op, if that is asked for."""
+    """The ops, the frameworks, and, with --like, somebody's function to compare with the one op."""
     from residuals_lab import frameworks, targets
     from residuals_lab.compare import Target
     from residuals_lab.frameworks.detect import framework_of
@@ -106,7 +106,7 @@ def _chosen(arguments: argparse.Namespace) -> tuple[list[Any], list[str], Any]:
     ops = [_op(arguments.like)]
     if len(arguments.what) != 1:
         raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
-    with contextlib.redirect_stdout(sys.stderr):  # what the file prints is no part of what is asked for
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the file's own output
         fn = targets.load_target(arguments.what[0])
     framework = arguments.framework or framework_of(fn, arguments.what[0])
     return ops, [framework], Target(arguments.what[0], fn, framework)

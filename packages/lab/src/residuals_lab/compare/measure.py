@@ -1,4 +1,4 @@
-"""What a function gives and what it keeps, measured on one call in one framework; and the exchange."""
+"""A function's results and its residuals, measured on one call in one framework; and the exchange."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What a function gives, in NumPy: by dtype, its value and gradients; in float64, its second derivatives.
+    """A function's results in NumPy: value and gradients by dtype, and second derivatives in float64.
 
     `seconds` is None for a function that cannot be differentiated twice, or was not asked to be.
     """
@@ -47,7 +47,7 @@ class Errors(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a function keeps for its backward, and how many bytes it adds to linear → op → linear."""
+    """A function's residuals, in its trace, and the bytes that it adds to linear → op → linear."""
 
     trace: Trace
     chain_bytes: int
@@ -62,7 +62,7 @@ class Kept(NamedTuple):
 
 
 def result(call: Call, make: Make, adapter: Framework, options: Options, is_twice: bool = True) -> Result:
-    """What a function of the call's arrays gives; its second derivatives too, if `is_twice`."""
+    """The results of a function of the call's arrays; second derivatives among them only if `is_twice`."""
     values, gradients = {}, {}
     for dtype in options.dtypes:
         with adapter.precision(dtype):
@@ -73,8 +73,8 @@ def result(call: Call, make: Make, adapter: Framework, options: Options, is_twic
 
 
 def truth(call: Call, adapter: Framework, options: Options) -> Result:
-    """The analytic values and gradients, and second derivatives by plain autodiff in float64, each at the arrays and
-    cotangents as its dtype has them.
+    """The analytic values and gradients of each dtype, from arrays and cotangents rounded to that dtype; and second
+    derivatives by plain autodiff in float64.
     """
     values, gradients = {}, {}
     for dtype in options.dtypes:
@@ -90,7 +90,7 @@ def _seconds(call: Call, make: Make, adapter: Framework, options: Options) -> li
         args, g, us = arrays(call, adapter, "float64", options)
         try:
             return [adapter.to_numpy(d) for d in adapter.second_vjp(make(call, adapter), args, g, us)]
-        except Exception:  # of any kind: the verdict says that there are none, beside all that can be said
+        except Exception:  # of any kind: the verdict will say that there are none
             return None
 
 
@@ -121,7 +121,7 @@ def _worst(found: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
 
 
 def kept(call: Call, make: Make, adapter: Framework, options: Options) -> Kept:
-    """What a function of the call's arrays keeps, in the last dtype."""
+    """The residuals of a function of the call's arrays, in the last dtype."""
     dtype = options.dtypes[-1]
     with adapter.precision(dtype):
         args, _, _ = arrays(call, adapter, dtype, options)

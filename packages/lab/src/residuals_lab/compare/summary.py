@@ -27,7 +27,7 @@ def show(comparison: Comparison, console: Console) -> None:
     rows = list(_rows(comparison))
     table = _table(rows)
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
-        table = _table([row[:-1] for row in rows])  # the verdict says it of all exchanges at once
+        table = _table([row[:-1] for row in rows])  # without the exchange: the verdict sums it up
     console.print(table)
     console.print()
     show_verdict(comparison, console, f"One in detail: residuals compare {comparison.entries[0].call.op.name}")

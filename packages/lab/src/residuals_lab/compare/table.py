@@ -36,7 +36,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def show_verdict(comparison: Comparison, console: Console, following: str) -> None:
-    """Print what it comes to: what failed, or that all is well, and how to go on."""
+    """Print the verdict: what failed, or that all is well, and how to go on."""
     for finding in comparison.findings:
         console.print(Text.assemble(("FAILED", "red"), f" {finding.line}"))
     if not comparison.findings:
@@ -64,7 +64,7 @@ def _rows(entry: Entry, options: Options) -> tuple[list[str], list[Row]]:
     sides, target = [*entry.sides.values()], entry.target
     found = [side.rule for side in sides] + ([target] if target else [])
     heads = [side.title for side in sides] + ([target.name] if target else [])
-    rest = ["–"] * bool(target)  # somebody's function has no plain form, and no other op beside it
+    rest = ["–"] * bool(target)  # somebody's function has no plain form, no other op and no checkpoint
     first, last = options.dtypes[0], options.dtypes[-1]
     rows: list[Row] = []
     rows += [("value error", dtype, [_error(f.errors.value[dtype]) for f in found]) for dtype in options.dtypes]
@@ -131,7 +131,7 @@ def _bytes(nbytes: int | None, elements: int) -> str:
 
 
 def repeats(kept: Kept | None) -> str:
-    """What the backward computes again."""
+    """The operations that the backward repeats."""
     return "–" if kept is None else ", ".join(kept.trace.repeats()) or "nothing"
 
 

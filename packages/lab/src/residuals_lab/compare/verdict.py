@@ -1,4 +1,4 @@
-"""What is wrong with what was measured of an op; nothing, for a right one."""
+"""The findings about an op from its measurements; a right op has none."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) -> Iterator[Finding]:
-    """What is wrong with an entry of a comparison."""
+    """All findings about an entry of a comparison."""
     op = entry.call.op.name
     for adapter in adapters:
         side, module = entry.sides[adapter.NAME], adapter.op(op)
@@ -36,7 +36,7 @@ def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) ->
                 f"{where} repeats other operations in its backward than RECOMPUTES declares",
                 _listed(declared),
                 _listed(repeats),
-                "what a backward computes again is a choice, against the bytes of saving it",
+                "what a backward repeats is a choice against the bytes of saving it",
                 "save the value, or declare the operation in RECOMPUTES with the reason",
             )
         dtype = options.dtypes[0]
@@ -58,13 +58,13 @@ def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) ->
 
 def _inaccuracies(where: str, errors: Errors, plain: Errors) -> Iterator[Finding]:
     """Errors above what plain autodiff of our op's maths allows."""
-    for what, found, beside in (("value", errors.value, plain.value), ("gradient", errors.gradient, plain.gradient)):
+    for what, found, of_plain in (("value", errors.value, plain.value), ("gradient", errors.gradient, plain.gradient)):
         for dtype, worst in found.items():
-            if not worst <= limit(dtype, beside[dtype]):
+            if not worst <= limit(dtype, of_plain[dtype]):
                 yield Finding(
                     f"{what}-wrong",
                     f"{where}: {what} error in {dtype}",
-                    f"at most {limit(dtype, beside[dtype]):.1e}",
+                    f"at most {limit(dtype, of_plain[dtype]):.1e}",
                     f"{worst:.1e}",
                     "plain autodiff of the same maths is this exact",
                     f"compare the {what} with the op's page, term by term",

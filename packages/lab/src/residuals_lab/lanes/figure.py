@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_TICKS = 12  # in the forward; in the backward as many
+MOST_TICKS = 12  # below the forward, and as many below the backward
 
 ON_BAR = "#14181d"
 
 
 class Theme(NamedTuple):
-    """What is not a bar."""
+    """The colours of everything but the bars."""
 
     paper: str
     ink: str
@@ -31,13 +31,13 @@ class Theme(NamedTuple):
 LIGHT = Theme("#ffffff", "#1f2328", "#59636e", "#d9dee3", "#c2410c")
 DARK = Theme("#0d1117", "#e6edf3", "#9198a1", "#2f353d", "#ffa56b")
 
-# Lengths are in points, of which a figure that a README shows at its full width has 720.
+# Lengths are in points: a figure that fills the width of a README has 720.
 WIDTH, LEFT, RIGHT, GAP = 720.0, 58.0, 10.0, 22.0
 LEAST_COLUMN = 230.0
 HEAD, STAIRS, BETWEEN, FOOT = 44.0, 112.0, 12.0, 34.0  # titles, staircase, the space below it, names of steps
 LEGEND_LINE = 15.0
 TEXT, SMALL, TITLE = 7.6, 7.4, 10.0  # sizes of fonts
-TEXT_ROW = 9.8  # how high a row is, at least; and a bar with text in it
+TEXT_ROW = 9.8  # the least height of a row, and of a bar with text in it
 ROW_GAP = 2.8
 HIGHEST_BAR, HAIRLINE = 24.0, 1.2
 
@@ -54,7 +54,7 @@ class Column(NamedTuple):
         return self.width / 2
 
     def across(self, place: int) -> float:
-        """Where a place in the trace is."""
+        """The x of a place in the trace."""
         boundary, steps = self.trace.boundary, len(self.trace.steps)
         if place <= boundary:
             return place / max(boundary, 1) * self.half
@@ -62,12 +62,12 @@ class Column(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a label could be."""
+    """A place where a label could be."""
 
     x: float
     room: float
     align: Literal["left", "right"]
-    is_within: bool = False  # the bar
+    is_within: bool = False  # in the bar itself
 
 
 def summary(traces: Mapping[str, Trace]) -> str:
@@ -118,13 +118,13 @@ def figure_of(traces: Mapping[str, Trace], theme: Theme) -> "Figure":
 
 
 def _note(axes: "Axes", text: str, place: tuple[float, float], up: float, colour: str, **style: Any) -> None:
-    """Write at a place, of which the height is a fraction of the panel's, and so many points above it."""
+    """Write so many points above a place: its x is that of the data, its y a fraction of the panel's height."""
     where: Any = ("data", "axes fraction")
     axes.annotate(text, place, (0, up), xycoords=where, textcoords="offset points", color=colour, **style)
 
 
 def _heights(columns: Sequence[Sequence[Row]]) -> list[list[list[float]]]:
-    """How high the parts of each row are: by bytes, on one scale for all columns."""
+    """The heights of the parts of each row: by bytes, on one scale for all columns."""
     most = max((row.nbytes for column in columns for row in column), default=0) or 1
     count = max(len(column) for column in columns)
     highest = min(HIGHEST_BAR, max(TEXT_ROW + 1, 400 / max(count, 1)))
@@ -132,7 +132,7 @@ def _heights(columns: Sequence[Sequence[Row]]) -> list[list[list[float]]]:
 
 
 def _byte_ticks(most: int) -> list[int]:
-    """Where lines are at bytes: at most four powers of two apart, and one above the most there is."""
+    """The bytes at which lines are drawn: at most four steps of a power of two, up to `most` or just above."""
     step = 1
     while step * 4 < most:
         step *= 2
@@ -153,20 +153,20 @@ def _draw_staircase(axes: "Axes", column: Column, ticks: Sequence[int]) -> None:
     _outline(axes, x, [0, *(s.new_bytes for s in stairs), 0], theme.new, 1.3)
     axes.set_yticks(ticks, [size(n) if n else "0" for n in ticks])
     axes.set_ylim(0, 1.1 * ticks[-1])
-    _plain(axes, column)
+    _bare(axes, column)
     axes.grid(axis="y", color=theme.rule, linewidth=0.6)
     axes.axvline(column.half, -BETWEEN / STAIRS, color=theme.muted, linewidth=0.9, linestyle=":", clip_on=False)
 
 
 def _outline(axes: "Axes", x: Sequence[float], amounts: Sequence[int], colour: str, width: float) -> None:
-    """The stairs, from the floor and back to it."""
+    """Draw the outline of stairs, from the floor and back to it."""
     there = [i for i, amount in enumerate(amounts) if amount]
     if there:
         steps = slice(there[0], there[-1] + 2)
         axes.step([x[there[0]], *x[steps]], [0, *amounts[steps]], where="post", color=colour, linewidth=width)
 
 
-def _plain(axes: "Axes", column: Column) -> None:
+def _bare(axes: "Axes", column: Column) -> None:
     axes.set_facecolor("none")
     axes.set_axisbelow(True)
     axes.set_xlim(0, column.width)
@@ -179,7 +179,7 @@ def _plain(axes: "Axes", column: Column) -> None:
 def _draw_rows(
     axes: "Axes", column: Column, lines: Sequence[Row], heights: Sequence[Sequence[float]], lowest: float
 ) -> None:
-    _plain(axes, column)
+    _bare(axes, column)
     axes.set_ylim(lowest, 0)
     axes.set_yticks([])
     axes.axvline(column.half, color=column.theme.muted, linewidth=0.9, linestyle=":", zorder=0.5)
@@ -226,7 +226,7 @@ def _write(axes: "Axes", column: Column, row: Row, y: float, high: float) -> Non
 def _draw_ticks(axes: "Axes", column: Column) -> None:
     forward, backward = runs(column.trace, MOST_TICKS)
     places = _thinned(forward, column, 0)
-    if {run.name for run in backward} <= {run.name for run in forward}:  # then it is a mirror
+    if {run.name for run in backward} <= {run.name for run in forward}:  # then the backward mirrors the forward
         backward = [run for run in backward if run.name in places.values()]
     places |= _thinned(backward, column, column.half)
     for x, label in places.items():
@@ -236,7 +236,7 @@ def _draw_ticks(axes: "Axes", column: Column) -> None:
 
 
 def _thinned(found: list[Run], column: Column, left: float) -> dict[float, str]:
-    """Names by their place in a half: of every run, or of every second, or third ... until none touches the next."""
+    """The names of runs by their x in a half: all, or every second, or third ... until none touches the next."""
     labels = {run.name: _fit(run.name, column.half - 6, SMALL) for run in found}
     wide = {name: _length(label, SMALL) / 2 + 3 for name, label in labels.items()}
     for every in range(1, len(found) + 1):
@@ -250,7 +250,7 @@ def _thinned(found: list[Run], column: Column, left: float) -> dict[float, str]:
 
 
 def _entries(parts: Sequence[Lane], theme: Theme) -> list[Any]:
-    """The legend: what there is, in the order of the stack."""
+    """The entries of the legend: the kinds that occur, in the order of the stack."""
     from matplotlib.patches import Patch
 
     there = {(a.is_new, a.kind) for a in parts}

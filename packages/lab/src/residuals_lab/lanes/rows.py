@@ -31,7 +31,7 @@ class Row(NamedTuple):
     """A row of the picture: one lane, or the rest of a module with a part for each kind."""
 
     label: str
-    short: str  # instead of a label that has no room
+    short: str  # shown where the label has no room
     parts: tuple[Lane, ...]  # as they are stacked, from the bottom
 
     @property
@@ -96,8 +96,8 @@ def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
 def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tuple[list[Lane], bool]]]:
     """Lanes in at most so many rows: those that have one by themselves, and by module the rest.
 
-    The largest lanes are by themselves; of equal ones all or none, since none of them stands out. The rest of a module
-    comes with whether that is all of it.
+    The largest lanes are by themselves; of equal ones all or none, since none of them stands out. Beside the rest of a
+    module is whether that is all of its lanes.
     """
     if len(found) <= most:
         return [*found], {}
@@ -119,7 +119,7 @@ def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tup
 def _places(found: Sequence[Lane], many: int) -> list[str]:
     """The module of each lane; of a lane in a crowded module also its line and name, and a number if these are equal.
 
-    So that code without modules, and that of a large one, can be told apart.
+    This tells lanes apart in code without modules, and in a large module.
     """
     crowded = {module for module, n in Counter(a.module for a in found).items() if n > many}
     detailed = ["/".join(part for part in (a.module, basename(a.line), a.name) if part) for a in found]
@@ -148,9 +148,9 @@ def outermost(trace: Trace) -> int:
 
 
 def _modules(places: Sequence[str], most: int) -> dict[str, str]:
-    """Place → the module that it counts to, as deep as there are at most so many modules.
+    """Place → the module in which it is counted, on the deepest level that has at most so many modules.
 
-    If those are few, since there are too many one level down, neighbours on that level count as one.
+    If that level has only a few, and the next one too many, neighbours on the next level are counted together.
     """
     deepest = max(place.count("/") for place in places) + 1
     levels = [[*dict.fromkeys(within(place, 0, depth) for place in places)] for depth in range(deepest + 1)]

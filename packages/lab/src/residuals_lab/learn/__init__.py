@@ -11,7 +11,7 @@ from residuals_lab.learn.grading import Grade, ended
 from residuals_lab.targets import isolated
 from residuals_lab.targets.isolated import Limits
 
-LIMITS = Limits(seconds=60, nbytes=4 << 30)  # of grading a file
+LIMITS = Limits(seconds=60, nbytes=4 << 30)  # for grading one file
 _EXERCISES = files("residuals_lab.learn") / "exercises"
 
 
@@ -79,5 +79,5 @@ def check(exercise: str, framework: str) -> Grade:
 
 
 def command_line(exercise: str, framework: str) -> str:
-    """The command that all else is an option of."""
+    """The command of an exercise, to which --check, --hint and --reset are added."""
     return f"residuals learn {exercise} --framework {framework}"

@@ -106,7 +106,7 @@ def _labelled(label: str, text: str) -> str:
 
 
 def _say(text: str) -> None:
-    """Text as it is: square brackets are no markup here."""
+    """Print text as it is: square brackets are no markup."""
     from residuals_lab import show
 
     show.console().print(text, markup=False, emoji=False)

@@ -20,7 +20,7 @@ CONCRETE = "--concrete"
 
 
 class Key(NamedTuple):
-    """What residuals have in common to be one line."""
+    """The properties that the residuals of one line share."""
 
     name: str
     kind: str
@@ -42,11 +42,11 @@ class Entry:
     new_bytes: int = 0
     saved_bytes: int = 0
     residuals: dict[Key, Amount] = field(default_factory=dict)
-    lines: dict[Key, str] = field(default_factory=dict)  # where they are made; not in the file
+    lines: dict[Key, str] = field(default_factory=dict)  # source lines where residuals are made; not in the file
 
     @property
     def place(self) -> tuple[str, str, tuple[str, ...]]:
-        """What tells entries apart, and sorts them."""
+        """The key that tells entries apart and sorts them."""
         return self.target, self.framework, self.arguments
 
 
@@ -73,7 +73,7 @@ def _entry(target: str, arguments: tuple[str, ...], audit: Audit) -> Entry:
         if r.kind == "parameter" and not r.value.shape:  # a number in the program, as `2.0 * x` has one
             constants += row.nbytes
             continue
-        key = Key(alike(r.name), r.kind, f"{r.value.dtype}[{', '.join(map(str, r.value.shape))}]")
+        key = Key(alike(r.name), r.kind, str(r.value))
         before = found.get(key, Amount())
         found[key] = Amount(before.arrays + row.count, before.nbytes + row.nbytes)
         lines.setdefault(key, r.line)
@@ -81,7 +81,7 @@ def _entry(target: str, arguments: tuple[str, ...], audit: Audit) -> Entry:
 
 
 def named(target: str) -> str:
-    """The one name of a target: a file by its path from here, if it is below."""
+    """The name of a target in the file, however it was spelled: a file below this folder by its relative path."""
     place, colon, function = target.rpartition(":")
     if place.endswith(".py"):
         path = os.path.relpath(place)

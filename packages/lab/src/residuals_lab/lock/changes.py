@@ -1,4 +1,4 @@
-"""What is not as it is in the file."""
+"""The differences between the lock file and what targets keep now."""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ How = Literal["grew", "appears", "replaced", "less", "is gone"]
 
 
 class Change(NamedTuple):
-    """Something that is not as it is in the file."""
+    """One difference from the file."""
 
     entry: Entry  # as it is now
     how: How
@@ -25,10 +25,10 @@ class Change(NamedTuple):
 
 
 def changes(before: Entry, after: Entry) -> list[Change]:
-    """What is not as it was: totals, then residuals; first what is worse, the largest first."""
+    """All differences: totals before residuals, worse before better, larger before smaller."""
     found = []
-    for what in ("new bytes", "held bytes"):
-        was, is_now = (getattr(e, what.replace("new ", "new_").replace("held ", "saved_")) for e in (before, after))
+    for what in ("new bytes", "saved bytes"):
+        was, is_now = (getattr(e, what.replace(" ", "_")) for e in (before, after))
         if was != is_now:
             found.append(Change(after, "grew" if is_now > was else "less", what, was, is_now))
     gone = {key: amount for key, amount in before.residuals.items() if key not in after.residuals}
@@ -36,7 +36,7 @@ def changes(before: Entry, after: Entry) -> list[Change]:
         was = before.residuals.get(key, Amount())
         where = f" at {after.lines[key]}" if after.lines.get(key) else ""
         twin = next((k for k in gone if not was.arrays and (k[1:], gone[k]) == (key[1:], amount)), None)
-        if twin:  # under another name, or something else in its place: nobody can tell
+        if twin:  # renamed, or another array in its place: the two cannot be told apart
             del gone[twin]
             what = f"{twin.name} by {_said(key)}{where}"
             found.append(Change(after, "replaced", what, amount.nbytes, amount.nbytes, key))

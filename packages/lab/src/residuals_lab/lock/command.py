@@ -21,7 +21,7 @@ in a diff; and fail where it grows.
       add a target, or update it; arguments are those of residuals audit
   residuals lock write
       look at all targets of the file again, and accept what they keep; with a
-      TARGET of the file and no arguments, at this one
+      TARGET of the file and no arguments, at that one alone
   residuals lock check
       fail if bytes grew or an array appeared: say which, and from where
 """
@@ -64,7 +64,7 @@ def add_to(commands: Any, help: str) -> None:
 
 
 def run_write(arguments: argparse.Namespace) -> int:
-    """Put targets into the file, or look again at those that are in it, and return the exit code."""
+    """Write targets into the file, or look again at those that it has, and return the exit code."""
     from residuals_lab import show
     from residuals_lab.lock import file, table
     from residuals_lab.lock.changes import Change, changes

@@ -11,7 +11,7 @@ TOTALS = {"new bytes": "new_bytes", "held bytes": "saved_bytes"}
 
 
 def document(changes: Sequence[Change], problems: Sequence[Exception]) -> dict[str, Any]:
-    """What is not as it is in the file, and why there may be more."""
+    """The differences from the file, and the problems because of which there may be more."""
     return {
         "schema_version": SCHEMA_VERSION,
         "changes": [_change(change) for change in changes],

@@ -91,7 +91,7 @@ def _quoted(value: str) -> str:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the file as a whole or not at all; where it is a link, the file that it leads to."""
+    """Write the file as a whole or not at all. A link stays, and the file that it leads to is written."""
     path = path.resolve()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

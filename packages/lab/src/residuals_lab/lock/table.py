@@ -9,7 +9,7 @@ from residuals_lab.show import size
 
 
 def show(found: Sequence[Change]) -> None:
-    """Print the changes, under the targets that they are of."""
+    """Print the changes, each under its target."""
     last = None
     for c in found:
         if c.entry.place != last:

@@ -9,7 +9,7 @@ from residuals_lab.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-Axes = dict[str, tuple[int, ...]]  # what each letter of an op stands for; `...` may stand for any number of axes
+Axes = dict[str, tuple[int, ...]]  # a letter of an op → the sizes of its axes: one, or any number for `...`
 
 
 class Constant(NamedTuple):
@@ -25,8 +25,8 @@ class Op(NamedTuple):
     Axes are letters, and `...` is any number of them: `{"x": "... d", "weight": "d"}`. `static` holds the other
     arguments, in the order in which `fwd` takes them after the arrays, with the values `compare` uses. `constants` are
     arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two.
-    `optional` names arrays and constants that most calls do without, and so do those that are measured. `sizes` is what
-    letters stand for where bytes are measured, if that is to be typical of the op.
+    `optional` names arrays and constants that most calls, and those that are measured, do without. `sizes` are those of
+    letters where bytes are measured, if the usual ones are not typical of the op.
     """
 
     name: str

@@ -58,7 +58,7 @@ class Call:
         return _first(self.results())
 
     def results(self) -> Any:
-        """All that the op returns."""
+        """All results of the op."""
         return self._numpy.forward(**self.arrays, **self._exact, **self.static)
 
     def vjp(self, g: np.ndarray) -> dict[str, np.ndarray]:
@@ -112,7 +112,7 @@ class Call:
         return self.bind(adapter, lambda *given: fn(**self._named(given), **self.static))
 
     def checkpointed(self, adapter: Framework) -> Callable[..., Any]:
-        """Plain maths of which nothing is saved but the inputs."""
+        """The plain maths in a checkpoint, which saves nothing but the inputs."""
         return adapter.checkpointed(self.plain(adapter))
 
     def trace(self, adapter: Framework, fn: Callable[..., Any], arrays: Sequence[Any]) -> Trace:
@@ -121,20 +121,20 @@ class Call:
         return adapter.trace(fn, inputs, [*self.arrays, *self.constants], self.saved(adapter))
 
     def saved_bytes(self, adapter: Framework, fn: Callable[..., Any], arrays: Sequence[Any]) -> int:
-        """The bytes that one of these functions really holds, where the constants are inputs too."""
+        """The bytes that one of these functions really saves, with the constants as further inputs."""
         return adapter.saved_bytes(fn, [*arrays, *self.constants_in(adapter)])
 
     def backward(
         self, adapter: Framework, residuals: Mapping[str, Any], g: Any, arrays: Sequence[Any]
     ) -> dict[str, Any]:
-        """The op's `bwd` on these residuals: the gradient of each array that is there, and looks like those here."""
+        """The gradients of the op's `bwd` on these residuals, one for each of `arrays`, of its shape and dtype."""
         module = adapter.op(self.op.name)
         fields = module.Residuals(**{name: residuals.get(name) for name in module.Residuals._fields})
         given = dict(zip(self.arrays, arrays, strict=True))
         like = {"like": adapter.likes(*(given.get(name) for name in self.op.arrays))}
         takes = inspect.signature(module.bwd).parameters
         gradients = module.bwd(*self.static.values(), fields, g, **(like if "like" in takes else {}))
-        # None for each constant too, in JAX.
+        # In JAX, a None for each constant follows the gradients.
         return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
     def _fwd(self, adapter: Framework) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""What an op costs in memory: the bytes it holds between forward and backward, alone and between two linear layers.
+"""An op's cost in memory: the bytes that it saves for the backward, alone and between two linear layers.
 
-A saved input is alive anyway as long as its op stands alone, and a new array to whoever holds nothing of it; so what an
-op costs depends on its neighbours. A linear layer holds its input for its own backward. Between two of them, a saved
-output is free, for the second holds it too, and a saved input is paid for, since nobody else keeps it.
+A saved input is alive anyway if its op stands alone, but not inside of a model, where it is the output of another
+layer; so an op's cost depends on its neighbours. A linear layer saves its input for its own backward. Between two of
+them, a saved output is free, for the second saves it too, and a saved input is paid for, since nobody else keeps it.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from residuals_lab.ops import Axes, Op
 from residuals_lab.ops.call import Call
 from residuals_lab.trace import Trace
 
-FEATURES = 8  # what the first linear layer reads and the last makes; few, for its weights are not counted
+FEATURES = 8  # columns of the first layer's input and of the last layer's output, few: neither is counted
 
 
 class Footprint(NamedTuple):
-    """Bytes held between forward and backward, each storage once."""
+    """Bytes saved for the backward, each storage once."""
 
-    held: int  # of the op alone
-    new: int  # those of them that are not alive anyway: not an input, a parameter, the output, or a view of one
-    chain: int  # that the op adds to linear → op → linear
+    saved: int  # by the op alone
+    new: int  # those of them that nobody else keeps: not an input, a parameter, the output, or a view of one
+    chain: int  # new bytes that the op adds to linear → op → linear
 
 
 def call_of(op: Op, adapter: Framework) -> Call:
@@ -47,7 +47,7 @@ def measure(call: Call, adapter: Framework, fn: Callable[..., Any], dtype: str =
 
 
 def chain_trace(call: Call, adapter: Framework, fn: Callable[..., Any], dtype: str = "float32") -> Trace:
-    """The trace of linear → op → linear. The op's y is one of its outputs: the second linear holds it anyway."""
+    """The trace of linear → op → linear. The op's y is one of its outputs, for the second linear saves it anyway."""
     chain, arrays = chained(call, fn)
     inputs = [adapter.array(a, dtype, call.device) for a in arrays.values()] + call.constants_in(adapter)
     trace: Trace = adapter.trace(chain, inputs, [*arrays, *call.constants])

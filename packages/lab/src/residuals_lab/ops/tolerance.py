@@ -25,16 +25,16 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def rounding(dtype: str) -> float:
-    """The largest error allowed to what is computed in float32 or wider and rounded once, whatever autodiff does.
+    """The largest error allowed to a result computed in float32 or wider and rounded once, however exact autodiff is.
 
     It is 1e-9 in float64, a few ulps in float32, and one ulp below.
     """
     return {"float64": FLOAT64_LIMIT, "float32": FLOAT32_ROUNDINGS * ULP["float32"]}.get(dtype, ULP[dtype])
 
 
-def limit(dtype: str, autodiff_error: float) -> float:
+def limit(dtype: str, plain_error: float) -> float:
     """The largest error allowed: 1e-9 in float64; else twice plain autodiff's in the same dtype, and its rounding.
 
     Another formula for the same gradient rounds elsewhere: in float32 that is a few ulps where autodiff may have none.
     """
-    return FLOAT64_LIMIT if dtype == "float64" else 2 * autodiff_error + rounding(dtype)
+    return FLOAT64_LIMIT if dtype == "float64" else 2 * plain_error + rounding(dtype)

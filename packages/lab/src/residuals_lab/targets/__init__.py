@@ -1,4 +1,4 @@
-"""What a command line names: functions and models in files and packages."""
+"""Targets: the functions and models in files and packages that a command line names."""
 
 import importlib
 import importlib.machinery
@@ -23,7 +23,7 @@ def load_target(target: str, ran: dict[Path, types.ModuleType] | None = None) ->
     if not place or not name:
         raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
     module = _load_file(Path(place), {} if ran is None else ran) if place.endswith(".py") else _load_module(place)
-    found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import what is asked for
+    found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import a module
     if not callable(found) or isinstance(found, type):
         public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
         functions = [key for key, value in public.items() if not isinstance(value, type)]
@@ -54,7 +54,7 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
-    """What `run` gives that imports `place`, with `folder` in front of the path, as Python does for a file it runs."""
+    """The result of `run`, which imports `place`; `folder` is first on the path, as for a file that Python runs."""
     sys.path.insert(0, str(folder))
     try:
         return run()

@@ -1,7 +1,7 @@
 """The arguments of a target, as a command line spells them.
 
 An argument is `f32[1024,512]` for an array of that dtype and shape, a Python literal such as `0.1` or `"mean"`, or
-`file.py:function` for what that function gives, say a tree of parameters. With `name=` before it, it goes by name.
+`file.py:function` for the result of that function, say a tree of parameters. `name=` before it makes it a keyword.
 """
 
 import ast
@@ -26,7 +26,7 @@ DTYPES = {
 
 
 class Argument(NamedTuple):
-    """An argument as somebody wrote it, and what it is: differentiated, a parameter, not differentiated, or a file."""
+    """An argument as somebody wrote it, and the option that it was given to, which says what it is."""
 
     how: Literal["arg", "param", "frozen", "input"]
     text: str
@@ -56,7 +56,7 @@ def value(
             if is_concrete:  # XLA would end the process where there is no memory for it
                 np.empty(math.prod(shape) * made.dtype.itemsize, np.uint8)
             return name, adapter.random_like(made) if is_concrete else made
-        except (RuntimeError, OverflowError, TypeError, ValueError, MemoryError) as problem:  # for too many bytes
+        except (RuntimeError, OverflowError, TypeError, ValueError, MemoryError) as problem:  # of too many bytes
             what = str(problem).partition("\n")[0]
             raise UsageError(f"--{argument.how}: {text} cannot be made: {what}") from problem
     if re.match(r"\w+\[", text):

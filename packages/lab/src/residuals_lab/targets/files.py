@@ -23,7 +23,7 @@ def read_array(name: str, path: Path) -> np.ndarray:
 
 
 def read_numbers(name: str, path: Path) -> np.ndarray:
-    """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype that they have there, but for long doubles.
+    """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype of the file, but for long doubles.
 
     An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
     Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or not finite.
@@ -48,7 +48,7 @@ def read_numbers(name: str, path: Path) -> np.ndarray:
             raise UsageError(
                 f"{name}: {path} has {len(wrong)} {what} of {a.size} numbers, the first at index [{first}]"
             )
-    native = a.astype(a.dtype.newbyteorder("="))  # no framework takes the other order of bytes, or long doubles
+    native = a.astype(a.dtype.newbyteorder("="))  # frameworks take no other byte order and no long doubles
     return native.astype(np.float64) if native.dtype.kind == "f" and native.itemsize > 8 else native
 
 
@@ -64,7 +64,7 @@ def _read_npz(name: str, path: Path) -> np.ndarray:
 
 
 def _read_csv(name: str, path: Path) -> np.ndarray:
-    text = path.read_text(encoding="utf-8-sig")  # a spreadsheet begins it with a mark
+    text = path.read_text(encoding="utf-8-sig")  # a spreadsheet puts a byte-order mark first
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return np.zeros(0)

@@ -1,4 +1,4 @@
-"""A function of ours in a child process with limits, for code of other people: it may exit, crash or never end.
+"""A function of ours that runs other people's code, in a child process with limits: it may exit, crash or never end.
 
 The child is a fresh interpreter. Its result comes back through a pipe of its own, and all that it prints goes to
 stderr. It is in a session of its own, so that Ctrl-C reaches only this process, which then ends the child.
@@ -22,9 +22,9 @@ from threading import Thread
 from typing import IO, Any, Literal, NamedTuple
 
 _POLL = 0.05  # seconds between two looks at the child's memory
-_START = 120.0  # seconds that the child may take beside its limit, to start and to import
+_START = 120.0  # seconds that the child may take on top of its limit, to start and to import
 _REPORT = 5.0  # seconds that an aborted child has to report where it was
-_TIMEOUT = "Timeout ("  # how faulthandler's report of a child that is out of time begins
+_TIMEOUT = "Timeout ("  # the beginning of faulthandler's report of a child that is out of time
 
 
 class Limits(NamedTuple):
@@ -56,7 +56,7 @@ def call(function: str, *arguments: Any, limits: Limits, imports: Sequence[str] 
 
     Args:
         function: one of ours, by its name.
-        arguments: what it is called with.
+        arguments: its arguments.
         limits: the clock runs while the function does; the memory is all that the process has.
         imports: modules that the child imports before its clock runs.
 
@@ -80,7 +80,7 @@ def call(function: str, *arguments: Any, limits: Limits, imports: Sequence[str] 
         is_over = _wait(child, limits)
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)  # and what it has started
+            os.killpg(child.pid, signal.SIGKILL)  # the child and the processes that it started
         child.wait()
         for reader in readers:
             reader.join(1)
@@ -89,12 +89,12 @@ def call(function: str, *arguments: Any, limits: Limits, imports: Sequence[str] 
 
 def _send(child: subprocess.Popen[bytes], request: bytes) -> None:
     assert child.stdin is not None
-    with suppress(BrokenPipeError), child.stdin as stdin:  # of a child that has ended already
+    with suppress(BrokenPipeError), child.stdin as stdin:  # the child may have ended already
         stdin.write(request)
 
 
 def _readers(child: subprocess.Popen[bytes]) -> tuple[io.BytesIO, list[Thread]]:
-    """What the child answers, and the threads that read its two pipes to their ends."""
+    """The child's answer, and the threads that read its two pipes to their ends."""
     answer = io.BytesIO()
 
     def read(pipe: IO[bytes]) -> None:
@@ -137,7 +137,7 @@ def _resident(pid: int) -> int:
 
 
 def _resident_by_ps(pid: int) -> int:
-    """The same on a system without /proc."""
+    """The bytes of memory of a process on a system without /proc."""
     with suppress(OSError, ValueError):
         return 1024 * int(subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True).stdout)
     return 0
@@ -183,7 +183,7 @@ def _serve(function: str, arguments: Sequence[Any], seconds: float, imports: Seq
 
 def _dump_no_core() -> None:
     """Leave no file of the child's memory behind when it is aborted."""
-    import resource  # which not every system has
+    import resource  # not every system has this module
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -1,4 +1,4 @@
-"""Steps of the forward that the backward does again."""
+"""Steps of the forward that the backward repeats."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from residuals_lab.trace import Trace
 
 @dataclass(frozen=True)
 class Repeat:
-    """A step of the forward that the backward repeats, wherever it is at the same line."""
+    """The steps of one operation at one line of the forward that the backward repeats."""
 
     op: str
     cost: str
     line: str
     count: int
-    nbytes: int  # of what it gives: saving that would keep as much
+    nbytes: int  # of their outputs: saving these instead would keep as much
 
 
-def repeats(trace: Trace, cheap: bool = False) -> list[Repeat]:
-    """The steps that the backward repeats, the largest first; the cheap ones only if asked for."""
+def repeats(trace: Trace) -> list[Repeat]:
+    """The costly steps that the backward repeats, the largest first."""
     again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for step in trace.repeating(cheap):
+    for step in trace.repeating():
         count, nbytes = again[step.op, step.cost, step.line]
         more = step.times * sum(trace.values[n].nbytes for n in step.outs)
         again[step.op, step.cost, step.line] = count + step.times, nbytes + more

@@ -1,27 +1,27 @@
-"""What an op of ours would keep where somebody's own code keeps more: only where both were measured, on shapes."""
+"""Advice: an op of ours where somebody's own code keeps more, only where both were measured, on shapes."""
 
 from collections.abc import Hashable, Iterable
 
 from residuals_lab.audit.advice import attention, dropout, gates, logits, named
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Advice as Advice
-from residuals_lab.audit.advice.ours import Held, Ours
+from residuals_lab.audit.advice.ours import Ours, Saved
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.trace import Trace
 
 
 def advice(trace: Trace, adapter: Framework) -> list[Advice]:
-    """All that would free something, the most first."""
+    """All advice that would free something, the most first."""
     forward, ours = Forward(trace), Ours(adapter)
     patterns = (attention.find, logits.find, gates.find, dropout.find)
     chosen, freed = list[Advice](), set[Hashable]()
 
-    def choose(found: Iterable[tuple[Held, Advice]]) -> None:
-        for held, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
-            if one.freed > 0.05 * one.nbytes and named.is_most_left(held, freed):
+    def choose(found: Iterable[tuple[Saved, Advice]]) -> None:
+        for saved, one in sorted(found, key=lambda pair: (-pair[1].freed, -pair[1].arrays)):
+            if one.freed > 0.05 * one.nbytes and named.is_most_left(saved, freed):
                 chosen.append(one)
-                freed.update(held)
+                freed.update(saved)
 
     choose(a for pattern in patterns for a in pattern(forward, ours))
-    choose(named.find(forward, trace, ours, freed))  # of what is a part of nothing larger
+    choose(named.find(forward, trace, ours, freed))  # last: a function may be a part of one of the patterns
     return sorted(chosen, key=lambda one: (-one.freed, -one.arrays))

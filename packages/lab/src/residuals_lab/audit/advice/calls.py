@@ -1,4 +1,4 @@
-"""What is called after an op of ours: functions and modules, by their names and by what they then really do."""
+"""Recognises functions and modules that are named like one of our ops and really compute it."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from itertools import pairwise
 from residuals_lab.trace import Step, Trace, Value
 from residuals_lab.trace.costs import COSTS, MAKING
 
-# The names that a module or function has where it does what an op does, without "_", in lower case.
+# Op → the names of modules and functions that may compute it, without "_", in lower case.
 NAMES = {
     "gelu": "gelu newgelu gelutanh newgeluactivation geluactivation pytorchgelutanh",
     "silu": "silu swish siluactivation",
@@ -21,7 +21,7 @@ NAMES = {
     "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm qwen3rmsnorm mistralrmsnorm gemmarmsnorm",
 }
 _OP = {name: op for op, names in NAMES.items() for name in names.split()}
-# What it does if it is that: at least one of the first, and beside them and views none but the second.
+# For each op: operations of which one must occur, and the only others that may (views and copies always may).
 DOES = {
     "gelu": ("erf erfc tanh gelu gelu_tanh", "add div integer_pow mul neg pow square sub"),
     "silu": ("silu sigmoid", "mul"),
@@ -34,13 +34,13 @@ DOES = {
 }
 
 
-def named(trace: Trace, scope: str) -> tuple[str, str] | None:
-    """The op that the innermost module or function of a scope is called after, and the scope up to there."""
-    names = scope.split("/")
+def named(trace: Trace, module: str) -> tuple[str, str] | None:
+    """The op that a module, or the innermost one around it that has such a name, is called after; and that module."""
+    names = module.split("/")
     for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
         for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
-            plain = re.sub(r"_\d+$", "", name.removeprefix("eqx.nn.")).replace("_", "").lower()
-            if op := _OP.get(plain):
+            bare = re.sub(r"_\d+$", "", name.removeprefix("eqx.nn.")).replace("_", "").lower()
+            if op := _OP.get(bare):
                 return op, outer
     return None
 
@@ -57,8 +57,8 @@ class Call:
 
 
 def calls(op: str, places: Sequence[int], trace: Trace) -> list[Call]:
-    """The calls of the functions with one scope, of which the forward's steps are at these places. None at all if any
-    of them is not known to do what the op does.
+    """The calls of one module or function, whose steps in the forward are at these places: none at all if one of the
+    calls is not known to do what the op does.
     """
     found = list[Call]()
     for part in (part for group in _groups(places, trace) for part in _repeats(op, group, trace)):
@@ -75,9 +75,9 @@ def calls(op: str, places: Sequence[int], trace: Trace) -> list[Call]:
 
 
 def _groups(places: Sequence[int], trace: Trace) -> Iterator[Sequence[int]]:
-    """These places, cut wherever no later step reads what an earlier one of them has made."""
-    made = dict[int, int]()  # where among them each value was made last
-    joined = set[int]()  # the places among them that one before is read after
+    """These places, cut wherever no later step reads a value that an earlier one has made."""
+    made = dict[int, int]()  # value → the last of these places that made it, as an index
+    joined = set[int]()  # indices at which a value made before is still read later
     for i, place in enumerate(places):
         joined.update(range(min([i, *(made[n] for n in trace.steps[place].ins if n in made)]) + 1, i + 1))
         made |= dict.fromkeys(trace.steps[place].outs, i)
@@ -119,13 +119,13 @@ def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
         return len(axes) <= 1 and all(len(along) == 1 for along in axes)
     if op == "silu":
         return all(s.op == "silu" or _is_gated(s, used, whole) for s in steps if s.cost != "view")
-    if op == "gelu":  # of x itself is only the op; else erf is of a multiple of it, and tanh of a polynomial
+    if op == "gelu":  # only `gelu` takes x itself; erf takes a multiple of x, tanh a polynomial
         return not any(s.op in ("erf", "erfc", "tanh") and not whole.isdisjoint(s.ins) for s in used)
     return True
 
 
 def _is_gated(step: Step, sigmoids: Sequence[Step], x: set[int]) -> bool:
-    """Whether this is a sigmoid of x, or the product of that and x."""
+    """Whether a step is a sigmoid of x, or the product of that and x."""
     if step.op == "sigmoid":
         return x.issuperset(step.ins)
     return step.op == "mul" and any({*step.ins} == x | {*s.outs} for s in sigmoids)

@@ -3,34 +3,35 @@
 from collections import Counter, defaultdict
 
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Held, Ours, beside_inputs, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
 from residuals_lab.trace import Step
 from residuals_lab.trace.costs import COSTS, MAKING
 
 _COMPARISONS = frozenset(["ge", "gt", "le", "lt"])
 _FROM_BITS = frozenset(["add", "bitcast_convert_type", "div", "maximum", "mul", "or", "shift_right_logical", "sub"])
 _DRAWING = frozenset(["random", "random_fold_in", "random_number", "random_seed", "random_split"])
-_OF_DRAWS = _COMPARISONS | _FROM_BITS | MAKING | _DRAWING | {*COSTS["view"].split()}  # until they are a mask
+# The operations from random numbers to a mask.
+_OF_DRAWS = _COMPARISONS | _FROM_BITS | MAKING | _DRAWING | {*COSTS["view"].split()}
 
 
 def find(forward: Forward, ours: Ours) -> Found:
-    """Dropout that keeps a bit an element, where its mask is held in bytes or in floating numbers."""
-    found: dict[tuple[str, str], Held] = defaultdict(dict)
+    """Dropout that keeps a bit an element, where the mask is saved in bytes or in floating numbers."""
+    found: dict[tuple[str, str], Saved] = defaultdict(dict)
     instead: Counter[tuple[str, str]] = Counter()
     for place, step in forward.primal.items():
         mask = drops(forward, step)
-        if mask is not None and (held := forward.held({mask}, place)):
+        if mask is not None and (saved := forward.residuals_of({mask}, place)):
             out = forward.values[step.outs[0]]
-            found[step.line, out.dtype] |= held
-            saved = beside_inputs(ours.trace("dropout", out.dtype, out.shape))
-            instead[step.line, out.dtype] += iterations(held, out) * saved
+            found[step.line, out.dtype] |= saved
+            nbytes = beside_inputs(ours.trace("dropout", out.dtype, out.shape))
+            instead[step.line, out.dtype] += iterations(saved, out) * nbytes
     for (line, dtype), these in found.items():
         yield found_advice("dropout", line, "dropout", these, instead[line, dtype])
 
 
 def drops(forward: Forward, step: Step) -> int | None:
     """The mask with which a step drops elements of an array, each by a draw of its own, if it does that."""
-    if step.op == "random" and len(step.outs) == 2:  # it gives the array, and the mask
+    if step.op == "random" and len(step.outs) == 2:  # its outputs are the array and the mask
         return step.outs[1]
     if step.op not in ("masked_fill", "mul", "where") or len(step.ins) < 2:
         return None

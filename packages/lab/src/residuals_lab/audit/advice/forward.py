@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from residuals_lab.trace import Residual, Step, Trace
 from residuals_lab.trace.costs import COSTS
 
-_OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a loss has of each row
+_OF_ROWS = frozenset(  # operations that may follow on the one number that a softmax or a loss has of each row
     [
         "abs",
         "add",
@@ -25,7 +25,7 @@ _OF_ROWS = frozenset(  # what may be done to the one number that a softmax or a 
         "where",
     ]
 )
-_OF_LOGITS = frozenset(  # and to logits: our op has no scale and no mask, and its labels count classes as they come
+_OF_LOGITS = frozenset(  # and on logits: our op has no scale and no mask, and its labels number the columns as they are
     ["convert", "exp", "log_softmax", "matmul", "sub", *COSTS["view"].split()]
 ) - {"permute", "rev", "transpose"}
 
@@ -49,7 +49,8 @@ class Forward:
         for place, step in enumerate(self.all):
             for n in step.outs:
                 self.made_at[n].append(place)
-        results, self.given_on = set(self.alive), defaultdict[int, list[Step]](list)  # to what ends in a result
+        results = set(self.alive)
+        self.given_on: dict[int, list[Step]] = defaultdict(list)  # value → its readers on the way to a result
         self.primal: dict[int, Step] = {}  # the steps on the way there, by place, without those for the backward
         for place, step in reversed([*enumerate(self.all)]):
             if not results.isdisjoint(step.outs):
@@ -69,8 +70,7 @@ class Forward:
     def back_to_product(self, operand: int) -> tuple[set[int], Step | None]:
         """The values of one size from a product up to this one, and the product.
 
-        That size is more than either factor's: numbers for each query and key, or for each token and word, rather than
-        for each of them.
+        The size is larger than either factor's: a number for each pair of a query and a key, or of a token and a word.
         """
         size, seen, product, todo = self.values[operand].elements, set[int](), None, [operand]
         while todo:
@@ -83,7 +83,7 @@ class Forward:
                 todo += maker.ins
             elif all(self.values[factor].elements < size for factor in maker.ins):
                 product = maker
-        # A causal mask an op makes by itself; one that is made of arguments, any op has to keep.
+        # An op makes a causal mask by itself; a mask that is made of arguments has to be kept by any op.
         masks = {n for n in seen if self.values[n].dtype == "bool" and not self.made_from([n]).isdisjoint(self.alive)}
         return seen - masks, product
 
@@ -99,7 +99,7 @@ class Forward:
         return self.array(maker.ins[0], made) if self.views_share and maker.cost == "view" else made
 
     def array_of(self, r: Residual) -> int:
-        """The array that is held, by the place where it is made."""
+        """The array of a residual, by the place where it is made."""
         return r.saved - 1 if r.op else ~r.value.number
 
     def nbytes(self, array: int) -> int:
@@ -111,7 +111,7 @@ class Forward:
         return len(self.given_on[n]) <= len(self.made_at[n])
 
     def made_from(self, values: Sequence[int]) -> set[int]:
-        """These values and all that they are made of."""
+        """These values and all values that they are made from."""
         todo, found = [*values], {*values}
         while todo:
             if maker := self.makers.get(todo.pop()):
@@ -120,7 +120,7 @@ class Forward:
         return found
 
     def made_of(self, values: set[int]) -> set[int]:
-        """These values and what is made of them that has their size."""
+        """These values and all values of their size that are made from them."""
         size, found, todo = self.values[next(iter(values))].elements, set(values), [*values]
         while todo:
             outs = {n for step in self.readers[todo.pop()] for n in step.outs if self.values[n].elements == size}
@@ -144,18 +144,18 @@ class Forward:
         return is_one and None not in stages.values() and self.ends_in(end, made)
 
     def takes_labels(self, step: Step) -> bool:
-        """Whether this step takes of each row the number of one class."""
+        """Whether a step takes from each row the number of one class."""
         if step.op == "nll_loss":
             return True
         logits = self.values[step.ins[0]]
         if self.values[step.outs[0]].elements * logits.shape[-1] != logits.elements:
             return False
-        by = self.made_from(step.ins[1:])  # rows and classes, of which the rows are 0, 1, 2 and so on
+        by = self.made_from(step.ins[1:])  # the indices: of rows, which are 0, 1, 2 and so on, and of classes
         return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in by)
 
     def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
-        """What each of these values is on the way from a product through a softmax: "scores", their "exp", "weights",
-        or None if it is something else.
+        """The stage of each of these values on the way from a product through a softmax: "scores", their "exp",
+        "weights", or None for anything else.
         """
         found: dict[int, str | None] = dict.fromkeys(product.outs, "scores")
         for n in sorted(made - {*product.outs}, key=self.order.__getitem__):
@@ -185,13 +185,13 @@ class Forward:
         return found
 
     def sums(self, n: int) -> set[tuple[int, ...]]:
-        """The axes of each sum of this array, in whatever precision."""
+        """The axes of each sum of this array, also of the array in another precision."""
         steps = self.given_on[n]
         found = {step.axes for step in steps if step.op == "sum"}
         return found.union(*(self.sums(step.outs[0]) for step in steps if step.op == "convert"))
 
     def is_sum(self, n: int) -> bool:
-        """Whether this is a sum, or its reciprocal, or something else only where it is 0."""
+        """Whether a value is a sum, or its reciprocal; it may be replaced where it is 0."""
         maker = self.makers.get(n)
         if maker is None:
             return False
@@ -203,7 +203,7 @@ class Forward:
         """Whether nothing but this step, and the softmax itself, reads these values, and none of them is a result."""
         rows, size = set[int](), self.values[next(iter(values))].elements
         todo = [*end.outs]
-        while todo:  # what is made of the number that a label takes from each row
+        while todo:  # values made from the number that a label takes from each row
             for step in self.given_on[todo.pop()]:
                 if step.cost == "view" or step.op in _OF_ROWS:
                     todo += {*step.outs} - rows
@@ -224,14 +224,15 @@ class Forward:
 
         return all(ends(n) and n not in self.alive for n in values)
 
-    def held(self, values: set[int], place: int | None = None) -> dict[Hashable, Residual]:
-        """What is saved of these values, if at a place then of those arrays that a step there has; and what JAX saves
-        beside them, such as what a `where` is filled with.
+    def residuals_of(self, values: set[int], place: int | None = None) -> dict[Hashable, Residual]:
+        """The new residuals that are arrays of these values, by storage; at a `place`, only arrays that the step there
+        reads or makes. Arrays that JAX saves beside them and nobody reads are included, such as the filling of a
+        `where`.
         """
         found = [r for n in values for r in self.saved[n] if place is None or self.is_at(place, n, r)]
         sizes = {(self.makers[n].line, self.values[n].elements) for n in values if n in self.makers and found}
         return {r.storage: r for r in (*found, *(r for size in sizes for r in self.unread[size]))}
 
     def is_at(self, place: int, n: int, r: Residual) -> bool:
-        """Whether what is saved is the array of this value that a step at this place reads or makes."""
+        """Whether a residual is the array of this value that a step at this place reads or makes."""
         return self.array(n, place + 1) == self.array_of(r)

@@ -3,14 +3,14 @@
 from collections import defaultdict
 
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Held, Ours, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Saved, found_advice, iterations
 from residuals_lab.trace import Step
 
 
 def find(forward: Forward, ours: Ours) -> Found:
-    """One rule for an activation and the product with it, which also keeps what the activation gives."""
-    found: dict[tuple[str, str], Held] = defaultdict(dict)
-    instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # each array that is kept once
+    """One rule for an activation and the product with it, where the output of the activation is saved."""
+    found: dict[tuple[str, str], Saved] = defaultdict(dict)
+    instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # the bytes of each array that the rule keeps
     for place, step in enumerate(forward.all):
         if step.op != "mul" or len(step.ins) != 2:
             continue
@@ -19,16 +19,16 @@ def find(forward: Forward, ours: Ours) -> Found:
             is_read_here = forward.is_read_once(y) and y not in forward.alive
             if op and forward.saved[y] and is_read_here and forward.values[up].shape == forward.values[gate].shape:
                 given = [r for n in {gate, up} for r in forward.saved[n] if forward.is_at(place, n, r)]
-                held = forward.held({y} | within, place) | {r.storage: r for r in given}
-                found[op, step.line] |= held
+                saved = forward.residuals_of({y} | within, place) | {r.storage: r for r in given}
+                found[op, step.line] |= saved
                 value = forward.values[gate]
-                turns = iterations({r.storage: r for r in forward.saved[y]}, value)
+                times = iterations({r.storage: r for r in forward.saved[y]}, value)
                 trace = ours.trace(op, value.dtype, value.shape, value.shape)
                 for r, n in zip(trace.residuals, (gate, up), strict=True):
                     if n not in forward.alive:
                         array = forward.array(n, place)
                         nbytes = next(
-                            (r.storage_bytes for r in given if forward.array_of(r) == array), turns * r.storage_bytes
+                            (r.storage_bytes for r in given if forward.array_of(r) == array), times * r.storage_bytes
                         )
                         instead[op, step.line][array] = nbytes
     for (op, line), these in found.items():
@@ -36,8 +36,8 @@ def find(forward: Forward, ours: Ours) -> Found:
 
 
 def activation(forward: Forward, step: Step, y: int) -> tuple[str, int, set[int]]:
-    """Of what activation a step's operand is the output, as the op that has a gate of it; the activation's input,
-    and what else it makes.
+    """The op that joins an activation and its gate, if this operand of the step is the output of that activation; and
+    the activation's input, and the other values that it makes.
     """
     maker = forward.makers.get(y)
     if maker and maker.op in ("silu", "gelu"):

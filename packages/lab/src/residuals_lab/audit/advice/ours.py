@@ -14,25 +14,25 @@ from residuals_lab.trace import Residual, Trace, Value
 class Advice:
     """An op to take for what a line of code does, and what it would keep."""
 
-    what: str  # is done there
+    what: str  # the line does, "attention"
     line: str
     op: str  # to take instead
     arrays: int
-    nbytes: int  # of new memory, now
-    instead: int  # with the op, at most: some of it may be alive anyway
+    nbytes: int  # new bytes as it is
+    instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
 
     @property
     def freed(self) -> int:
         return self.nbytes - self.instead
 
 
-Held = dict[Hashable, Residual]  # new arrays, each by its storage
-Found = Iterator[tuple[Held, Advice]]
+Saved = dict[Hashable, Residual]  # the residuals of a pattern that are new memory, by their storages
+Found = Iterator[tuple[Saved, Advice]]
 
 
-def found_advice(what: str, line: str, op: str, held: Held, instead: int) -> tuple[Held, Advice]:
+def found_advice(what: str, line: str, op: str, saved: Saved, instead: int) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
-    return held, Advice(what, line, op, len(held), sum(r.storage_bytes for r in held.values()), instead)
+    return saved, Advice(what, line, op, len(saved), sum(r.storage_bytes for r in saved.values()), instead)
 
 
 class Ours:
@@ -65,15 +65,15 @@ def _half_dropped(dropout: Callable[..., Any], x: Any, key: Any) -> Any:
 
 
 def _in_one_chunk(linear_cross_entropy: Callable[..., Any], x: Any, weight: Any, labels: Any) -> Any:
-    """What is saved does not depend on the chunk, and the trace of one is short."""
+    """The op in one chunk: its residuals do not depend on the chunks, and the trace of one chunk is short."""
     return linear_cross_entropy(x, weight, labels, chunk=len(weight))
 
 
-def iterations(held: Held, value: Value) -> int:
+def iterations(saved: Saved, value: Value) -> int:
     """How many iterations of a loop are stacked up in these arrays, where one contributes a value of this size."""
-    return max(math.prod(r.value.shape) for r in held.values()) // value.elements
+    return max(math.prod(r.value.shape) for r in saved.values()) // value.elements
 
 
 def beside_inputs(trace: Trace) -> int:
-    """The bytes that an op saves beside its inputs."""
+    """The bytes of an op's residuals that are not its inputs."""
     return trace.saved_bytes - sum(r.storage_bytes for r in trace.residuals if r.kind == "input")

@@ -18,7 +18,7 @@ from residuals_lab.frameworks.torch.tracing import backward_of
 
 
 def after_compilation(subject: Subject) -> Compiled:
-    """What crosses from forward to backward where Inductor's partitioner has decided what to compute again.
+    """What crosses from forward to backward where Inductor's partitioner has decided what to repeat.
 
     No code is generated: the graphs run as they are. What is kept are the storages that saved-tensor hooks see, those
     of several graphs, and of what runs between them, too.

@@ -72,7 +72,7 @@ def _execute(source: bytes, path: Path) -> ModuleType:
 
 
 def _raised(error: BaseException, source: bytes, path: Path, adapter: Framework) -> Finding:
-    """An exception, told by its type, its text and the learner's own line."""
+    """The finding for an exception: its type, its text and the learner's own line."""
     lines = _lines(source)
     text = textwrap.shorten(_without_our_places(str(error)), 300) or "no text"
     what = f"{type(error).__name__}: {text}"
@@ -127,7 +127,7 @@ def _without_our_places(text: str) -> str:
 
 
 def ended(end: Ended, path: Path) -> Finding:
-    """A file that ended the process which graded it, or would not end."""
+    """The finding for a file that ended the process which graded it, or that did not end."""
     number = end.line_in(str(path))
     where = f", at {_line(_lines(path.read_bytes()), number)}" if number else ""
     if end.how == "time":

@@ -107,7 +107,7 @@ class Answer:
                 self.adapter.value_and_vjp(self.f, [self.array(self.x)], self.array(self.g))
             except Exception:
                 if not seen:
-                    raise  # the learner's own; the framework's come of an empty return
+                    raise  # an exception of the learner's; one of the framework comes of the empty return
         return seen[0] if seen else None
 
     def _part(self, function: Callable[..., Any]) -> Any:
@@ -143,10 +143,10 @@ def close(found: Any, truth: Any) -> bool:
 
 
 def takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with so many arguments, as far as it tells."""
+    """Whether a function can be called with so many arguments, as far as its signature tells."""
     try:
         inspect.signature(function).bind(*range(count))
-    except ValueError:  # it does not tell
+    except ValueError:  # it has no signature
         return True
     except TypeError:
         return False

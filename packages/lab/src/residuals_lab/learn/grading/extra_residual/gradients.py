@@ -27,7 +27,7 @@ def backward_returns_a_gradient(answer: Answer) -> Finding | None:
         )
     dx = answer.gradient_of_x(returned)
     if dx is None or shape(dx) == answer.x.shape:
-        return None  # None means zero, which the next check tells
+        return None  # None means zero: the next check tells whether that is right
     return _wrong_shape(answer, f"the gradient that {answer.backward} returns", dx)
 
 

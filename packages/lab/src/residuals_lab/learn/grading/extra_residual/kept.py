@@ -113,7 +113,7 @@ def both_are_saved(answer: Answer) -> Finding | None:
 
 
 def nothing_else_is_saved(answer: Answer) -> Finding | None:
-    spare = [r for r in answer.trace.residuals if r.kind != "hidden"]  # what is left of those are single numbers
+    spare = [r for r in answer.trace.residuals if r.kind != "hidden"]  # no arrays: nothing_hidden has looked
     for name in SAVED:
         spare.remove(next(r for r in spare if r.name == name))
     if not spare:
@@ -131,7 +131,7 @@ def nothing_else_is_saved(answer: Answer) -> Finding | None:
 def nothing_is_overwritten(answer: Answer) -> Finding | None:
     """Two backwards of one forward have to agree, and to leave the residuals as they were."""
     if answer.is_jax:
-        return None  # its arrays cannot be overwritten
+        return None  # JAX's arrays cannot be overwritten
     x, g = answer.array(answer.x), answer.array(answer.g)
     y = answer.f(x)
     saved = answer.adapter.node_of(y).saved_tensors

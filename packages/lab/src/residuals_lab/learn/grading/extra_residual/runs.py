@@ -83,7 +83,7 @@ def _rule_is_always_the_same(answer: Answer) -> Finding | None:
 
 def rule_is_in_order(answer: Answer) -> Finding | None:
     if not answer.is_jax:
-        return None  # PyTorch goes by the names `forward` and `backward`
+        return None  # PyTorch finds `forward` and `backward` by their names
     fwd, bwd, rule = answer.rule.fwd, answer.rule.bwd, _name(answer.rule)
     if (takes(fwd, 1) and takes(bwd, 2)) or not (takes(fwd, 2) and takes(bwd, 1)):
         return None
