@@ -2,10 +2,8 @@
 
 import io
 import re
-import tempfile
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
@@ -37,12 +35,9 @@ def page(reports: Sequence[Audit], top: int = 30) -> str:
     if can_draw():
         from residuals_lab import lanes
 
-        with tempfile.TemporaryDirectory() as folder:
-            for look in ("light", "dark"):
-                path = Path(folder, f"{look}.svg")
-                lanes.draw(titled(reports), path, is_dark=look == "dark")
-                picture = path.read_text(encoding="utf-8")
-                pictures.append(f'<div class="{look}">{picture[picture.index("<svg") :]}</div>')
+        for look in ("light", "dark"):
+            picture = lanes.svg(titled(reports), is_dark=look == "dark")
+            pictures.append(f'<div class="{look}">{picture}</div>')
     title = escape(" and ".join(titled(reports)))
     return PAGE.format(title=title, pictures="\n".join(pictures), report=html(reports, top))
 
