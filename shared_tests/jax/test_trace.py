@@ -77,7 +77,7 @@ def swinging(c: jax.Array, a: jax.Array) -> jax.Array:
 
 
 def test_what_a_loop_saves() -> None:
-    """One array for all turns, called after what each turn gives; what it goes over is saved as it is."""
+    """One array for all iterations, called after the array of each; what the loop goes over is saved as it is."""
     assert held(scanned(swinging)) == [("x", "input", 32), ("cos", "new", 32), ("convert", "new", 32)]
     assert ("carry", "new", 32) in held(scanned(jax.checkpoint(swinging)))
     assert [r.value.shape for r in trace(scanned(lambda c, a: c * jnp.exp(a))).residuals] == [(8,)] * 2
@@ -86,7 +86,7 @@ def test_what_a_loop_saves() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"unroll": 2}], ids=str)
 def test_a_repetition_inside_a_loop(options: dict[str, Any]) -> None:
-    """The loop runs again, turn for turn: what else it gives, and carries, does not matter."""
+    """The loop runs again, iteration for iteration: its other results, and what it carries, do not matter."""
     assert trace(scanned(swinging, **options)).repeats() == []
     assert trace(jax.checkpoint(scanned(swinging, **options))).repeats() == ["sin"]
     assert trace(scanned(jax.checkpoint(lambda c, a: jnp.sin(c) * jnp.exp(a)), **options)).repeats() == [
@@ -263,7 +263,7 @@ def test_what_a_branch_is_chosen_by_is_read() -> None:
 
     report = audit(fn, x(), jnp.array([0, 1, 2, 1]))
     assert [(r.storage_bytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
-    assert report.waste == [], "a number a turn is passed over"
+    assert report.waste == [], "a number an iteration is passed over"
 
 
 def test_a_value_that_the_backward_makes_itself_is_not_read() -> None:
