@@ -23,16 +23,17 @@ PACKAGES = ("numpy", "jax", "torch", "lab")
 
 
 def begin(session: nox.Session) -> None:
-    """Say how far `nox` is, which does not say it by itself."""
-    every = nox.options.sessions or ()
-    session.log(f"session {[*every].index(session.name) + 1} of the {len(every)} that `nox` runs")
+    """Say how far a plain `nox` is, which does not say it by itself."""
+    every = [*(nox.options.sessions or ())]
+    if len(sys.argv) == 1:  # no sessions are chosen
+        session.log(f"session {every.index(session.name) + 1} of {len(every)}")
 
 
 def install(session: nox.Session, *frameworks: str, extra: list[str] | None = None, pinned: bool = True) -> None:
     """The lab with these frameworks, by path since none of the packages is on an index; PyTorch as `constraints.txt`
     pins it, or whichever release pip chooses.
 
-    Ours are installed in place, so this is done once, until what is to be installed changes.
+    Ours are installed in place, so this is done once, until what is to be installed changes; `--upgrade` is never done.
     """
     paths = [f"-e./packages/{name}" for name in ("numpy", "lab", *frameworks)]
     constraints = ["-c", "constraints.txt"] if pinned else []
@@ -40,7 +41,7 @@ def install(session: nox.Session, *frameworks: str, extra: list[str] | None = No
     projects = ("constraints.txt", *sorted(glob.glob("packages/*/pyproject.toml")))
     described = "\n".join([*wanted, *(Path(path).read_text() for path in projects)])
     done = Path(session.virtualenv.location, "installed.txt")
-    if done.is_file() and done.read_text() == described:
+    if done.is_file() and done.read_text() == described and "--upgrade" not in wanted:
         return
     session.install("hatchling", "editables")  # once for all four, not once for each
     # Compiling all of PyTorch to bytecode takes longer than installing it; a session imports a small part.

@@ -17,7 +17,7 @@ import pytest
 from command import assert_usage
 from markdown import DOCS, ROOT
 from residuals_lab import cli, frameworks, streams
-from residuals_lab.targets.files import read_numbers
+from residuals_lab.targets.numbers import read_numbers
 
 FRAMEWORK, *_ = frameworks.installed()
 LAB = ROOT / "packages" / "lab" / "src" / "residuals_lab"

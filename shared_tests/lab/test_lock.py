@@ -153,7 +153,7 @@ def test_the_file_can_be_read_back() -> None:
         ("version = 1\n[[target]]\ntarget = 3", "is not what `residuals lock write` writes"),
         (f'{ONE}\narguments = "f32[4]"\nnew_bytes = 0\nsaved_bytes = 0', "expected arguments to be a list, got 'f32"),
         (f'{ONE}\narguments = []\nnew_bytes = "lots"\nsaved_bytes = 0', "expected new_bytes to be an integer, got 'l"),
-        (f"{ONE}\narguments = []\nnew_bytes = 0", "there is no saved_bytes"),
+        (f"{ONE}\narguments = []\nnew_bytes = 0", "it has no 'saved_bytes'"),
     ],
 )
 def test_a_file_that_is_none(
@@ -251,3 +251,15 @@ def test_the_fixture_is_a_plugin() -> None:
     assert pytest_plugin._assert_residuals.__wrapped__() is assert_residuals
     text = (ROOT / "packages/lab/pyproject.toml").read_text()
     assert tomllib.loads(text)["project"]["entry-points"]["pytest11"] == {"residuals": pytest_plugin.__name__}
+
+
+def test_a_gate_that_checks_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.lock"
+    file.write(path, [])
+    code, _, err = run(capsys, "check", "--file", path)
+    assert (code, "expected a target in" in err) == (2, True)
+    file.write(path, [entry()])
+    code, _, err = run(capsys, "check", "--file", path, "--framework", "torch" if entry().framework == "jax" else "jax")
+    assert (code, "expected a target of" in err) == (2, True)
+    path.write_text(file.text([entry()]).replace("residuals = [", "others = ["))
+    assert "it has no 'residuals'" in run(capsys, "check", "--file", path)[2]

@@ -64,7 +64,7 @@ def used(tree: ast.AST) -> Iterator[str]:
 
 
 def test_every_word_has_a_cost() -> None:
-    found = {path.name: {*used(ast.parse(path.read_text(encoding="utf-8")))} for path in FILES}
+    found = {str(path): {*used(ast.parse(path.read_text(encoding="utf-8")))} for path in FILES}
     unknown = {name: words - WORDS - {*BY_NAME} - NO_WORDS for name, words in found.items()}
     assert {name: words for name, words in unknown.items() if words} == {}
     # One of each kind, lest nothing be found: compared, in a set, at the start, in the tables, made.

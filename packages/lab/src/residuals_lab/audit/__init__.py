@@ -126,7 +126,7 @@ def audit(
             `frozen`. What is not an array is passed on as it is. In PyTorch a tensor is differentiated if it requires a
             gradient, as always; in JAX, if it is of floating numbers.
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
-        is_concrete: in PyTorch, run on the tensors themselves: for code whose path depends on their values.
+        is_concrete: compute the forward on the arrays themselves, for code whose path depends on their numbers.
         compiled: also report what is kept after XLA or `torch.compile`.
         name: what to call the function in the report.
         **kwargs: its keyword arguments, as `args`.

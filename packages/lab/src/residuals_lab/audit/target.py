@@ -12,11 +12,11 @@ from typing import Any
 from residuals_lab import frameworks
 from residuals_lab.audit import Audit, Marked, audit
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.detect import ROOTS, framework_of
+from residuals_lab.frameworks.detect import framework_in, framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
-from residuals_lab.targets import executed, load_target
 from residuals_lab.targets.arguments import Argument, value
+from residuals_lab.targets.functions import executed, load_target
 from residuals_lab.trace import Role
 
 ROLES: dict[str, Role] = {"arg": "input", "param": "parameter", "frozen": "frozen", "input": "input"}
@@ -31,18 +31,22 @@ def audit_target(
 ) -> Audit:
     """The audit of `file.py:function` or `package.module:function` at these arguments.
 
-    Nothing is allocated while a PyTorch target is imported and its arguments are made, unless `is_concrete` says so.
+    Nothing is allocated while a PyTorch target is imported and its arguments are made, unless `is_concrete` says so. A
+    file whose imports do not tell its framework runs once more before, as it is.
 
     Raises:
         UsageError: whatever goes wrong, in one line that says what to do.
     """
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the target's own output
+        ran: dict[Path, ModuleType] = {}  # files that have run: one that has target and arguments runs once
         framework = framework or _imported_by(target)
         if framework is None:
-            framework = framework_of(load_target(target), target)
+            framework = framework_of(load_target(target, ran), target)
+            if framework == "torch" and not is_concrete:  # what its file has made is no fake
+                ran.clear()
         adapter = frameworks.load(framework)
         with contextlib.nullcontext() if is_concrete else adapter.abstractly():
-            fn, args, kwargs = _loaded(target, arguments, adapter, is_concrete)
+            fn, args, kwargs = _loaded(target, arguments, adapter, is_concrete, ran)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
             try:
                 return audit(fn, *args, **how, name=target, **kwargs)
@@ -55,10 +59,13 @@ def audit_target(
 
 
 def _loaded(
-    target: str, arguments: Sequence[Argument], adapter: Framework, is_concrete: bool
+    target: str,
+    arguments: Sequence[Argument],
+    adapter: Framework,
+    is_concrete: bool,
+    ran: dict[Path, ModuleType],
 ) -> tuple[Any, list[Marked], dict[str, Any]]:
-    """The target and its arguments, those by name apart. A file that has several of them runs once."""
-    ran: dict[Path, ModuleType] = {}
+    """The target, its arguments in order, and those by name."""
     fn = load_target(target, ran)
     args, kwargs = list[Marked](), dict[str, Any]()
     for argument in arguments:
@@ -86,7 +93,5 @@ def _imported_by(target: str) -> str | None:
         nodes = [*ast.walk(ast.parse(Path(place).read_text(encoding="utf-8")))]
         modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-        roots = {module.partition(".")[0] for module in modules}
-        found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
-        return found[0] if len(found) == 1 else None
+        return framework_in(modules)
     return None

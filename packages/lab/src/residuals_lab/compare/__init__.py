@@ -58,7 +58,7 @@ class Entry:
     call: Call
     first_array_bytes: int  # the unit in which bytes are shown
     sides: dict[str, Side]  # by framework
-    difference: Errors | None  # of the second framework from the first
+    difference: Errors | None  # of the first framework from the second
     exchange: dict[tuple[str, str], float]  # residuals of the one in the backward of the other: the gradient's error
     target: Implementation | None
     target_framework: str | None

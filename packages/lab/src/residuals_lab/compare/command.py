@@ -51,14 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     from residuals_lab import frameworks, show
     from residuals_lab.compare import compare, traces
     from residuals_lab.compare.measure import Options
-    from residuals_lab.targets.files import named_file, read_array
+    from residuals_lab.targets.numbers import named_file, read_array
 
     ops, names, target = _chosen(arguments)
     options.check_files(arguments, arguments.what)
     if arguments.plot and len(ops) != 1:
         raise UsageError(f"--plot: expected one op, got {len(ops)}")
     if not names:
-        raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
+        raise MissingFramework(frameworks.NONE_INSTALLED)
     arrays: dict[str, Path] = {}
     for name, path in map(named_file, arguments.input):
         if arrays.setdefault(name, path) is not path:
@@ -75,12 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
     for adapter in adapters:
         if how.device not in adapter.devices():
             raise UsageError(f"device: {adapter.TITLE} finds no {how.device} here")
+    with show.progress(f"comparing {', '.join(op.name for op in ops)}"), contextlib.redirect_stdout(sys.stderr):
+        comparison = compare(ops, adapters, how, target)
     if arguments.plot:
         from residuals_lab import lanes
 
-        lanes.draw(traces(ops[0], adapters, how, target), arguments.plot, is_dark=arguments.dark)
-    with show.progress(f"comparing {', '.join(op.name for op in ops)}"), contextlib.redirect_stdout(sys.stderr):
-        comparison = compare(ops, adapters, how, target)
+        with contextlib.redirect_stdout(sys.stderr):
+            lanes.draw(traces(ops[0], adapters, how, target), arguments.plot, is_dark=arguments.dark)
     if arguments.json:
         from residuals_lab.compare.document import document
 
@@ -95,10 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> tuple[list[Any], list[str], Any]:
     """The ops, the frameworks, and, with --like, somebody's function to compare with the one op."""
-    from residuals_lab import frameworks, targets
+    from residuals_lab import frameworks
     from residuals_lab.compare import Target
     from residuals_lab.frameworks.detect import framework_of
     from residuals_lab.ops import OPS
+    from residuals_lab.targets.functions import load_target
 
     if arguments.like is None:
         ops = [_op(name) for name in dict.fromkeys(arguments.what)] or list(OPS)
@@ -107,7 +109,7 @@ def _chosen(arguments: argparse.Namespace) -> tuple[list[Any], list[str], Any]:
     if len(arguments.what) != 1:
         raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the file's own output
-        fn = targets.load_target(arguments.what[0])
+        fn = load_target(arguments.what[0])
     framework = arguments.framework or framework_of(fn, arguments.what[0])
     return ops, [framework], Target(arguments.what[0], fn, framework)
 

@@ -15,6 +15,7 @@ INSTALL = {
     "jax": "pip install ./packages/jax",
     "torch": "pip install -c constraints.txt ./packages/torch",
 }
+NONE_INSTALLED = f"no framework is installed; run: {' or: '.join(INSTALL.values())}"
 
 
 def is_installed(name: str) -> bool:

@@ -5,7 +5,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from residuals_lab import frameworks
@@ -20,14 +20,19 @@ def framework_of(fn: Callable[..., Any], name: str, args: Sequence[Any] = ()) ->
     seen = getattr(inner, "__globals__", None) or vars(sys.modules[type(inner).__module__])
     for things in (_types_in(args), type(fn).__mro__, seen.values()):
         homes = [a.__name__ if isinstance(a, types.ModuleType) else getattr(a, "__module__", "") for a in things]
-        roots = {str(home).partition(".")[0] for home in homes}
-        found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
-        if len(found) == 1:
-            return found[0]
+        if found := framework_in(map(str, homes)):
+            return found
     raise UsageError(f"target: cannot tell the framework of {name}; say --framework jax or --framework torch")
 
 
-ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox"}, "torch": {"torch"}}
+def framework_in(modules: Iterable[str]) -> str | None:
+    """The one framework that these modules are of or build on, if it is one."""
+    roots = {module.partition(".")[0] for module in modules}
+    found = [name for name in frameworks.NAMES if roots & {*ROOTS[name], f"residuals_{name}"}]
+    return found[0] if len(found) == 1 else None
+
+
+ROOTS = {"jax": {"jax", "jaxlib", "flax", "equinox", "haiku"}, "torch": {"torch"}}
 
 
 def _types_in(args: Any) -> list[type]:

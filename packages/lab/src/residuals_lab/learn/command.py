@@ -48,7 +48,7 @@ def _framework(name: str | None) -> str:
 
     here = frameworks.installed()
     if name is None and not here:
-        raise MissingFramework(f"no framework is installed; run: {' or: '.join(frameworks.INSTALL.values())}")
+        raise MissingFramework(frameworks.NONE_INSTALLED)
     if name is None and len(here) > 1:
         raise UsageError(f"--framework: several are installed, say which: {' or '.join(here)}")
     return name or here[0]

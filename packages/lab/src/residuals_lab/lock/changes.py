@@ -17,7 +17,8 @@ class Change(NamedTuple):
     what: str  # in words
     before: int
     after: int
-    key: Key | None = None  # of a residual
+    key: Key | None = None  # of a residual; a total has none
+    total: Literal["new_bytes", "saved_bytes"] | None = None
 
     @property
     def is_worse(self) -> bool:
@@ -26,26 +27,29 @@ class Change(NamedTuple):
 
 def changes(before: Entry, after: Entry) -> list[Change]:
     """All differences: totals before residuals, worse before better, larger before smaller."""
-    found = []
-    for what in ("new bytes", "saved bytes"):
-        was, is_now = (getattr(e, what.replace(" ", "_")) for e in (before, after))
+    found = list[Change]()
+    totals: dict[Literal["new_bytes", "saved_bytes"], tuple[str, int, int]] = {
+        "new_bytes": ("new bytes", before.new_bytes, after.new_bytes),
+        "saved_bytes": ("saved bytes", before.saved_bytes, after.saved_bytes),
+    }
+    for total, (what, was, is_now) in totals.items():
         if was != is_now:
-            found.append(Change(after, "grew" if is_now > was else "less", what, was, is_now))
+            found.append(Change(after, "grew" if is_now > was else "less", what, was, is_now, total=total))
     gone = {key: amount for key, amount in before.residuals.items() if key not in after.residuals}
     for key, amount in after.residuals.items():
-        was = before.residuals.get(key, Amount())
+        locked = before.residuals.get(key, Amount())
         where = f" at {after.lines[key]}" if after.lines.get(key) else ""
-        twin = next((k for k in gone if not was.arrays and (k[1:], gone[k]) == (key[1:], amount)), None)
+        twin = next((k for k in gone if not locked.arrays and (k[1:], gone[k]) == (key[1:], amount)), None)
         if twin:  # renamed, or another array in its place: the two cannot be told apart
             del gone[twin]
             what = f"{twin.name} by {_said(key)}{where}"
             found.append(Change(after, "replaced", what, amount.nbytes, amount.nbytes, key))
-        elif not was.arrays:
+        elif not locked.arrays:
             found.append(Change(after, "appears", f"{_said(key)}{where}", 0, amount.nbytes, key))
-        elif was != amount:
-            counts = f", {was.arrays} arrays before and {amount.arrays} now"
-            how: How = "grew" if (amount.nbytes, amount.arrays) > (was.nbytes, was.arrays) else "less"
-            found.append(Change(after, how, f"{_said(key)}{where}{counts}", was.nbytes, amount.nbytes, key))
+        elif locked != amount:
+            counts = f", {locked.arrays} arrays before and {amount.arrays} now"
+            how: How = "grew" if (amount.nbytes, amount.arrays) > (locked.nbytes, locked.arrays) else "less"
+            found.append(Change(after, how, f"{_said(key)}{where}{counts}", locked.nbytes, amount.nbytes, key))
     found += [Change(after, "is gone", _said(key), amount.nbytes, 0, key) for key, amount in gone.items()]
     return sorted(found, key=lambda c: (c.key is not None, not c.is_worse, c.before - c.after))
 

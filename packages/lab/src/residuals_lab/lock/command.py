@@ -121,6 +121,9 @@ def run_check(arguments: argparse.Namespace) -> int:
         add = file.command(path, unknown[0], "--arg", "SPEC", "...")
         raise UsageError(f"lock: {unknown[0]} is not in {path}; add it, with its arguments: {add}")
     entries = [e for e in entries if not targets or e.target in targets]
+    if not any(framework in (None, e.framework) for e in entries):
+        which = f" of {framework}" if framework else ""
+        raise UsageError(f"lock: expected a target{which} in {path}, got none; a gate that checks nothing would pass")
     with show.progress("tracing"):
         found, missing, unclear = check(entries, framework)
     worse = {c.entry.place for c in found if c.is_worse}

@@ -7,8 +7,6 @@ from residuals_lab.lock import Key
 from residuals_lab.lock.changes import Change
 from residuals_lab.trace.document import SCHEMA_VERSION
 
-TOTALS = {"new bytes": "new_bytes", "held bytes": "saved_bytes"}
-
 
 def document(changes: Sequence[Change], problems: Sequence[Exception]) -> dict[str, Any]:
     """The differences from the file, and the problems because of which there may be more."""
@@ -26,7 +24,7 @@ def _change(c: Change) -> dict[str, Any]:
         "arguments": list(c.entry.arguments),
         "how": c.how,
         "is_worse": c.is_worse,
-        "what": TOTALS.get(c.what, c.what),
+        "what": c.total or c.what,
         "before_bytes": c.before,
         "after_bytes": c.after,
         "residual": c.key and _residual(c.key, c.entry.lines.get(c.key, "")),

@@ -53,7 +53,7 @@ def _read_entry(found: dict[str, Any]) -> Entry:
 
 def _typed(found: dict[str, Any], name: str, kind: type) -> Any:
     if name not in found:
-        raise KeyError(f"there is no {name}")
+        raise KeyError(name)
     if type(found[name]) is not kind:
         raise TypeError(f"expected {name} to be {KINDS[kind]}, got {found[name]!r}")
     return found[name]

@@ -16,8 +16,8 @@ import numpy as np
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
-from residuals_lab.targets import load_target
-from residuals_lab.targets.files import named_file, read_numbers
+from residuals_lab.targets.functions import load_target
+from residuals_lab.targets.numbers import named_file, read_numbers
 
 DTYPES = {
     "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",
@@ -67,7 +67,7 @@ def value(
         except UsageError as problem:
             raise UsageError(str(problem).replace("target:", f"--{argument.how}:", 1)) from problem
         try:
-            return name, adapter.without_computing(make)
+            return name, make() if is_concrete else adapter.without_computing(make)
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as problem:
