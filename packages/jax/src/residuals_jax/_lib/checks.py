@@ -17,8 +17,9 @@ def floating(name: str, a: ArrayLike) -> Array:
     a = a if isinstance(a, Array) else jnp.asarray(a)  # `asarray` copies a tracer, and the copy would be saved
     if not jnp.issubdtype(a.dtype, jnp.floating) or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating array, got {described(a)}")
-    # A Python number that is differentiated would reach the rule as a Python number, which has no shape.
-    return jax.lax.convert_element_type(a, a.dtype) if jax.typeof(a).weak_type and a.ndim == 0 else a
+    # A Python number that is differentiated would reach the rule as a Python number, which has no shape; its copy is
+    # an array, and its type as weak.
+    return jnp.copy(a) if jax.typeof(a).weak_type and a.ndim == 0 else a
 
 
 def described(a: Any) -> str:

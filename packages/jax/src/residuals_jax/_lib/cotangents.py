@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from jax import Array
 
+from residuals_jax._lib.dtypes import to_dtype
+
 Like = jax.ShapeDtypeStruct  # describes an array that is not saved
 
 # What the gradient of each input has to look like; None for an input that is absent. A `bwd` that is called by hand,
@@ -30,7 +32,7 @@ def match(cotangent: Array, primal: Any) -> Array:
     shares = _varying(jax.typeof(cotangent)) - _varying(kind)
     if shares:
         cotangent = jax.lax.psum(cotangent, tuple(sorted(shares)))
-    cotangent = cotangent.astype(primal.dtype)
+    cotangent = to_dtype(cotangent, primal.dtype)
     made_on_a_mesh = not kind.sharding.mesh.empty  # a parameter that was made before the mesh has no sharding
     if made_on_a_mesh and jax.typeof(cotangent).sharding != kind.sharding:
         cotangent = jax.sharding.reshard(cotangent, kind.sharding)

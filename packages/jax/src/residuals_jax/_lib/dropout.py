@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from residuals_jax._lib.checks import described
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 def two_words(name: str, key: Any) -> Array:
@@ -35,4 +35,4 @@ def drop(a: Array, mask: Array | None, rate: float) -> Array:
     """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     if mask is None:
         return a if rate == 0.0 else jnp.where(False, a, 0)
-    return jnp.where(mask, wide(a) * (1 / (1 - rate)), 0).astype(a.dtype)
+    return to_dtype(jnp.where(mask, wide(a) * (1 / (1 - rate)), 0), a.dtype)

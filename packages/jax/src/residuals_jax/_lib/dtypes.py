@@ -1,7 +1,14 @@
-"""The dtype in which an op computes."""
+"""The dtype in which an op computes, and that of its result."""
+
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+
+
+def to_dtype(a: Array, dtype: Any) -> Array:
+    """`a` in this dtype, itself where that is its own: a cast without a change would make a weak type strong."""
+    return a if a.dtype == dtype else a.astype(dtype)
 
 
 def wide(a: Array) -> Array:

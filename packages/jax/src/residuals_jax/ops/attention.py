@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import Likes, likes, match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -40,7 +40,7 @@ def fwd(
     e, total, _ = attended(hide(scores, mask, is_causal))
     weights = e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return y.astype(q.dtype), Residuals(q, k, v, weights.astype(q.dtype))
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
 def bwd(

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -44,7 +44,7 @@ def _lift(a: Array, x: Array) -> Array:
 
 def _updated(running: Array | None, new: Array, momentum: float) -> Array | None:
     """The next running statistic: the weighted mean of the old one and that of the batch."""
-    return None if running is None else ((1 - momentum) * wide(running) + momentum * new).astype(running.dtype)
+    return None if running is None else to_dtype((1 - momentum) * wide(running) + momentum * new, running.dtype)
 
 
 def fwd(
@@ -79,7 +79,7 @@ def fwd(
         y = y * _lift(wide(weight), x)
     if bias is not None:
         y = y + _lift(wide(bias), x)
-    results = y.astype(x.dtype), kept_mean, kept_var
+    results = to_dtype(y, x.dtype), kept_mean, kept_var
     if not training and weight is None:  # evaluation needs x̂ for the gradient of the weight alone
         return results, Residuals(None, None, None, rstd)
     return results, Residuals(x, weight, mean, rstd)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, unfold
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match, sum_to
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 
@@ -82,7 +82,7 @@ def fwd(
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
         e, total, logsumexp = attended(_scores(rows, k, is_causal, scale, first))
         out = unfold(fold(e, k.shape[-3]) @ wide(v), e) / total
-        return (out.astype(q.dtype), logsumexp[..., None]), None
+        return (to_dtype(out, q.dtype), logsumexp[..., None]), None
 
     (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
     logsumexp = logsumexp[..., 0]
@@ -111,7 +111,7 @@ def bwd(
         dv = fold(weights, heads).mT @ fold(g, heads)
         dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
-        return (dq.astype(q.dtype), dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
+        return (to_dtype(dq, q.dtype), dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
 
     arrays = {"q": q, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
     arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]

@@ -1,4 +1,4 @@
-"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erf."""
+"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erfc."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -18,17 +18,17 @@ class Residuals(NamedTuple):
     up: Array  # (...)  input: scales the gate's cotangent
 
 
-RECOMPUTES = {"erf": "a polynomial an element, where an array of it would be as large as gate"}
+RECOMPUTES = {"erfc": "a polynomial an element, where an array of it would be as large as gate"}
 
 
 def _cdf(x: Array) -> Array:
     """Φ(x)."""
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    return 0.5 * jax.lax.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
 
 
 def fwd(gate: Array, up: Array) -> tuple[Array, Residuals]:
     gelu = wide(gate) * _cdf(wide(gate))
-    return (gelu * wide(up)).astype(jnp.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+    return to_dtype(gelu * wide(up), jnp.result_type(gate, up)), Residuals(gate, up)
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:
@@ -48,7 +48,7 @@ _geglu.defvjp(fwd, bwd)
 
 
 def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
-    """y = gate·Φ(gate)·up with Φ(x) = (1 + erf(x/√2))/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
+    """y = gate·Φ(gate)·up with Φ(x) = erfc(−x/√2)/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
 
     This is the exact form; `jax.nn.gelu` has the tanh approximation unless told otherwise.
 

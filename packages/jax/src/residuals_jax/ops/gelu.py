@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -20,7 +20,7 @@ class Residuals(NamedTuple):
 
 # One of the two, which depends on the form.
 RECOMPUTES = {
-    "erf": "in the exact form: a polynomial an element, where an array of it would be as large as x",
+    "erfc": "in the exact form: a polynomial an element, where an array of it would be as large as x",
     "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
@@ -33,7 +33,7 @@ def _cdf(x: Array, approximate: str) -> Array:
     """Φ(x)."""
     if approximate == "tanh":
         return 0.5 * (1 + jnp.tanh(C * (x + CUBIC * x * x * x)))
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    return 0.5 * jax.lax.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
 
 
 def _slope(x: Array, phi: Array, approximate: str) -> Array:
@@ -44,7 +44,7 @@ def _slope(x: Array, phi: Array, approximate: str) -> Array:
 
 
 def fwd(x: Array, approximate: str) -> tuple[Array, Residuals]:
-    return (wide(x) * _cdf(wide(x), approximate)).astype(x.dtype), Residuals(x)
+    return to_dtype(wide(x) * _cdf(wide(x), approximate), x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array]:
@@ -64,9 +64,6 @@ _gelu.defvjp(fwd, bwd)
 def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """y = x·Φ(x), with dx = g·(Φ + x·Φ′) and Φ the normal distribution function.
 
-    In the exact form 1 + erf cancels far to the left: below x = −5 a float32 y is right to 1e-7, not to 7 digits.
-    `jax.nn.gelu` computes its exact form by erfc, which keeps them.
-
     The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; that of `jax.nn.gelu` is the
     tanh form.
 
@@ -79,7 +76,7 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
         (...), of x's dtype; computed in float32 if that is narrower.
 
     Saves:
-        x: (...), an input, no new bytes. The backward computes the erf or tanh again.
+        x: (...), an input, no new bytes. The backward computes the erfc or tanh again.
 
     Raises:
         TypeError: x is not floating.

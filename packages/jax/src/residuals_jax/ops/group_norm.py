@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, integer, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -58,7 +58,7 @@ def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps
         y = y * _lift(wide(weight), x.ndim - 1)
     if bias is not None:
         y = y + _lift(wide(bias), x.ndim - 1)
-    return y.astype(x.dtype), Residuals(x, weight, mean, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -32,7 +32,7 @@ def fwd(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple
         y = y * wide(weight)
     if bias is not None:
         y = y + wide(bias)
-    return y.astype(x.dtype), Residuals(x, weight, mean, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(

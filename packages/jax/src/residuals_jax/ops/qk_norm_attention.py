@@ -19,7 +19,7 @@ from residuals_jax._lib.attention import (
 )
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import Likes, likes, match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -63,7 +63,7 @@ def fwd(
     e, total, _ = attended(hide(scores, mask, is_causal))
     weights = e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return y.astype(q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, weights.astype(q.dtype))
+    return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
 def bwd(

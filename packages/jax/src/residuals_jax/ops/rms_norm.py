@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, nonnegative
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -27,7 +27,7 @@ def fwd(x: Array, weight: Array | None, eps: float) -> tuple[Array, Residuals]:
     y = wide(x) * rstd
     if weight is not None:
         y = y * wide(weight)
-    return y.astype(x.dtype), Residuals(x, weight, rstd)
+    return to_dtype(y, x.dtype), Residuals(x, weight, rstd)
 
 
 def bwd(eps: float, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -20,12 +21,13 @@ RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(x: Array, scale: Array) -> tuple[Array, Residuals]:
-    return x * scale, Residuals(x, scale)
+    return to_dtype(wide(x) * wide(scale), jnp.result_type(x, scale)), Residuals(x, scale)
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:
     x, scale = residuals
-    return match(g * scale, x), match(g * x, scale)
+    g = wide(g)
+    return match(g * wide(scale), x), match(g * wide(x), scale)
 
 
 @jax.custom_vjp
@@ -36,15 +38,23 @@ def _scaled(x: Array, scale: Array) -> Array:
 _scaled.defvjp(fwd, bwd)
 
 
+def _floating_scale(scale: ArrayLike) -> ArrayLike:
+    """A Python integer, which a jit makes a weak one of no axes, as a floating number; anything else as it is."""
+    is_weak = isinstance(scale, int | Array) and jax.typeof(scale).weak_type
+    return scale * 1.0 if is_weak and jnp.issubdtype(jax.typeof(scale).dtype, jnp.integer) else scale
+
+
 def scaled(x: ArrayLike, scale: ArrayLike) -> Array:
     """y = x·scale, with dx = g·scale and dscale = g·x.
 
     Args:
         x: (...) floating.
-        scale: (...) floating, of any shape that broadcasts with x; a Python float counts as a scalar.
+        scale: (...) floating, of any shape that broadcasts with x; a Python number counts as a scalar that takes x's
+            dtype, yet is not rounded to it.
 
     Returns:
-        The product, in the shape to which both broadcast and the dtype to which both promote.
+        The product, in the shape to which both broadcast and the dtype to which both promote; computed in float32 if
+        that is narrower.
 
     Saves:
         x: (...), an input, no new bytes.
@@ -57,7 +67,7 @@ def scaled(x: ArrayLike, scale: ArrayLike) -> Array:
     Source:
         The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
     """
-    x, scale = floating("x", x), floating("scale", scale)
+    x, scale = floating("x", x), floating("scale", _floating_scale(scale))
     try:
         jnp.broadcast_shapes(x.shape, scale.shape)
     except ValueError:

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -19,7 +19,7 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 
 def fwd(x: Array) -> tuple[Array, Residuals]:
-    return (wide(x) * jax.nn.sigmoid(wide(x))).astype(x.dtype), Residuals(x)
+    return to_dtype(wide(x) * jax.nn.sigmoid(wide(x)), x.dtype), Residuals(x)
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -25,7 +25,7 @@ def fwd(x: Array, axis: int) -> tuple[Array, Residuals]:
     # Any shift gives the same y, so the maximum is a constant to the derivative. That of an empty axis is `initial`.
     rows = rows - jax.lax.stop_gradient(jnp.max(rows, axis=axis, keepdims=True, initial=-jnp.inf))
     e = jnp.exp(rows)
-    y = (e / jnp.sum(e, axis=axis, keepdims=True)).astype(x.dtype)
+    y = to_dtype(e / jnp.sum(e, axis=axis, keepdims=True), x.dtype)
     return y, Residuals(y)
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.dtypes import to_dtype, wide
 
 
 class Residuals(NamedTuple):
@@ -22,7 +22,7 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 def fwd(gate: Array, up: Array) -> tuple[Array, Residuals]:
     silu = wide(gate) * jax.nn.sigmoid(wide(gate))
-    return (silu * wide(up)).astype(jnp.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+    return to_dtype(silu * wide(up), jnp.result_type(gate, up)), Residuals(gate, up)
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erf."""
+"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erfc."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ class Residuals(NamedTuple):
     up: Tensor | None  # (...)  input: scales the gate's cotangent; None if gate is frozen
 
 
-RECOMPUTES = {"erf": "a polynomial an element, where an array of it would be as large as gate"}
+RECOMPUTES = {"erfc": "a polynomial an element, where an array of it would be as large as gate"}
 
 
 def _cdf(x: Tensor) -> Tensor:
     """Φ(x)."""
-    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+    return 0.5 * torch.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
 
 
 def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
@@ -62,7 +62,7 @@ class GEGLU(torch.autograd.Function):
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
-    """y = gate·Φ(gate)·up with Φ(x) = (1 + erf(x/√2))/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
+    """y = gate·Φ(gate)·up with Φ(x) = erfc(−x/√2)/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
 
     This is the exact form, as `torch.nn.functional.gelu` has it unless told otherwise.
 

@@ -17,7 +17,7 @@ class Residuals(NamedTuple):
 
 # One of the two, which depends on the form.
 RECOMPUTES = {
-    "erf": "in the exact form: a polynomial an element, where an array of it would be as large as x",
+    "erfc": "in the exact form: a polynomial an element, where an array of it would be as large as x",
     "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
@@ -30,7 +30,7 @@ def _cdf(x: Tensor, approximate: str) -> Tensor:
     """Φ(x)."""
     if approximate == "tanh":
         return 0.5 * (1 + torch.tanh(C * (x + CUBIC * x * x * x)))
-    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+    return 0.5 * torch.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
 
 
 def _slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
@@ -71,9 +71,6 @@ class GELU(torch.autograd.Function):
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """y = x·Φ(x), with dx = g·(Φ + x·Φ′) and Φ the normal distribution function.
 
-    In the exact form 1 + erf cancels far to the left: below x = −5 a float32 y is right to 1e-7, not to 7 digits.
-    It is so in `torch.nn.functional.gelu` too; `jax.nn.gelu` keeps them.
-
     The two forms differ by up to 0.0005 in y. The default is the exact one, as in PyTorch; that of `jax.nn.gelu` is the
     tanh form.
 
@@ -86,7 +83,7 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
         (...), of x's dtype; computed in float32 if that is narrower.
 
     Saves:
-        x: (...), an input, no new bytes. The backward computes the erf or tanh again.
+        x: (...), an input, no new bytes. The backward computes the erfc or tanh again.
 
     Raises:
         TypeError: x is not floating.
