@@ -66,3 +66,39 @@ def test_the_left_tail_of_the_normal_distribution(op: str, dtype: str) -> None:
     y, (dx,) = frameworks.load("jax").value_and_vjp(fn, [x], jnp.ones_like(x))
     np.testing.assert_allclose(np.asarray(y, "float64"), wide * phi, rtol=ULP[dtype] + 1e-5)
     np.testing.assert_allclose(np.asarray(dx, "float64"), slope, rtol=ULP[dtype] + 1e-5)
+
+
+ATTENTIONS: dict[str, Callable[..., Any]] = {
+    "attention": R.attention,
+    "flash_attention": R.flash_attention,
+    "qk_norm_attention": lambda *qkv, **options: R.qk_norm_attention(*qkv, scale=2.0, **options),
+}
+each_attention = pytest.mark.parametrize("op", ATTENTIONS)
+
+
+def draw(*shapes: tuple[int, ...]) -> list[jax.Array]:
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), "float32") for shape in shapes]
+
+
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e9, 1e12])
+def test_huge_scores_under_jit(op: str, dtype: str, size: float) -> None:
+    """XLA would fuse a scale of the scores with the subtraction of their maximum, and the largest got above 0."""
+    q, k, v = draw((2, 64, 32), (2, 80, 32), (2, 80, 32))
+    given = [a.astype(dtype) for a in (q * size, k, v)]
+    y, gradients = jax.jit(jax.value_and_grad(lambda *qkv: ATTENTIONS[op](*qkv).sum(), (0, 1, 2)))(*given)
+    assert all(np.isfinite(np.asarray(a, "float32")).all() for a in (y, *gradients))
+
+
+@each_attention
+@pytest.mark.parametrize("queries", [5, 300])
+def test_hidden_keys_are_no_infinity_to_debug_infs(op: str, queries: int) -> None:
+    """Nor a NaN, in the value and the gradients of eager calls, with fewer key heads too."""
+    qkv = draw((2, queries, 4), (1, queries, 4), (1, queries, 4))
+    mask = jnp.arange(queries) != 1
+    with jax.debug_infs(True), jax.debug_nans(True):
+        jax.block_until_ready(
+            jax.value_and_grad(lambda *qkv: ATTENTIONS[op](*qkv, mask=mask, is_causal=True).sum(), (0, 1, 2))(*qkv)
+        )

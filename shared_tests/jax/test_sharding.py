@@ -18,6 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from cases import Case, only
 from residuals_jax._lib.cotangents import match
+from residuals_lab import frameworks
+from residuals_lab.ops import BY_NAME
+from residuals_lab.ops.call import Call
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 AXES = ("rows", "columns")  # two axes: a sum over only one of them is a mistake to find
@@ -207,6 +210,30 @@ def test_parameters_made_before_the_mesh(jax_case: Case) -> None:
     with jax.set_mesh(mesh):
         gradient = jax.grad(lambda *args: jnp.sum(g * f(*args)), tuple(range(1 + len(rest))))
         assert_close(gradient(*put(mesh, [first], [WHOLE]), *made_before), truth)
+
+
+@pytest.mark.parametrize("op", ["attention", "flash_attention", "qk_norm_attention"])
+def test_heads_that_share_keys(op: str, mesh: Mesh) -> None:
+    """With the batch in parts, and the heads too; keys of fewer heads than there are parts are whole."""
+    rng = np.random.default_rng(0)
+    g, q, *kv = (rng.standard_normal((4, 8, 5, 3)) for _ in range(4))
+    scale = {"scale": np.array(2.0)} if op == "qk_norm_attention" else {}
+    calls = [
+        Call.of(BY_NAME[op], {"q": q, **{n: a[:, :heads] for n, a in zip("kv", kv, strict=True)}, **scale})
+        for heads in (4, 2, 1)
+    ]
+    given = []
+    for call in calls:
+        for spec in (P("rows"), P("rows", "columns")):
+            of_keys = spec if call.arrays["k"].shape[1] > 1 else P(*spec[:1])
+            some = [spec, of_keys, of_keys, P()][: len(call.arrays)]
+            given.append((call, put(mesh, [a.astype("float32") for a in call.arrays.values()], some)))
+    ours, cotangent = calls[0].ours(frameworks.load("jax")), jnp.asarray(g, "float32")
+    gradient = jax.grad(lambda args: jnp.sum(cotangent * ours(*args)))
+    found = jax.jit(lambda many: [gradient(args) for args in many])([args for _, args in given])
+    for (call, _), gradients in zip(given, found, strict=True):
+        for one, true in zip(gradients, call.vjp(g).values(), strict=True):
+            assert error(np.asarray(one), true) <= 1e-5
 
 
 def test_match_gives_the_sharding_of_the_primal(mesh: Mesh) -> None:

@@ -1,5 +1,6 @@
-"""What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
+"""What the three attentions share: their checks, products of heads that share keys, and the softmax of scores."""
 
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from residuals_jax._lib.checks import described
-from residuals_jax._lib.dtypes import wide
+from residuals_jax._lib.cotangents import to_rank
+from residuals_jax._lib.dtypes import wide, wider
 
 
 def check_attention(
@@ -52,15 +54,42 @@ def scaling(scale: float | None, q: Array) -> float:
     return max(q.shape[-1], 1) ** -0.5 if scale is None else float(scale)
 
 
-def fold(a: Array, key_heads: int) -> Array:
-    """(..., h, s, d) as (..., key_heads, h/key_heads·s, d): query heads that share a key head, one below the other."""
+def product(a: Array, b: Array) -> Array:
+    """a @ b in float32 or wider; two arrays of one narrow dtype are multiplied as they are, and added up in float32."""
+    a, b = (a, b) if a.dtype == b.dtype else (wide(a), wide(b))
+    return jnp.matmul(a, b, preferred_element_type=wider(a))
+
+
+def grouped(a: Array, key_heads: int) -> Array:
+    """(..., h, s, d) as (..., key_heads, h/key_heads, s, d).
+
+    The reshape splits one axis and merges none, which an Explicit sharding can follow.
+    """
     *lead, heads, rows, columns = a.shape
-    return a if heads == key_heads else a.reshape(*lead, key_heads, heads // key_heads * rows, columns)
+    return a.reshape(*lead, key_heads, heads // key_heads, rows, columns)
 
 
-def unfold(a: Array, like: Array) -> Array:
-    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any)."""
-    return a if a.shape[:-1] == like.shape[:-1] else a.reshape(*like.shape[:-1], a.shape[-1])
+def times_keys(a: Array, b: Array) -> Array:
+    """(..., h, s, d): each head of a (..., h, s, t) times the head of b (..., kv, t, d) that it shares."""
+    if a.shape[-3] == b.shape[-3]:
+        return product(a, b)
+    y = product(grouped(a, b.shape[-3]), b[..., None, :, :])
+    return y.reshape(*y.shape[:-4], a.shape[-3], *y.shape[-2:])
+
+
+def sum_of_queries(a: Array, b: Array, key_heads: int) -> Array:
+    """(..., kv, t, d): aᵀ·b of a (..., h, s, t) and b (..., h, s, d), summed over the heads that share a key head."""
+    if a.shape[-3] == key_heads:
+        return product(a.mT, b)
+    a, b = (a, b) if a.dtype == b.dtype else (wide(a), wide(b))
+    a, b = grouped(a, key_heads), grouped(b, key_heads)
+    sharding, of_b = jax.typeof(a).sharding, jax.typeof(b).sharding.spec
+    *lead, in_group, rows, keys = sharding.spec
+    out = None
+    if in_group or rows:  # a sum over an axis that an Explicit mesh splits has to be told how its result is split
+        out = jax.sharding.NamedSharding(sharding.mesh, jax.P(*lead, keys, of_b[-1]))
+    sums = "...gst,...gsd->...td"
+    return jnp.einsum(sums, a, b, preferred_element_type=wider(a), out_sharding=out)
 
 
 def hide(scores: Array, mask: Array | None, is_causal: bool, first: Array | int = 0) -> Array:
@@ -69,18 +98,22 @@ def hide(scores: Array, mask: Array | None, is_causal: bool, first: Array | int 
     `first` is the position of the first query.
     """
     if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
+        scores = jnp.where(to_rank(mask, scores.ndim), scores, -jnp.inf)
     if is_causal:
         rows, keys = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-        scores = jnp.where(keys <= rows + first, scores, -jnp.inf)
+        scores = jnp.where(to_rank(keys <= rows + first, scores.ndim), scores, -jnp.inf)
     return scores
 
 
-def attended(scores: Array) -> tuple[Array, Array, Array]:
-    """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
+# These two are programs of their own for `jax_debug_infs`, which looks at what leaves one: −∞ does not.
+@partial(jax.jit, static_argnames="is_causal")
+def attended(scores: Array, mask: Array | None, is_causal: bool, first: Array | int = 0) -> tuple[Array, Array, Array]:
+    """Each row of scores, of which some are hidden, as e = exp(scores − their maximum), its (..., s, 1) sum, and its
+    (..., s) log-sum-exp.
 
     The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞.
     """
+    scores = hide(scores, mask, is_causal, first)
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, 0, top)
@@ -89,6 +122,14 @@ def attended(scores: Array) -> tuple[Array, Array, Array]:
     is_none = total == 0
     total = jnp.where(is_none, 1, total)
     return e, total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]
+
+
+@partial(jax.jit, static_argnames="is_causal")
+def attended_again(
+    scores: Array, logsumexp: Array, mask: Array | None, is_causal: bool, first: Array | int = 0
+) -> Array:
+    """The weights, from the (..., s, 1) log-sum-exp of each row; it is 0 in a row without a key."""
+    return jnp.exp(hide(scores, mask, is_causal, first) - logsumexp)
 
 
 def scores_gradient(weights: Array, dweights: Array) -> Array:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from residuals_jax._lib.dtypes import to_dtype
@@ -37,6 +38,11 @@ def match(cotangent: Array, primal: Any) -> Array:
     if made_on_a_mesh and jax.typeof(cotangent).sharding != kind.sharding:
         cotangent = jax.sharding.reshard(cotangent, kind.sharding)
     return cotangent
+
+
+def to_rank(a: Array, ndim: int) -> Array:
+    """`a` with leading axes of size 1, to have `ndim`: `jax_numpy_rank_promotion` may forbid to leave them out."""
+    return jnp.expand_dims(a, tuple(range(ndim - a.ndim)))
 
 
 def sum_to(a: Array, shape: tuple[int, ...]) -> Array:

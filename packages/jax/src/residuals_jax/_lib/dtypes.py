@@ -11,6 +11,11 @@ def to_dtype(a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else a.astype(dtype)
 
 
+def wider(a: Array) -> Any:
+    """The dtype that `wide` gives."""
+    return jnp.float32 if a.dtype.itemsize < 4 else a.dtype
+
+
 def wide(a: Array) -> Array:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
-    return a.astype(jnp.float32) if a.dtype.itemsize < 4 else a
+    return to_dtype(a, wider(a))

@@ -8,9 +8,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
+from residuals_jax._lib.attention import (
+    attended,
+    check_attention,
+    scaling,
+    scores_gradient,
+    sum_of_queries,
+    times_keys,
+)
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import Likes, likes, match
+from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -33,13 +40,14 @@ def fwd(
     is_causal: bool,
     scale: float | None,
 ) -> tuple[Array, Residuals]:
-    heads = k.shape[-3]
-    scores = unfold(fold(wide(q), heads) @ wide(k).mT, q) * scaling(scale, q)
+    # q is scaled, and not the scores: XLA would fuse that product with the subtraction of their maximum, into one that
+    # is rounded once, and no longer at most 0.
+    scores = times_keys(wide(q) * scaling(scale, q), k.mT)
     if bias is not None:
-        scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, is_causal))
+        scores = scores + to_rank(wide(bias), scores.ndim)
+    e, total, _ = attended(scores, mask, is_causal)
     weights = e / total
-    y = unfold(fold(weights, heads) @ wide(v), q)
+    y = times_keys(weights, v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
@@ -49,11 +57,11 @@ def bwd(
     q, k, v, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     _, _, _, like_bias = like or likes(q, k, v, weights)
-    heads, rows = k.shape[-3], wide(weights)
-    dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
-    dscores = scores_gradient(weights, unfold(fold(wide(g), heads) @ wide(v).mT, g))
-    dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, q), q)
-    dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), k)
+    heads = k.shape[-3]
+    dv = match(sum_of_queries(weights, g, heads), v)
+    dscores = scores_gradient(weights, times_keys(g, v.mT))
+    dq = match(times_keys(dscores, k) * scaling(scale, q), q)
+    dk = match(sum_of_queries(dscores, q, heads) * scaling(scale, q), k)
     dbias = None if like_bias is None else match(dscores, like_bias)
     return dq, dk, dv, dbias, None
 

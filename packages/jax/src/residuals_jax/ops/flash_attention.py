@@ -9,9 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.attention import attended, check_attention, fold, hide, scaling, unfold
+from residuals_jax._lib.attention import (
+    attended,
+    attended_again,
+    check_attention,
+    scaling,
+    sum_of_queries,
+    times_keys,
+)
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import match, sum_to
+from residuals_jax._lib.cotangents import match, sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
@@ -63,11 +70,11 @@ def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: in
     return jax.tree.map(join, rows, others), sums
 
 
-def _scores(rows: Rows, k: Array, is_causal: bool, scale: float | None, first: Array | int) -> Array:
-    """(..., h, b, t): the scores of a block of b queries."""
-    q, bias, mask = rows["q"], rows["bias"], rows["mask"]
-    scores = unfold(fold(wide(q), k.shape[-3]) @ wide(k).mT, q) * scaling(scale, q)
-    return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
+def _scores(rows: Rows, k: Array, scale: float | None) -> Array:
+    """(..., h, b, t): the scores of a block of b queries, before any is hidden."""
+    q, bias = rows["q"], rows["bias"]
+    scores = times_keys(wide(q) * scaling(scale, q), k.mT)  # q is scaled, and not the scores, as in `attention`
+    return scores if bias is None else scores + to_rank(wide(bias), scores.ndim)
 
 
 def fwd(
@@ -80,8 +87,8 @@ def fwd(
     scale: float | None,
 ) -> tuple[Results, Residuals]:
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
-        e, total, logsumexp = attended(_scores(rows, k, is_causal, scale, first))
-        out = unfold(fold(e, k.shape[-3]) @ wide(v), e) / total
+        e, total, logsumexp = attended(_scores(rows, k, scale), rows["mask"], is_causal, first)
+        out = times_keys(e, v) / total
         return (to_dtype(out, q.dtype), logsumexp[..., None]), None
 
     (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
@@ -101,14 +108,14 @@ def bwd(
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
     def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
-        weights = jnp.exp(_scores(rows, k, is_causal, scale, first) - rows["logsumexp"])
-        g = wide(rows["g"])
-        dweights = unfold(fold(g, heads) @ wide(v).mT, g)
+        g, scores = rows["g"], _scores(rows, k, scale)
+        weights = attended_again(scores, rows["logsumexp"], rows["mask"], is_causal, first)
+        dweights = times_keys(g, v.mT)
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = weights * (dweights - dot)
-        dq = unfold(fold(dscores, heads) @ wide(k), g) * scaling(scale, q)
-        dk = fold(dscores, heads).mT @ fold(wide(rows["q"]), heads) * scaling(scale, q)
-        dv = fold(weights, heads).mT @ fold(g, heads)
+        dq = times_keys(dscores, k) * scaling(scale, q)
+        dk = sum_of_queries(dscores, rows["q"], heads) * scaling(scale, q)
+        dv = sum_of_queries(weights, g, heads)
         dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
         return (to_dtype(dq, q.dtype), dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)

@@ -12,13 +12,12 @@ from residuals_jax._lib.attention import (
     attended,
     check_attention,
     check_broadcasts,
-    fold,
-    hide,
     scores_gradient,
-    unfold,
+    sum_of_queries,
+    times_keys,
 )
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import Likes, likes, match
+from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -55,14 +54,14 @@ def fwd(
     mask: Array | None,
     is_causal: bool,
 ) -> tuple[Array, Residuals]:
-    heads, q_norm, k_norm = k.shape[-3], _norm(q), _norm(k)
+    q_norm, k_norm = _norm(q), _norm(k)
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
-    scores = unfold(fold(wide(scale) * unit_q, heads) @ unit_k.mT, q)
+    scores = times_keys(to_rank(wide(scale), q.ndim) * unit_q, unit_k.mT)
     if bias is not None:
-        scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, is_causal))
+        scores = scores + to_rank(wide(bias), scores.ndim)
+    e, total, _ = attended(scores, mask, is_causal)
     weights = e / total
-    y = unfold(fold(weights, heads) @ wide(v), q)
+    y = times_keys(weights, v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
@@ -72,17 +71,17 @@ def bwd(
     q, k, v, scale, q_norm, k_norm, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     _, _, _, _, like_bias = like or likes(q, k, v, scale, weights)
-    heads, rows = k.shape[-3], wide(weights)
-    dv = match(fold(rows, heads).mT @ fold(wide(g), heads), v)
-    dscores = scores_gradient(weights, unfold(fold(wide(g), heads) @ wide(v).mT, g))
+    heads, wide_scale = k.shape[-3], to_rank(wide(scale), q.ndim)
+    dv = match(sum_of_queries(weights, g, heads), v)
+    dscores = scores_gradient(weights, times_keys(g, v.mT))
     dbias = None if like_bias is None else match(dscores, like_bias)
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     # The norm divides a vector's length out, so the part of a gradient along the vector is taken off.
-    dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # the gradient of scale·q̂
+    dproduct = times_keys(dscores, unit_k)  # the gradient of scale·q̂
     along = jnp.sum(unit_q * dproduct, axis=-1, keepdims=True)
     dscale = match(along, scale)
-    dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along), q)
-    dunit = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
+    dq = match(wide_scale * _inverse(q_norm) * (dproduct - unit_q * along), q)
+    dunit = sum_of_queries(dscores, wide_scale * unit_q, heads)
     along = jnp.sum(unit_k * dunit, axis=-1, keepdims=True)
     dk = match(_inverse(k_norm) * (dunit - unit_k * along), k)
     return dq, dk, dv, dscale, dbias, None
