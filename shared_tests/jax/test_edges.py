@@ -102,3 +102,69 @@ def test_hidden_keys_are_no_infinity_to_debug_infs(op: str, queries: int) -> Non
         jax.block_until_ready(
             jax.value_and_grad(lambda *qkv: ATTENTIONS[op](*qkv, mask=mask, is_causal=True).sum(), (0, 1, 2))(*qkv)
         )
+
+
+@pytest.mark.parametrize("op", [R.dropout, R.dropout_remat])
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_keys_of_every_kind(op: Callable[..., Any], kind: str) -> None:
+    """The mask is that of `jax.random.bernoulli`, in the gradient too; an untyped key is one of the default kind."""
+    x, key = jnp.ones((64, 5)), jax.random.key(3, impl=kind)
+    kept = 2.0 * jax.random.bernoulli(key, 0.5, x.shape)
+    for fn in (op, jax.jit(op, static_argnums=1)):
+        np.testing.assert_array_equal(fn(x, 0.5, key), kept)
+        np.testing.assert_array_equal(jax.grad(lambda x, fn=fn: fn(x, 0.5, key).sum())(x), kept)
+    with jax.default_prng_impl(kind):
+        np.testing.assert_array_equal(op(x, 0.5, jax.random.PRNGKey(3)), kept)
+
+
+@pytest.mark.parametrize("op", [R.dropout, R.dropout_remat])
+def test_no_key_where_nothing_is_drawn(op: Callable[..., Any]) -> None:
+    x = jnp.ones((4, 5))
+    for rate in (0.0, 1.0):
+        y, dx = jax.value_and_grad(lambda x, rate=rate: op(x, rate, None).sum())(x)
+        assert y == dx.sum() == (1 - rate) * x.size
+    with pytest.raises(TypeError, match=r"^key: expected two uint32 or a jax.random.key, got NoneType$"):
+        op(x, 0.5, None)
+
+
+X = np.random.default_rng(5).standard_normal((6, 4, 5)).astype("float32")
+STATISTICS = {"running_mean": np.ones(4, "float32"), "running_var": np.full(4, 2, "float32"), "training": True}
+TRACED: dict[str, tuple[Callable[..., Any], float]] = {
+    "layer_norm eps": (lambda x, number: R.layer_norm(x, eps=number), 0.3),
+    "rms_norm eps": (lambda x, number: R.rms_norm(x, eps=number), 0.3),
+    "group_norm eps": (lambda x, number: R.group_norm(x, 2, eps=number), 0.3),
+    "batch_norm eps": (lambda x, number: R.batch_norm(x, training=True, eps=number)[0], 0.3),
+    "batch_norm momentum": (lambda x, number: jnp.stack(R.batch_norm(x, momentum=number, **STATISTICS)[1:]), 0.3),
+    "dropout rate": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 0.3),
+    "dropout rate 0": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 0.0),
+    "dropout rate 1": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 1.0),
+    "dropout_remat rate": (lambda x, number: R.dropout_remat(x, number, jax.random.key(0)), 0.3),
+    "attention scale": (lambda x, number: R.attention(x, x, x, scale=number), 0.3),
+    "flash_attention scale": (lambda x, number: R.flash_attention(x, x, x, scale=number), 0.3),
+}
+
+
+@pytest.mark.parametrize("what", TRACED)
+def test_a_number_may_be_traced(what: str) -> None:
+    """It is the same as the Python number, in the gradient too, and one compilation does for all."""
+    fn, number = TRACED[what]
+    traces = []
+
+    @jax.jit
+    def value_and_gradients(number: Any) -> Any:
+        traces.append(number)
+        y, pull = jax.vjp(lambda x, number: fn(x, number), X, number)
+        return y, *pull(jnp.cos(y))
+
+    y, dx, dnumber = value_and_gradients(number)
+    value_and_gradients(number / 2)
+    assert len(traces) == 1
+    expected, pull = jax.vjp(lambda x: fn(x, number), X)
+    for one, other in zip((y, dx), (expected, *pull(jnp.cos(expected))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    if "scale" in what:  # learned; the others are constants to the derivative
+        step = 1e-2
+        slope = (fn(X, number + step) - fn(X, number - step)) / (2 * step)
+        np.testing.assert_allclose(dnumber, jnp.sum(jnp.cos(y) * slope), rtol=1e-2)
+    else:
+        assert dnumber == 0

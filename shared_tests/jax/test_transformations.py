@@ -198,6 +198,17 @@ def test_gradient_dtypes_under_strict_promotion(jax_case: Case) -> None:
         assert backward_shapes(jax_case.call.ours(jax_case.adapter), jax_case.args) == shapes(jax_case.args)
 
 
+BROADCASTS = {"scaled"}  # arrays of different ranks are the caller's own
+LOSSES = {"cross_entropy", "linear_cross_entropy"}
+
+
+@only(novel=True)
+def test_no_rank_is_promoted_inside(jax_case: Case) -> None:
+    if jax_case.call.op.name not in BROADCASTS | LOSSES:
+        with jax.numpy_rank_promotion("raise"):
+            assert backward_shapes(jax_case.call.ours(jax_case.adapter), jax_case.args) == shapes(jax_case.args)
+
+
 @only(dtype="bfloat16")
 def test_gradient_dtypes_where_one_differs(jax_case: Case) -> None:
     args = jax_case.args

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from residuals_jax._lib.checks import described
+from residuals_jax._lib.checks import described, floating
 from residuals_jax._lib.cotangents import to_rank
-from residuals_jax._lib.dtypes import wide, wider
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
 
 def check_attention(
@@ -21,7 +21,7 @@ def check_attention(
     """
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
-    if isinstance(scale, bool) or not isinstance(scale, Real | None):
+    if isinstance(scale, bool) or not isinstance(scale, Real | Array | None):
         raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
     if q.ndim < 3:
         raise ValueError(f"q: expected at least 3 axes, (..., heads, queries, features), got shape {list(q.shape)}")
@@ -47,6 +47,15 @@ def check_broadcasts(name: str, a: Array, shape: tuple[int, ...]) -> None:
     lead = len(shape) - a.ndim
     if lead < 0 or any(n not in (1, m) for n, m in zip(a.shape, shape[lead:], strict=True)):
         raise ValueError(f"{name}: expected a shape that broadcasts to {list(shape)}, got {list(a.shape)}")
+
+
+def apart(q: Array, scale: Any) -> tuple[Array, float | None]:
+    """`q` and a Python number as scale; an array as scale is multiplied into q, and its gradient plain autodiff's."""
+    if not isinstance(scale, Array):
+        return q, scale
+    scale = floating("scale", scale)
+    check_broadcasts("scale", scale, (*q.shape[:-1], 1))
+    return to_dtype(wide(q) * to_rank(wide(scale), q.ndim), q.dtype), 1.0
 
 
 def scaling(scale: float | None, q: Array) -> float:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+Number = float | Array  # an array of no axes: what a number is under a trace
+
 
 def floating(name: str, a: ArrayLike) -> Array:
     """`a` as an array; TypeError unless it is a real floating one of 16 bits or more (float8 has no arithmetic)."""
@@ -28,8 +30,15 @@ def described(a: Any) -> str:
     return f"{a.dtype}{list(a.shape)}" if is_array else type(a).__name__
 
 
-def nonnegative(name: str, value: float, most: float = math.inf) -> float:
-    """`value` as a float; TypeError unless it is a Python number, ValueError unless in [0, most]."""
+def nonnegative(name: str, value: ArrayLike, most: float = math.inf) -> Number:
+    """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most].
+
+    A traced one stays a float32 array, which nobody can check, and is a constant to the derivative.
+    """
+    if isinstance(value, Array) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.floating):
+        if isinstance(value, jax.core.Tracer):
+            return jax.lax.stop_gradient(value).astype(jnp.float32)
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
     expected = ">= 0" if most == math.inf else f"from 0 to {most}"

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    apart,
     attended,
     check_attention,
     scaling,
@@ -94,7 +95,7 @@ def attention(
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: ArrayLike | None = None,
 ) -> Array:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -108,7 +109,8 @@ def attention(
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
         is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
-        scale: a Python number, or None for 1/√d.
+        scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
+            (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -132,4 +134,5 @@ def attention(
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    q, scale = apart(q, scale)
     return _attention(q, k, v, bias, mask, is_causal, scale, likes(q, k, v, bias))

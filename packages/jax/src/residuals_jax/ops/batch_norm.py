@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, nonnegative
+from residuals_jax._lib.checks import Number, floating, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -38,11 +38,11 @@ def _count(a: Array) -> int:
 
 
 def _lift(a: Array, x: Array) -> Array:
-    """(c,) as (c, 1, ...), to be broadcast with x."""
-    return jnp.expand_dims(a, tuple(range(1, x.ndim - 1)))
+    """(c,) as (1, c, 1, ...), to be broadcast with x."""
+    return jnp.expand_dims(a, _others(x))
 
 
-def _updated(running: Array | None, new: Array, momentum: float) -> Array | None:
+def _updated(running: Array | None, new: Array, momentum: Number) -> Array | None:
     """The next running statistic: the weighted mean of the old one and that of the batch."""
     return None if running is None else to_dtype((1 - momentum) * wide(running) + momentum * new, running.dtype)
 
@@ -54,8 +54,8 @@ def fwd(
     running_mean: Array | None,
     running_var: Array | None,
     training: bool,
-    momentum: float,
-    eps: float,
+    momentum: Number,
+    eps: Number,
 ) -> tuple[Results, Residuals]:
     # The running statistics are constants at every order: without this a second derivative would flow through the
     # results and the residuals.
@@ -86,7 +86,12 @@ def fwd(
 
 
 def bwd(
-    training: bool, momentum: float, eps: float, residuals: Residuals, g: Array, like: Likes | None = None
+    training: bool,
+    momentum: Number,
+    eps: Number,
+    residuals: Residuals,
+    g: Array,
+    like: Likes | None = None,
 ) -> tuple[Array, Array | None, Array | None, None, None]:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
@@ -108,7 +113,7 @@ def bwd(
     return dx, dweight, dbias, None, None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 8))
 def _batch_norm(
     x: Array,
     weight: Array | None,
@@ -116,8 +121,8 @@ def _batch_norm(
     running_mean: Array | None,
     running_var: Array | None,
     training: bool,
-    momentum: float,
-    eps: float,
+    momentum: Number,
+    eps: Number,
     like: Likes,
 ) -> Results:
     return fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
@@ -126,7 +131,12 @@ def _batch_norm(
 _batch_norm.defvjp(
     lambda *args: fwd(*args[:-1]),
     # The running statistics that are returned are constants: the second and third cotangent are theirs, and unused.
-    lambda training, momentum, eps, like, residuals, gs: bwd(training, momentum, eps, residuals, gs[0], like),
+    # The backward has no use for momentum and eps, which are none of the residuals.
+    lambda training, like, residuals, gs: (
+        *bwd(training, math.nan, math.nan, residuals, gs[0], like),
+        None,
+        None,
+    ),
 )
 
 
@@ -138,8 +148,8 @@ def batch_norm(
     running_mean: ArrayLike | None = None,
     running_var: ArrayLike | None = None,
     training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    momentum: ArrayLike = 0.1,
+    eps: ArrayLike = 1e-5,
 ) -> tuple[Array, Array | None, Array | None]:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each channel.
 
@@ -154,8 +164,9 @@ def batch_norm(
         running_mean: (c,) floating, a constant to the derivative, or None; required in evaluation.
         running_var: (c,) floating, a constant to the derivative, or None; required in evaluation.
         training: whether the batch's own statistics normalize; a Python bool, not a tracer.
-        momentum: the weight of the batch in the running statistics, from 0 to 1; a Python number, not a tracer.
-        eps: added to the variance; a Python number, not a tracer.
+        momentum: the weight of the batch in the running statistics, from 0 to 1; a number, which may be
+            traced, such as 1 over the number of batches so far, for the plain mean of all.
+        eps: added to the variance; a number, which may be traced: a constant to the derivative.
 
     Returns:
         y: (b, c, ...), of x's dtype; computed in float32 if that is narrower.

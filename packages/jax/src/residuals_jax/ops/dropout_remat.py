@@ -7,8 +7,8 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.dropout import drop, keep_mask, two_words
+from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.dropout import drawing_key, draws, drop, keep_mask
 
 
 class Residuals(NamedTuple):
@@ -20,23 +20,33 @@ RECOMPUTES: dict[str, str] = {
 }
 
 
-def fwd(x: Array, key: Array, rate: float) -> tuple[Array, Residuals]:
-    return drop(x, keep_mask(key, x.shape, rate), rate), Residuals(key if 0 < rate < 1 else None)
+def fwd(x: Array, key: Array | None, rate: Number) -> tuple[Array, Residuals]:
+    return drop(x, keep_mask(key, x.shape, rate), rate), Residuals(key if draws(rate) else None)
 
 
-def bwd(rate: float, residuals: Residuals, g: Array) -> tuple[Array, None]:
+def bwd(rate: Number, residuals: Residuals, g: Array) -> tuple[Array, None]:
     return drop(g, keep_mask(residuals.key, g.shape, rate), rate), None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dropout_remat(x: Array, key: Array, rate: float) -> Array:
-    return fwd(x, key, rate)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _dropout_remat(x: Array, key: Array | None, traced: Array | None, rate: float) -> Array:
+    return fwd(x, key, rate if traced is None else traced)[0]
 
 
-_dropout_remat.defvjp(fwd, bwd)
+def _saving_rate(
+    x: Array, key: Array | None, traced: Array | None, rate: float
+) -> tuple[Array, tuple[Residuals, Array | None]]:
+    y, residuals = fwd(x, key, rate if traced is None else traced)
+    return y, (residuals, traced)
 
 
-def dropout_remat(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
+_dropout_remat.defvjp(
+    _saving_rate,
+    lambda rate, saved, g: (*bwd(rate if saved[1] is None else saved[1], saved[0], g), None),
+)
+
+
+def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -46,23 +56,27 @@ def dropout_remat(x: ArrayLike, rate: float, key: ArrayLike) -> Array:
 
     Args:
         x: (...) floating.
-        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, not a tracer.
-        key: two uint32, or a `jax.random.key` of the default kind: the mask is a function of it and x's shape, the
-            same bit for bit in NumPy, JAX and PyTorch and on every device.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a number. One that is traced is saved, 4 bytes,
+            and is a constant to the derivative; its mask is drawn at the rates 0 and 1 too.
+        key: two uint32, or a `jax.random.key`: the mask is a function of it and x's shape, and for the default kind,
+            threefry2x32, the same bit for bit in NumPy, JAX and PyTorch and on every device. It may be None at the
+            rates 0 and 1, where nothing is drawn.
 
     Returns:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
 
     Saves:
         key: (2,), an input, uint32, 8 bytes: the backward draws the mask from it again. Nothing at the rates 0 and 1.
+            A key of the kinds rbg and unsafe_rbg has 16 bytes.
 
     Raises:
-        TypeError: x is not floating, key is neither two uint32 nor a threefry2x32 key, or rate is not a number.
+        TypeError: x is not floating, key is neither two uint32 nor a `jax.random.key`, or rate is not a number.
         ValueError: rate is not from 0 to 1.
 
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
         numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
     """
-    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), two_words("key", key)
-    return _dropout_remat(x, key, rate)
+    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
+    key = drawing_key("key", key, rate)
+    return _dropout_remat(x, key, rate, 0.0) if isinstance(rate, Array) else _dropout_remat(x, key, None, rate)

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    apart,
     attended,
     attended_again,
     check_attention,
@@ -147,7 +148,7 @@ def flash_attention(
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: ArrayLike | None = None,
     return_logsumexp: bool = False,
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
@@ -164,7 +165,8 @@ def flash_attention(
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
         is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
-        scale: a Python number, or None for 1/√d.
+        scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
+            (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -198,5 +200,6 @@ def flash_attention(
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    q, scale = apart(q, scale)
     out, logsumexp = _flash_attention(q, k, v, bias, mask, is_causal, scale)
     return (out, logsumexp) if return_logsumexp else out

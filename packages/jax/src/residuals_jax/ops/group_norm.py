@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, integer, nonnegative
-from residuals_jax._lib.cotangents import Like, Likes, likes, match
+from residuals_jax._lib.checks import Number, floating, integer, nonnegative
+from residuals_jax._lib.cotangents import Like, Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -41,28 +41,28 @@ def _spread(a: Array, x: Array) -> Array:
     """(b, num_groups) as (b, c, 1, ...): each channel of x has what its group has."""
     b, groups = a.shape
     c = x.shape[1]
-    return _lift(jnp.broadcast_to(a[:, :, None], (b, groups, c // groups)).reshape(b, c), x.ndim)
+    return _lift(jnp.broadcast_to(a[:, :, None], (b, groups, c // groups)).reshape(b, c), x)
 
 
-def _lift(a: Array, ndim: int) -> Array:
-    """`a` with axes of size 1 after its own, so that it has `ndim`: as many as x for (b, c), one fewer for (c,)."""
-    return jnp.expand_dims(a, tuple(range(a.ndim, ndim)))
+def _lift(a: Array, x: Array) -> Array:
+    """(b, c) as (b, c, 1, ...), and (c,) as (1, c, 1, ...), to be broadcast with x."""
+    return jnp.expand_dims(to_rank(a, 2), tuple(range(2, x.ndim)))
 
 
-def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float) -> tuple[Array, Residuals]:
+def fwd(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: Number) -> tuple[Array, Residuals]:
     mean = _group_mean(_sums(wide(x)), x, num_groups)
     centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = jax.lax.rsqrt(_group_mean(_sums(jnp.square(centred)), x, num_groups) + eps)
     y = centred * _spread(rstd, x)
     if weight is not None:
-        y = y * _lift(wide(weight), x.ndim - 1)
+        y = y * _lift(wide(weight), x)
     if bias is not None:
-        y = y + _lift(wide(bias), x.ndim - 1)
+        y = y + _lift(wide(bias), x)
     return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(
-    num_groups: int, eps: float, residuals: Residuals, g: Array, like: Likes | None = None
+    num_groups: int, eps: Number, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array | None, Array | None]:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
@@ -71,7 +71,7 @@ def bwd(
     x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
     g_x_sums = _sums(g * x_hat)  # for the weight and for the groups alike
     scale = jnp.ones(x.shape[1:2], g.dtype) if weight is None else wide(weight)
-    dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
+    dx = g * _lift(scale, x) - x_hat * _spread(_group_mean(to_rank(scale, 2) * g_x_sums, x, num_groups), x)
     # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
     dx = match(_spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x)), x)
     dweight = None if weight is None else match(g_x_sums, weight)
@@ -79,14 +79,15 @@ def bwd(
     return dx, dweight, dbias
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: float, like: Likes) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 5))
+def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: Number, like: Likes) -> Array:
     return fwd(x, weight, bias, num_groups, eps)[0]
 
 
 _group_norm.defvjp(
     lambda x, weight, bias, num_groups, eps, like: fwd(x, weight, bias, num_groups, eps),
-    lambda num_groups, eps, like, residuals, g: bwd(num_groups, eps, residuals, g, like),
+    # The backward has no use for eps, which is none of the residuals.
+    lambda num_groups, like, residuals, g: (*bwd(num_groups, math.nan, residuals, g, like), None),
 )
 
 
@@ -96,7 +97,7 @@ def group_norm(
     weight: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     *,
-    eps: float = 1e-5,
+    eps: ArrayLike = 1e-5,
 ) -> Array:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
 
@@ -108,7 +109,7 @@ def group_norm(
         num_groups: how many groups the c channels form; a Python int, not a tracer.
         weight: (c,) floating, or None for 1.
         bias: (c,) floating, or None for 0.
-        eps: added to the variance; a Python number, not a tracer.
+        eps: added to the variance; a number, which may be traced: a constant to the derivative.
 
     Returns:
         (b, c, ...), of x's dtype; computed in float32 if that is narrower.

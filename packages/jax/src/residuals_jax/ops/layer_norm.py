@@ -1,5 +1,6 @@
 """Layer normalization over the last axis: y = x̂·weight + bias, x̂ = (x − mean)·rstd, rstd = 1/√(var + eps)."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.cotangents import Like, Likes, likes, match
+from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.cotangents import Like, Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -23,26 +24,26 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(x: Array, weight: Array | None, bias: Array | None, eps: float) -> tuple[Array, Residuals]:
+def fwd(x: Array, weight: Array | None, bias: Array | None, eps: Number) -> tuple[Array, Residuals]:
     mean = jnp.mean(wide(x), axis=-1, keepdims=True)
     centred = wide(x) - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
     y = centred * rstd
     if weight is not None:
-        y = y * wide(weight)
+        y = y * to_rank(wide(weight), x.ndim)
     if bias is not None:
-        y = y + wide(bias)
+        y = y + to_rank(wide(bias), x.ndim)
     return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
 
 
 def bwd(
-    eps: float, residuals: Residuals, g: Array, like: Likes | None = None
+    eps: Number, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array | None, Array | None]:
     x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     _, _, like_bias = like or likes(x, weight, Like(x.shape[-1:], x.dtype))
     x_hat = (wide(x) - mean) * rstd
-    g_hat = wide(g) if weight is None else wide(g) * wide(weight)
+    g_hat = wide(g) if weight is None else wide(g) * to_rank(wide(weight), x.ndim)
     dx = g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)
     # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
     dx = match(rstd * (dx - jnp.mean(dx, axis=-1, keepdims=True)), x)
@@ -51,19 +52,20 @@ def bwd(
     return dx, dweight, dbias
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float, like: Likes) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: Number, like: Likes) -> Array:
     return fwd(x, weight, bias, eps)[0]
 
 
 _layer_norm.defvjp(
     lambda x, weight, bias, eps, like: fwd(x, weight, bias, eps),
-    lambda eps, like, residuals, g: bwd(eps, residuals, g, like),
+    # The backward has no use for eps, which is none of the residuals.
+    lambda like, residuals, g: (*bwd(math.nan, residuals, g, like), None),
 )
 
 
 def layer_norm(
-    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, eps: float = 1e-5
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, *, eps: ArrayLike = 1e-5
 ) -> Array:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over the last axis.
 
@@ -71,7 +73,7 @@ def layer_norm(
         x: (..., d) floating.
         weight: (d,) floating, or None for 1.
         bias: (d,) floating, or None for 0.
-        eps: added to the variance; a Python number, not a tracer.
+        eps: added to the variance; a number, which may be traced: a constant to the derivative.
 
     Returns:
         (..., d), of x's dtype; computed in float32 if that is narrower.

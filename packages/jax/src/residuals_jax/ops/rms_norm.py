@@ -1,6 +1,6 @@
 """Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, nonnegative
-from residuals_jax._lib.cotangents import match
+from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.cotangents import match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -22,38 +22,39 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(x: Array, weight: Array | None, eps: float) -> tuple[Array, Residuals]:
+def fwd(x: Array, weight: Array | None, eps: Number) -> tuple[Array, Residuals]:
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=-1, keepdims=True) + eps)
     y = wide(x) * rstd
     if weight is not None:
-        y = y * wide(weight)
+        y = y * to_rank(wide(weight), x.ndim)
     return to_dtype(y, x.dtype), Residuals(x, weight, rstd)
 
 
-def bwd(eps: float, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
+def bwd(eps: Number, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
     x, weight, rstd = residuals
     x_hat = wide(x) * rstd
-    g_hat = wide(g) if weight is None else wide(g) * wide(weight)
+    g_hat = wide(g) if weight is None else wide(g) * to_rank(wide(weight), x.ndim)
     dx = match(rstd * (g_hat - x_hat * jnp.mean(g_hat * x_hat, axis=-1, keepdims=True)), x)
     dweight = None if weight is None else match(wide(g) * x_hat, weight)
     return dx, dweight
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rms_norm(x: Array, weight: Array | None, eps: float) -> Array:
+@jax.custom_vjp
+def _rms_norm(x: Array, weight: Array | None, eps: Number) -> Array:
     return fwd(x, weight, eps)[0]
 
 
-_rms_norm.defvjp(fwd, bwd)
+# The backward has no use for eps, which is none of the residuals.
+_rms_norm.defvjp(fwd, lambda residuals, g: (*bwd(math.nan, residuals, g), None))
 
 
-def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: float = 1e-6) -> Array:
+def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike = 1e-6) -> Array:
     """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
 
     Args:
         x: (..., d) floating.
         weight: (d,) floating, or None for 1.
-        eps: added to the mean square; a Python number, not a tracer.
+        eps: added to the mean square; a number, which may be traced: a constant to the derivative.
 
     Returns:
         (..., d), of x's dtype; computed in float32 if that is narrower.
