@@ -16,8 +16,9 @@ from residuals_jax._lib.dtypes import to_dtype, wide, wider
 def check_attention(
     q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: Any = None
 ) -> None:
-    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias and
-    mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), whose leading axes broadcast, h is a
+    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and
+    scale is a number or None.
     """
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
@@ -25,21 +26,30 @@ def check_attention(
         raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
     if q.ndim < 3:
         raise ValueError(f"q: expected at least 3 axes, (..., heads, queries, features), got shape {list(q.shape)}")
-    *lead, heads, rows, features = q.shape
-    key_heads, keys = k.shape[-3:-1] if k.ndim == q.ndim else (0, 0)
-    if k.shape != (*lead, key_heads, keys, features):
-        raise ValueError(
-            f"k: expected {[*lead, 'kv', 't', features]}, to go with q {list(q.shape)}, got {list(k.shape)}"
-        )
+    heads, rows, features = q.shape[-3:]
+    lead = _common(q.shape[:-3], k.shape[:-3])
+    if k.ndim < 3 or lead is None or k.shape[-1] != features:
+        expected = [*q.shape[:-3], "kv", "t", features]
+        raise ValueError(f"k: expected {expected}, to go with q {list(q.shape)}, got {list(k.shape)}")
+    key_heads, keys = k.shape[-3:-1]
     if heads != key_heads and (key_heads == 0 or heads % key_heads):
         raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
-    if v.shape[:-1] != k.shape[:-1]:
+    lead = _common(lead, v.shape[:-3])
+    if lead is None or v.shape[-3:-1] != k.shape[-3:-1]:
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"mask: expected booleans, got {described(mask)}")
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape to which both broadcast; None where there is none."""
+    try:
+        return jnp.broadcast_shapes(one, other)
+    except ValueError:
+        return None
 
 
 def check_broadcasts(name: str, a: Array, shape: tuple[int, ...]) -> None:

@@ -103,7 +103,8 @@ def attention(
     -2 and -3. With fewer key heads than query heads, each key head serves several adjacent query heads.
 
     Args:
-        q: (..., h, s, d) floating.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y.
         k: (..., kv, t, d) floating; kv divides h.
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
@@ -131,8 +132,12 @@ def attention(
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     q, scale = apart(q, scale)
-    return _attention(q, k, v, bias, mask, is_causal, scale, likes(q, k, v, bias))
+    y = _attention(q, k, v, bias, mask, is_causal, scale, likes(q, k, v, bias))
+    return y[0] if is_one_head else y

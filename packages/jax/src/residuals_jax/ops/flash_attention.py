@@ -119,7 +119,9 @@ def bwd(
         dv = sum_of_queries(weights, g, heads)
         dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
-        return (to_dtype(dq, q.dtype), dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
+        if dq.shape[:-2] == q.shape[:-2]:  # else it is summed before it is rounded
+            dq = to_dtype(dq, q.dtype)
+        return (dq, dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
 
     arrays = {"q": q, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
     arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]
@@ -159,7 +161,8 @@ def flash_attention(
     every block, and makes memory quadratic again.
 
     Args:
-        q: (..., h, s, d) floating.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y.
         k: (..., kv, t, d) floating; kv divides h.
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
@@ -197,9 +200,14 @@ def flash_attention(
         "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     q, scale = apart(q, scale)
     out, logsumexp = _flash_attention(q, k, v, bias, mask, is_causal, scale)
+    if is_one_head:
+        out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out

@@ -123,8 +123,9 @@ def qk_norm_attention(
     -2 and -3. With fewer key heads than query heads, each key head serves several adjacent query heads.
 
     Args:
-        q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
-            Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y. A vector of zeros has no direction: its scores, and its gradient,
+            are 0. Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: floating, broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default, since 1/√d
@@ -154,8 +155,12 @@ def qk_norm_attention(
         Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
     """
     q, k, v, scale = floating("q", q), floating("k", k), floating("v", v), floating("scale", scale)
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal)
     check_broadcasts("scale", scale, (*q.shape[:-1], 1))
-    return _qk_norm_attention(q, k, v, scale, bias, mask, is_causal, likes(q, k, v, scale, bias))
+    y = _qk_norm_attention(q, k, v, scale, bias, mask, is_causal, likes(q, k, v, scale, bias))
+    return y[0] if is_one_head else y

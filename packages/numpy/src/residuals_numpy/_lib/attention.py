@@ -14,6 +14,11 @@ def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
     return a.reshape(*lead, key_heads, heads // max(key_heads, 1) * rows, columns)
 
 
+def unfold(a: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` has the h and s."""
+    return a.reshape(*a.shape[:-3], *like.shape[-3:-1], a.shape[-1])
+
+
 def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
     """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`."""
     if mask is not None:

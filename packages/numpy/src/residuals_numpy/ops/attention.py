@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide
+from residuals_numpy._lib.attention import attended, fold, hide, unfold
 from residuals_numpy._lib.cotangents import sum_to
 
 
@@ -17,7 +17,7 @@ def _weights(
 ) -> tuple[Array, float]:
     """P (..., h, s, t), and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-    scores = scale * (fold(q, k.shape[-3]) @ k.mT).reshape(*q.shape[:-1], k.shape[-2])
+    scores = scale * unfold(fold(q, k.shape[-3]) @ k.mT, q)
     e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
     return e / total, scale
 
@@ -34,7 +34,7 @@ def forward(
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e)."""
     weights, _ = _weights(q, k, bias, mask, is_causal, scale)
-    return (fold(weights, k.shape[-3]) @ v).reshape(*q.shape[:-1], v.shape[-1])
+    return unfold(fold(weights, k.shape[-3]) @ v, q)
 
 
 def vjp(
@@ -51,11 +51,12 @@ def vjp(
     """`dq, dk, dv, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
     weights, scale = _weights(q, k, bias, mask, is_causal, scale)
-    dweights = (fold(g, heads) @ v.mT).reshape(weights.shape)
+    dweights = unfold(fold(g, heads) @ v.mT, g)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
-    dq = scale * (fold(dscores, heads) @ k).reshape(q.shape)
+    dq = scale * unfold(fold(dscores, heads) @ k, q)
     dk = scale * (fold(dscores, heads).mT @ fold(q, heads))
     dv = fold(weights, heads).mT @ fold(g, heads)
+    dq, dk, dv = sum_to(dq, q.shape), sum_to(dk, k.shape), sum_to(dv, v.shape)  # leading axes broadcast
     return dq, dk, dv, None if bias is None else sum_to(dscores, bias.shape)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide
+from residuals_numpy._lib.attention import attended, fold, hide, unfold
 from residuals_numpy._lib.cotangents import sum_to
 
 
@@ -25,7 +25,7 @@ def _unit(a: Array) -> tuple[Array, Array]:
 
 def _weights(q: Array, k: Array, scale: Array | float, bias: Array | None, mask: Mask | None, is_causal: bool) -> Array:
     """P (..., h, s, t)."""
-    scores = (fold(scale * _unit(q)[0], k.shape[-3]) @ _unit(k)[0].mT).reshape(*q.shape[:-1], k.shape[-2])
+    scores = unfold(fold(scale * _unit(q)[0], k.shape[-3]) @ _unit(k)[0].mT, q)
     e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
     return e / total
 
@@ -42,7 +42,7 @@ def forward(
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d), `v` (..., kv, t, e), `scale` to (..., h, s, 1)."""
     weights = _weights(q, k, scale, bias, mask, is_causal)
-    return (fold(weights, k.shape[-3]) @ v).reshape(*q.shape[:-1], v.shape[-1])
+    return unfold(fold(weights, k.shape[-3]) @ v, q)
 
 
 def vjp(
@@ -60,15 +60,16 @@ def vjp(
     heads = k.shape[-3]
     (unit_q, inverse_q), (unit_k, inverse_k) = _unit(q), _unit(k)
     weights = _weights(q, k, scale, bias, mask, is_causal)
-    dweights = (fold(g, heads) @ v.mT).reshape(weights.shape)
+    dweights = unfold(fold(g, heads) @ v.mT, g)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
-    dproduct = (fold(dscores, heads) @ unit_k).reshape(q.shape)  # of scale·q̂
+    dproduct = unfold(fold(dscores, heads) @ unit_k, q)  # of scale·q̂
     dunit_q = scale * dproduct
     dunit_k = fold(dscores, heads).mT @ fold(scale * unit_q, heads)
     dq = inverse_q * (dunit_q - unit_q * (unit_q * dunit_q).sum(-1, keepdims=True))
     dk = inverse_k * (dunit_k - unit_k * (unit_k * dunit_k).sum(-1, keepdims=True))
     dv = fold(weights, heads).mT @ fold(g, heads)
     dscale = sum_to((unit_q * dproduct).sum(-1, keepdims=True), np.shape(scale))
+    dq, dk, dv = sum_to(dq, q.shape), sum_to(dk, k.shape), sum_to(dv, v.shape)  # leading axes broadcast
     return dq, dk, dv, dscale, None if bias is None else sum_to(dscores, bias.shape)
 
 
