@@ -12,7 +12,7 @@ import pytest
 from losses import CHUNK, CLASSES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 from residuals_lab import frameworks
 from residuals_lab.ops import OPS
-from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, limit
 
 LOSSES = [op.name for op in OPS if "reduction" in op.static]
 each_op = pytest.mark.parametrize("op", LOSSES)
@@ -150,6 +150,41 @@ def test_a_chunk_may_be_minus_infinity_throughout(framework: str) -> None:
             )
             assert error(y, np.asarray(loss)) <= FLOAT64_LIMIT
             assert given is arrays or not any(d.any() for d in gradients)
+
+
+def theirs(framework: str) -> Callable[[Any, Any], Any]:
+    """The losses of rows as the framework's own functions give them."""
+    if framework == "torch":
+        from torch.nn import functional
+
+        return lambda logits, labels: functional.cross_entropy(logits, labels.long(), reduction="none")
+    import jax
+
+    return lambda logits, labels: -jax.numpy.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1)[:, 0]
+
+
+@each_op
+@each_framework
+@pytest.mark.parametrize("offset", [0, 30, 100, 1e3, 1e4])
+def test_an_offset_of_the_logits_costs_no_digits(op: str, framework: str, offset: float) -> None:
+    """It changes neither loss nor gradients, and the framework's own loss subtracts it before it rounds anything."""
+    adapter, rng = frameworks.load(framework), np.random.default_rng(0)
+    call = call_of(op, rng.integers(CLASSES, size=64, dtype="int32"), reduction="none").rounded(adapter, "float32")
+    if op == "cross_entropy":
+        arrays = {"logits": 3 * call.arrays["logits"] + offset}
+    else:  # the product of whole numbers is exact, so that its error does not hide the loss's
+        arrays = {name: np.rint(2 * a) for name, a in call.arrays.items()}
+        arrays["x"][:, 0], arrays["weight"][:, 0] = 1, offset
+    call = replace(call, arrays=arrays).rounded(adapter, "float32")
+    args, (labels,) = [adapter.array(a, "float32") for a in call.arrays.values()], call.constants_in(adapter)
+    g = rng.standard_normal(64).astype("float32")
+    loss = theirs(framework)
+    its = (lambda z: loss(z, labels)) if op == "cross_entropy" else (lambda x, weight: loss(x @ weight.T, labels))
+    found, own = (adapter.value_and_vjp(fn, args, adapter.array(g, "float32")) for fn in (call.ours(adapter), its))
+    truths = [call.forward(), *call.vjp(np.float64(g)).values()]
+    for ours, their, truth in zip((found[0], *found[1]), (own[0], *own[1]), truths, strict=True):
+        allowed = limit("float32", error(adapter.to_numpy(their), truth))
+        assert error(adapter.to_numpy(ours), truth) <= allowed
 
 
 INT = "expected an int, got"

@@ -45,10 +45,27 @@ def where_counted(a: Array, index: Array, classes: int, ignore_index: int) -> Ar
     return jnp.where(index != ignore_index, jnp.where(is_class, a, jnp.nan), 0)
 
 
-def log_sum_exp(a: Array) -> Array:
-    """(...): log Σ exp a over the last axis; −∞ where that is empty, or −∞ throughout, as a chunk of a row may be."""
-    # Any shift gives the same sum, so the maximum is a constant to the derivative.
-    top = jax.lax.stop_gradient(jnp.max(a, axis=-1, initial=-jnp.inf))
-    top = jnp.where(top != -jnp.inf, top, 0)  # the array before the 0, as in `where_counted`
-    total = jnp.sum(jnp.exp(a - top[..., None]), axis=-1)
-    return jnp.where(total != 0, top + jnp.log(jnp.where(total != 0, total, 1)), -jnp.inf)
+def maximum_and_sum(a: Array) -> tuple[Array, Array]:
+    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); log Σ exp a is the first + log of the second.
+
+    They are −∞ and 0 where the axis is empty, or −∞ throughout, as a chunk of a row may be.
+    """
+    # Any shift gives the same log Σ exp a, so the maximum is a constant to the derivative.
+    maximum = jax.lax.stop_gradient(jnp.max(a, axis=-1, initial=-jnp.inf))
+    return maximum, jnp.sum(jnp.exp(a - _finite(maximum)[..., None]), axis=-1)
+
+
+def of_chunks(maxima: Array, sums: Array) -> tuple[Array, Array]:
+    """(...), (...): the maximum and sum of whole rows, from those of their chunks, (chunks, ...)."""
+    maximum = jnp.max(maxima, axis=0)
+    return maximum, jnp.sum(sums * jnp.exp(maxima - _finite(maximum)[None]), axis=0)
+
+
+def _finite(maximum: Array) -> Array:
+    """What may be subtracted from a row: −∞ − (−∞) is NaN, and a row or a chunk of −∞ has a sum of 0."""
+    return jnp.where(maximum != -jnp.inf, maximum, 0)  # the array before the 0, as in `where_counted`
+
+
+def log(total: Array) -> Array:
+    """log of a sum, and −∞ where that is 0, where the derivative is 0, not NaN."""
+    return jnp.where(total != 0, jnp.log(jnp.where(total != 0, total, 1)), -jnp.inf)

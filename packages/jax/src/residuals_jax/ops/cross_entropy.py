@@ -11,41 +11,45 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, log_sum_exp, signed, where_counted
+from residuals_jax._lib.labels import class_labels, log, maximum_and_sum, signed, where_counted
 
 
 class Residuals(NamedTuple):
-    logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
+    logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
     labels: Array  # (...)  input: the class from whose softmax 1 is subtracted
-    logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    maximum: Array  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
+    log_sum: Array  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
+    # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
     counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
-# The exp of the backward repeats nothing: it is of logits − logsumexp, the softmax; that of the forward is of logits
+# The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
+# logits − maximum.
 RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(logits: Array, labels: Array, ignore_index: int, reduction: str) -> tuple[Array, Residuals]:
     scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
-    logsumexp = log_sum_exp(scores)
-    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else logsumexp
-    loss, counted = where_counted(logsumexp - picked, index, classes, ignore_index), None
+    maximum, total = maximum_and_sum(scores)
+    log_sum = log(total)
+    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else maximum
+    loss, counted = where_counted((maximum - picked) + log_sum, index, classes, ignore_index), None
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
         number = jnp.sum(index != ignore_index)
         counted = jnp.maximum(number, 1).astype(scores.dtype)
         loss = jnp.where(number > 0, loss / counted, jnp.nan)
-    return loss.astype(logits.dtype), Residuals(logits, labels, logsumexp, counted)
+    return loss.astype(logits.dtype), Residuals(logits, labels, maximum, log_sum, counted)
 
 
 def bwd(ignore_index: int, reduction: str, residuals: Residuals, g: Array) -> tuple[Array, None]:
-    logits, labels, logsumexp, counted = residuals
+    logits, labels, maximum, log_sum, counted = residuals
     index, classes = signed(labels), logits.shape[-1]
     per_row = wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
-    softmax = jnp.exp(wide(logits) - logsumexp[..., None])
+    softmax = jnp.exp((wide(logits) - maximum[..., None]) - log_sum[..., None])
     is_label = jnp.arange(classes, dtype=index.dtype) == index[..., None]
     dlogits = per_row * jnp.where(is_label, softmax - 1, softmax)
     dlogits = jnp.where((index != ignore_index)[..., None], dlogits, 0)  # also where logits are NaN
@@ -78,9 +82,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
     Saves:
         logits: (..., c), an input, no new bytes.
         labels: (...), an input, no new bytes.
-        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
-            1e4.
+        maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
+            again.
+        log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
+            reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
+            relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
+            logits with a common offset.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 

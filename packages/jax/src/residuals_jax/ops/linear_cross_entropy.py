@@ -13,14 +13,16 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, log_sum_exp, signed, where_counted
+from residuals_jax._lib.labels import class_labels, log, maximum_and_sum, of_chunks, signed, where_counted
 
 
 class Residuals(NamedTuple):
     x: Array  # (..., d)  input: rebuilds the logits, and scales the cotangent
     weight: Array  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Array  # (...)  input: the class from whose softmax 1 is subtracted
-    logsumexp: Array  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    maximum: Array  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
+    log_sum: Array  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
+    # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
     counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
@@ -77,26 +79,27 @@ def fwd(
     index, classes = signed(labels), weight.shape[0]
     rows = _counted_rows(x, index, ignore_index)
 
-    def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array]]:
+    def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array, Array]]:
         logits = _logits(rows, part)
         at = index - start  # the label's place, if it is in this chunk
         picked = _at(logits, at) if len(part) else jnp.sum(logits, axis=-1)
-        return None, (log_sum_exp(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
+        return None, (*maximum_and_sum(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
 
-    _, (each, picked) = _scan(step, weight, chunk)
-    logsumexp = each[0] if len(each) == 1 else log_sum_exp(jnp.moveaxis(each, 0, -1))
-    loss, counted = where_counted(logsumexp - jnp.sum(picked, axis=0), index, classes, ignore_index), None
+    _, (maxima, sums, picked) = _scan(step, weight, chunk)
+    maximum, total = of_chunks(maxima, sums)
+    log_sum = log(total)
+    loss, counted = where_counted((maximum - jnp.sum(picked, axis=0)) + log_sum, index, classes, ignore_index), None
     if reduction != "none":
         loss = jnp.sum(loss)
     if reduction == "mean":
         number = jnp.sum(index != ignore_index)
-        counted = jnp.maximum(number, 1).astype(logsumexp.dtype)
+        counted = jnp.maximum(number, 1).astype(log_sum.dtype)
         loss = jnp.where(number > 0, loss / counted, jnp.nan)
-    return loss.astype(x.dtype), Residuals(x, weight, labels, logsumexp, counted)
+    return loss.astype(x.dtype), Residuals(x, weight, labels, maximum, log_sum, counted)
 
 
 def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: Array) -> tuple[Array, Array, None]:
-    x, weight, labels, logsumexp, counted = residuals
+    x, weight, labels, maximum, log_sum, counted = residuals
     index, classes = signed(labels), weight.shape[0]
     per_row = wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
@@ -104,7 +107,7 @@ def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: 
     rows = _counted_rows(x, index, ignore_index)
 
     def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
-        softmax = jnp.exp(_logits(rows, part) - logsumexp[..., None])
+        softmax = jnp.exp((_logits(rows, part) - maximum[..., None]) - log_sum[..., None])
         at_label = jnp.arange(len(part), dtype=index.dtype) == (index - start)[..., None]
         dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
         dpart = match(jnp.einsum("...v,...d->vd", dlogits, rows, out_sharding=_whole()), part)
@@ -138,7 +141,7 @@ def linear_cross_entropy(
 ) -> Array:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make the logits `chunk` classes at a time, and hold two numbers a row and chunk. A second
+    Forward and backward make the logits `chunk` classes at a time, and hold three numbers a row and chunk. A second
     derivative by autodiff holds all chunks, and so does the checkpoint policy `dots_saveable`.
 
     Args:
@@ -159,9 +162,12 @@ def linear_cross_entropy(
         x: (..., d), an input, no new bytes.
         weight: (v, d), an input, no new bytes.
         labels: (...), an input, no new bytes.
-        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
-            1e4.
+        maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
+            again.
+        log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
+            reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
+            relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
+            logits with a common offset.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 

@@ -6,11 +6,27 @@ from numpy.typing import NDArray
 from residuals_numpy._lib.arrays import Array, Labels
 
 
-def log_sum_exp(a: Array) -> Array:
-    """(...): log Σ exp a over the last axis; −∞ where that is empty, NaN where it is −∞ throughout."""
-    top = a.max(-1, initial=-np.inf)
+def maximum_and_log_sum(a: Array) -> tuple[Array, Array]:
+    """(...), (...): the maximum over the last axis, and log Σ exp(a − maximum); together they are log Σ exp a.
+
+    Both are −∞ where the axis is empty. Where it is −∞ throughout, the second is NaN.
+    """
+    maximum = a.max(-1, initial=-np.inf)
     with np.errstate(invalid="ignore", divide="ignore"):  # of −∞ − (−∞), and of log 0
-        return top + np.log(np.exp(a - top[..., None]).sum(-1))
+        return maximum, np.log(np.exp(a - maximum[..., None]).sum(-1))
+
+
+def cross_entropies(logits: Array, hot: NDArray[np.bool_]) -> Array:
+    """(...): log Σ exp logits − logits[label] of each row; what it is in a row without a label nobody reads."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    return (maximum - np.where(hot, logits, 0).sum(-1)) + log_sum
+
+
+def softmax(logits: Array) -> Array:
+    """(..., classes): exp(logits − log Σ exp logits)."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    with np.errstate(invalid="ignore"):  # of ∞ − ∞
+        return np.exp(logits - maximum[..., None] - log_sum[..., None])
 
 
 def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_]:

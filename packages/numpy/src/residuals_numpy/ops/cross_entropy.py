@@ -6,14 +6,13 @@ Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Netw
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import counted, log_sum_exp, one_hot
+from residuals_numpy._lib.labels import counted, cross_entropies, maximum_and_log_sum, one_hot, softmax
 
 
 def forward(logits: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean") -> Array:
     """The loss of `logits` (..., c) at the classes `labels` (...); NaN for the mean of none."""
     hot = one_hot(labels, logits.shape[-1], ignore_index)
-    picked = np.where(hot, logits, 0).sum(-1)
-    losses = np.where(labels == ignore_index, 0, log_sum_exp(logits) - picked)
+    losses = np.where(labels == ignore_index, 0, cross_entropies(logits, hot))
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -28,8 +27,7 @@ def vjp(logits: Array, labels: Labels, g: Array, *, ignore_index: int = -100, re
     if reduction == "mean":
         g = g / counted(labels, ignore_index)
     g = np.where(labels == ignore_index, 0, g)[..., None]
-    softmax = np.where(g == 0, 0, np.exp(logits - log_sum_exp(logits)[..., None]))
-    return ((softmax - hot) * g,)
+    return ((np.where(g == 0, 0, softmax(logits)) - hot) * g,)
 
 
 def residuals(
@@ -37,7 +35,8 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     number = counted(labels, ignore_index) if reduction == "mean" else None
-    return {"logits": logits, "labels": labels, "logsumexp": log_sum_exp(logits), "counted": number}
+    maximum, log_sum = maximum_and_log_sum(logits)
+    return {"logits": logits, "labels": labels, "maximum": maximum, "log_sum": log_sum, "counted": number}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -47,12 +46,12 @@ def samples(rng: np.random.Generator) -> Samples:
     """
 
     def call(
-        *shape: int, ignored: bool = False, scale: float = 1.0, **others: str | int
+        *shape: int, ignored: bool = False, scale: float = 1.0, offset: float = 0.0, **others: str | int
     ) -> dict[str, Array | Labels | str | int]:
         labels = np.asarray(rng.integers(shape[-1], size=shape[:-1]), np.int32)
         if ignored:
             labels = np.where(np.arange(labels.size).reshape(labels.shape) % 3 == 1, -100, labels).astype(np.int32)
-        return {"logits": scale * rng.standard_normal(shape), "labels": labels, **others}
+        return {"logits": offset + scale * rng.standard_normal(shape), "labels": labels, **others}
 
     masked = call(3, 4, ignored=True)
     masked["logits"] = np.array([[0.5, -np.inf, 1.0, 0.0], [-np.inf, -1.0, -np.inf, 2.0], [0.0, 1.0, 2.0, -np.inf]])
@@ -69,4 +68,5 @@ def samples(rng: np.random.Generator) -> Samples:
         "3x0-none": {"logits": none, "labels": np.full(3, -100, np.int32), "reduction": "none"},
         "minus-infinity": masked,
         "huge": call(4, 6, ignored=True, scale=1e4),
+        "offset": call(4, 6, ignored=True, offset=1e4),
     }

@@ -6,7 +6,7 @@ Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import counted, log_sum_exp, one_hot
+from residuals_numpy._lib.labels import counted, cross_entropies, maximum_and_log_sum, one_hot, softmax
 
 
 def _counted_rows(x: Array, labels: Labels, ignore_index: int) -> Array:
@@ -20,7 +20,7 @@ def forward(
     """The loss of `x` (..., d) and `weight` (v, d) at the classes `labels` (...); NaN for the mean of none."""
     logits = _counted_rows(x, labels, ignore_index) @ weight.T
     hot = one_hot(labels, len(weight), ignore_index)
-    losses = np.where(labels == ignore_index, 0, log_sum_exp(logits) - np.where(hot, logits, 0).sum(-1))
+    losses = np.where(labels == ignore_index, 0, cross_entropies(logits, hot))
     if reduction == "none":
         return losses
     if reduction == "sum":
@@ -46,7 +46,7 @@ def vjp(
         g = g / counted(labels, ignore_index)
     g = np.where(labels == ignore_index, 0, g)[..., None]
     hot = one_hot(labels, len(weight), ignore_index)
-    dlogits = (np.exp(logits - log_sum_exp(logits)[..., None]) - hot) * g
+    dlogits = (softmax(logits) - hot) * g
     rows = range(x.ndim - 1)
     return dlogits @ weight, np.tensordot(dlogits, x, (rows, rows))
 
@@ -56,8 +56,9 @@ def residuals(
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
     number = counted(labels, ignore_index) if reduction == "mean" else None
-    logits = _counted_rows(x, labels, ignore_index) @ weight.T
-    return {"x": x, "weight": weight, "labels": labels, "logsumexp": log_sum_exp(logits), "counted": number}
+    maximum, log_sum = maximum_and_log_sum(_counted_rows(x, labels, ignore_index) @ weight.T)
+    inputs = {"x": x, "weight": weight, "labels": labels}
+    return {**inputs, "maximum": maximum, "log_sum": log_sum, "counted": number}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -73,6 +74,10 @@ def samples(rng: np.random.Generator) -> Samples:
         weight = rng.standard_normal((v, shape[-1]))
         return {"x": scale * rng.standard_normal(shape), "weight": weight, "labels": labels, **others}
 
+    offset = call(4, 3, v=7, ignored=True, chunk=3)
+    for name in ("x", "weight"):  # whole numbers, whose product is exact in float32; the first adds 1e4 to all logits
+        offset[name] = np.rint(2 * offset[name])
+        offset[name][:, 0] = 100
     return {
         "4x3-v7-chunk-3-ignored": call(4, 3, v=7, ignored=True, chunk=3),
         "2x2x3-v6-chunk-2-none": call(2, 2, 3, v=6, ignored=True, reduction="none", chunk=2),
@@ -83,4 +88,5 @@ def samples(rng: np.random.Generator) -> Samples:
         "0x3-v5": call(0, 3, v=5),
         "3x2-v0": call(3, 2, v=0, chunk=3),
         "huge": call(4, 3, v=7, scale=1e3, chunk=3),
+        "offset": offset,
     }

@@ -31,6 +31,39 @@ def signed(labels: Tensor) -> Tensor:
     return torch.where(index < 0, 2**63 - 1, index) if labels.dtype == torch.uint64 else index
 
 
+def maximum_and_sum(a: Tensor) -> tuple[Tensor, Tensor]:
+    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); log Σ exp a is the first + log of the second.
+
+    They are −∞ and 0 where the axis is empty, or −∞ throughout, as a chunk of a row may be.
+    """
+    # Any shift gives the same log Σ exp a, so the maximum is a constant to the derivative.
+    maximum = a.detach().amax(-1) if a.shape[-1] else a.detach().sum(-1) - torch.inf
+    return maximum, torch.sum((a - _finite(maximum).unsqueeze(-1)).exp_(), dim=-1)
+
+
+def of_chunks(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(...), (...): the maximum and sum of whole rows, from those of their chunks."""
+    if len(each) == 1:
+        return each[0]
+    maxima, sums = map(torch.stack, zip(*each, strict=True))
+    maximum = maxima.amax(0)
+    return maximum, torch.sum(sums * torch.exp(maxima - _finite(maximum)), dim=0)
+
+
+def _finite(maximum: Tensor) -> Tensor:
+    """What may be subtracted from a row: −∞ − (−∞) is NaN, and a row or a chunk of −∞ has a sum of 0."""
+    return torch.where(maximum == -torch.inf, 0, maximum)
+
+
+def where_read(maximum: Tensor, log_sum: Tensor, index: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """What the backward subtracts from logits: ∞ in a row that is ignored, whose softmax is then 0, not NaN.
+
+    The maximum has no derivative here either.
+    """
+    is_ignored = index == ignore_index
+    return torch.where(is_ignored, 0, maximum.detach()), torch.where(is_ignored, torch.inf, log_sum)
+
+
 def where_counted(a: Tensor, index: Tensor, classes: int, ignore_index: int) -> Tensor:
     """`a`, one number a row, where the row's `signed` label counts: 0 where it is ignored, NaN where it is no class."""
     is_class = (index >= 0) & (index < classes)

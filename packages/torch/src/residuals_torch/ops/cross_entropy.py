@@ -8,49 +8,52 @@ from torch import Tensor
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, signed, where_counted
+from residuals_torch._lib.labels import class_labels, maximum_and_sum, signed, where_counted, where_read
 from residuals_torch._lib.modes import batched_alike
 
 
 class Residuals(NamedTuple):
-    logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − logsumexp)
+    logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
     labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
-    logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    maximum: Tensor  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
+    log_sum: Tensor  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
+    # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
     counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
 
-# The exp of the backward repeats nothing: it is of logits − logsumexp, the softmax; that of the forward is of logits
+# The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
+# logits − maximum.
 RECOMPUTES: dict[str, str] = {}
 
 
 def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
     scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
-    logsumexp = torch.logsumexp(scores, dim=-1)
+    maximum, total = maximum_and_sum(scores)
+    log_sum = torch.log(total)
     at = index.clamp(0, classes - 1).unsqueeze(-1)
-    picked = torch.gather(scores, -1, at).squeeze(-1) if classes else logsumexp
-    loss, counted = where_counted(logsumexp - picked, index, classes, ignore_index), None
+    picked = torch.gather(scores, -1, at).squeeze(-1) if classes else maximum
+    loss, counted = where_counted((maximum - picked) + log_sum, index, classes, ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(index != ignore_index)
         counted = to_dtype(number.clamp(min=1), scores.dtype)
         loss = torch.where(number > 0, loss / counted, torch.nan)
-    return to_dtype(loss, logits.dtype), Residuals(logits, labels, logsumexp, counted)
+    return to_dtype(loss, logits.dtype), Residuals(logits, labels, maximum, log_sum, counted)
 
 
 def bwd(
-    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, *, g_logsumexp: Tensor | None = None
+    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, *, g_log_sum: Tensor | None = None
 ) -> tuple[Tensor]:
-    """`g_logsumexp` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    logits, labels, logsumexp, counted = residuals
+    """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
+    logits, labels, maximum, log_sum, counted = residuals
     index, classes = signed(labels), logits.shape[-1]
-    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if counted is None else wide(g) / counted
+    per_row = torch.zeros_like(log_sum) if g is None else wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)
-    scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
-    # The softmax of a row without a gradient is exp(−∞): 0 even where its logsumexp is NaN.
-    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
-    dlogits = (wide(logits) - shift.unsqueeze(-1)).exp_() * scale.unsqueeze(-1)
+    scale = per_row if g_log_sum is None else per_row + g_log_sum  # ∂log_sum/∂logits is the softmax too
+    maximum, log_sum = where_read(maximum, log_sum, index, ignore_index)
+    dlogits = ((wide(logits) - maximum.unsqueeze(-1)).sub_(log_sum.unsqueeze(-1))).exp_() * scale.unsqueeze(-1)
     if classes:
         at = index.clamp(0, classes - 1).unsqueeze(-1)
         dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # dlogits is new memory, which nothing else reads
@@ -63,28 +66,28 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         loss, residuals = fwd(logits, labels, ignore_index, reduction)
-        return batched_alike(loss, residuals.logsumexp, residuals.counted)
+        return batched_alike(loss, residuals.maximum, residuals.log_sum, residuals.counted)
 
     @staticmethod
     def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: tuple[Tensor, Tensor, Tensor | None]
+        ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: tuple[Tensor, Tensor, Tensor, Tensor | None]
     ) -> None:
         logits, labels, ctx.ignore_index, ctx.reduction = inputs
-        _, logsumexp, counted = output
-        ctx.save_for_backward(*Residuals(logits, labels, logsumexp, counted))
+        _, maximum, log_sum, counted = output
+        ctx.save_for_backward(*Residuals(logits, labels, maximum, log_sum, counted))
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _counted: Tensor | None
+        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, _counted: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
-        if g is None and g_logsumexp is None:
+        if g is None and g_log_sum is None:
             return None, None, None, None
         residuals = Residuals(*ctx.saved_tensors)
-        # Second order only: logsumexp is an output. No gradient flows through counted, another output.
-        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_logsumexp=g_logsumexp), None, None, None
+        # Second order only: log_sum is an output. No gradient flows through maximum and counted, other outputs.
+        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_log_sum=g_log_sum), None, None, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
@@ -106,9 +109,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
     Saves:
         logits: (..., c), an input, no new bytes.
         labels: (...), an input, no new bytes.
-        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
-            1e4.
+        maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
+            again.
+        log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
+            reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
+            relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
+            logits with a common offset.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -128,5 +134,5 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
-    loss, _, _ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
+    loss, *_ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
     return loss

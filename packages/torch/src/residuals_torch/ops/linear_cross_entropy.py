@@ -10,7 +10,7 @@ from torch import Tensor
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, signed, where_counted
+from residuals_torch._lib.labels import class_labels, maximum_and_sum, of_chunks, signed, where_counted, where_read
 from residuals_torch._lib.modes import autocasted, batched_alike, is_ordinary
 
 
@@ -18,7 +18,9 @@ class Residuals(NamedTuple):
     x: Tensor  # (..., d)  input: rebuilds the logits, and scales the cotangent
     weight: Tensor  # (v, d)  input: rebuilds the logits, and scales the cotangent
     labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
-    logsumexp: Tensor  # (...)  new, float32 or wider: saved so that the backward reduces no exp(logits) again
+    maximum: Tensor  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
+    log_sum: Tensor  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
+    # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
     counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
     # for the mean, else None
 
@@ -69,19 +71,22 @@ def _wide_fwd(
     picked = torch.zeros_like(index, dtype=rows.dtype)
     for start, part in _chunks(weight, chunk):
         logits = rows @ wide(part).mT
-        each.append(torch.logsumexp(logits, dim=-1))
+        each.append(maximum_and_sum(logits))
         if len(part):
             picked = picked + _picked(logits, index, start, part)
-    logsumexp = each[0] if len(each) == 1 else torch.logsumexp(torch.stack(each), dim=0)
-    logsumexp, picked = (a if a.shape == labels.shape else a.reshape(labels.shape) for a in (logsumexp, picked))
-    loss, counted = where_counted(logsumexp - picked, signed(labels), len(weight), ignore_index), None
+    maximum, total = of_chunks(each)
+    maximum, total, picked = (
+        a if a.shape == labels.shape else a.reshape(labels.shape) for a in (maximum, total, picked)
+    )
+    log_sum = torch.log(total)
+    loss, counted = where_counted((maximum - picked) + log_sum, signed(labels), len(weight), ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
     if reduction == "mean":
         number = torch.sum(signed(labels) != ignore_index)
         counted = to_dtype(number.clamp(min=1), rows.dtype)
         loss = torch.where(number > 0, loss / counted, torch.nan)
-    return loss, Residuals(x, weight, labels, logsumexp, counted)
+    return loss, Residuals(x, weight, labels, maximum, log_sum, counted)
 
 
 def fwd(
@@ -99,32 +104,31 @@ def bwd(
     g: Tensor | None,
     like: Likes | None = None,
     *,
-    g_logsumexp: Tensor | None = None,
+    g_log_sum: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`g_logsumexp` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    x, weight, labels, logsumexp, counted = residuals
+    """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
+    x, weight, labels, maximum, log_sum, counted = residuals
     like_x, like_weight = like or likes(x, weight)
     index, classes = signed(labels), len(weight)
-    per_row = torch.zeros_like(logsumexp) if g is None else wide(g) if counted is None else wide(g) / counted
+    per_row = torch.zeros_like(log_sum) if g is None else wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)
-    scale = per_row if g_logsumexp is None else per_row + g_logsumexp  # ∂logsumexp/∂logits is the softmax too
-    # The softmax of a row without a gradient is exp(−∞): 0 even where its logsumexp is NaN.
-    shift = torch.where(index == ignore_index, torch.inf, logsumexp) if g_logsumexp is None else logsumexp
+    scale = per_row if g_log_sum is None else per_row + g_log_sum  # ∂log_sum/∂logits is the softmax too
+    maximum, log_sum = where_read(maximum, log_sum, index, ignore_index)
     rows = _counted_rows(x, index, ignore_index)
-    rows, index, per_row, scale, shift = (
-        _as_rows(a) for a in (rows, *(a.unsqueeze(-1) for a in (index, per_row, scale, shift)))
+    rows, index, per_row, scale, maximum, log_sum = (
+        _as_rows(a) for a in (rows, *(a.unsqueeze(-1) for a in (index, per_row, scale, maximum, log_sum)))
     )
     # Where no second derivative is recorded, a chunk is overwritten, and a chunk of dweight written to its place.
-    in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, logsumexp, scale)))
+    in_place = not torch.is_grad_enabled() and all(map(is_ordinary, (x, weight, labels, log_sum, scale)))
     place = torch.empty_like(weight) if in_place and like_weight is not None else None
     dx, parts = None, []
     for start, part in _chunks(weight, chunk):
         if torch.compiler.is_compiling():  # addmm: of the forward's own product the compiler would save the result
-            dlogits = torch.exp(torch.addmm(-shift, rows, wide(part).mT)) * scale
+            dlogits = torch.exp(torch.addmm(-maximum, rows, wide(part).mT) - log_sum) * scale
         elif in_place:
-            dlogits = (rows @ wide(part).mT).sub_(shift).exp_().mul_(scale)
+            dlogits = (rows @ wide(part).mT).sub_(maximum).sub_(log_sum).exp_().mul_(scale)
         else:
-            dlogits = torch.exp(rows @ wide(part).mT - shift) * scale
+            dlogits = torch.exp((rows @ wide(part).mT - maximum) - log_sum) * scale
         if len(part):
             at, is_in = _in_chunk(index, start, len(part))
             dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # dlogits is new memory
@@ -146,34 +150,34 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         with torch.autocast(x.device.type, enabled=False):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
-        return batched_alike(loss, residuals.logsumexp, residuals.counted)
+        return batched_alike(loss, residuals.maximum, residuals.log_sum, residuals.counted)
 
     @staticmethod
     def setup_context(
         ctx: Any,
         inputs: tuple[Tensor, Tensor, Tensor, int, str, int],
-        output: tuple[Tensor, Tensor, Tensor | None],
+        output: tuple[Tensor, Tensor, Tensor, Tensor | None],
     ) -> None:
         x, weight, labels, ctx.ignore_index, ctx.reduction, ctx.chunk = inputs
-        _, logsumexp, counted = output
-        ctx.save_for_backward(*Residuals(x, weight, labels, logsumexp, counted))
+        _, maximum, log_sum, counted = output
+        ctx.save_for_backward(*Residuals(x, weight, labels, maximum, log_sum, counted))
         ctx.like = likes(x, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None, _counted: Tensor | None
+        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, _counted: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        if g is None and g_logsumexp is None:
+        if g is None and g_log_sum is None:
             return None, None, None, None, None, None
         residuals = Residuals(*ctx.saved_tensors)
-        # Second order only: logsumexp is an output. No gradient flows through counted, another output.
+        # Second order only: log_sum is an output. No gradient flows through maximum and counted, other outputs.
         with torch.autocast(residuals.x.device.type, enabled=False):
             static = ctx.ignore_index, ctx.reduction, ctx.chunk
-            return *bwd(*static, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp), None, None, None, None
+            return *bwd(*static, residuals, g, wanted(ctx), g_log_sum=g_log_sum), None, None, None, None
 
 
 def linear_cross_entropy(
@@ -187,7 +191,7 @@ def linear_cross_entropy(
 ) -> Tensor:
     """loss = log Σ exp logits − logits[label] of each row of logits = x·weightᵀ, which is never held as a whole.
 
-    Forward and backward make the logits `chunk` classes at a time, and hold a number a row and chunk. A second
+    Forward and backward make the logits `chunk` classes at a time, and hold two numbers a row and chunk. A second
     derivative by autodiff holds all chunks, and so does a first one by `torch.func.grad`, which always prepares for a
     second; `torch.func.vjp`, called outside of it, does not.
 
@@ -210,9 +214,12 @@ def linear_cross_entropy(
         x: (..., d), an input, no new bytes; under `torch.autocast` x in its dtype.
         weight: (v, d), an input, no new bytes; under `torch.autocast` weight in its dtype.
         labels: (...), an input, no new bytes.
-        logsumexp: (...), new, 4 bytes a row (8 in float64): without it the backward would reduce exp(logits) again. Its
-            rounding is a relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about
-            1e4.
+        maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
+            again.
+        log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
+            reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
+            relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
+            logits with a common offset.
         counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
             them again. Only for "mean".
 
@@ -243,5 +250,5 @@ def linear_cross_entropy(
     is_wide = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64  # the loss is, under autocast
     dtype = torch.float32 if is_wide else x.dtype
     x, weight = autocasted(x, weight)
-    loss, _, _ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
+    loss, *_ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
     return to_dtype(loss, dtype)
