@@ -39,3 +39,19 @@ def test_compiled_code_saves_no_logits() -> None:
         loss = compiled(*args)
     torch.autograd.grad(loss, args)
     assert max(sizes.values()) == max(VOCABULARY, ROWS) * FEATURES < ROWS * CHUNK
+
+
+@pytest.mark.parametrize("op", ["cross_entropy", "linear_cross_entropy"])
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_autocast_gives_float32(op: str, narrow: torch.dtype) -> None:
+    """As F.cross_entropy: the sum of a batch overflows float16, and so does the cotangent of a GradScaler's scale."""
+    adapter, rows = frameworks.load("torch"), 60_000
+    call = call_of(op, np.arange(rows, dtype="int32") % 5, reduction="sum")
+    args = [adapter.array(a, "float32") for a in call.arrays.values()]
+    with torch.autocast("cpu", narrow):
+        loss = call.ours(adapter)(*(a.to(narrow) for a in args))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(float(call.forward()), rel=1e-2)
+    scale = 2.0**16
+    for d, truth in zip(torch.autograd.grad(loss * scale / rows, args), call.vjp(np.ones(())).values(), strict=True):
+        assert error(adapter.to_numpy(d), truth * scale / rows) <= 0.05

@@ -46,7 +46,7 @@ def where_counted(a: Array, index: Array, classes: int, ignore_index: int) -> Ar
 
 
 def maximum_and_sum(a: Array) -> tuple[Array, Array]:
-    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); log Σ exp a is the first + log of the second.
+    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); it and log of the sum add to log Σ exp a.
 
     They are −∞ and 0 where the axis is empty, or −∞ throughout, as a chunk of a row may be.
     """

@@ -57,8 +57,8 @@ def residuals(
     """The value each residual must have."""
     number = counted(labels, ignore_index) if reduction == "mean" else None
     maximum, log_sum = maximum_and_log_sum(_counted_rows(x, labels, ignore_index) @ weight.T)
-    inputs = {"x": x, "weight": weight, "labels": labels}
-    return {**inputs, "maximum": maximum, "log_sum": log_sum, "counted": number}
+    statistics = {"maximum": maximum, "log_sum": log_sum, "counted": number}
+    return {"x": x, "weight": weight, "labels": labels, **statistics}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -75,9 +75,9 @@ def samples(rng: np.random.Generator) -> Samples:
         return {"x": scale * rng.standard_normal(shape), "weight": weight, "labels": labels, **others}
 
     offset = call(4, 3, v=7, ignored=True, chunk=3)
-    for name in ("x", "weight"):  # whole numbers, whose product is exact in float32; the first adds 1e4 to all logits
-        offset[name] = np.rint(2 * offset[name])
-        offset[name][:, 0] = 100
+    # Whole numbers, whose product is exact in float32; the first of each adds 1e4 to all logits.
+    for name, rows in (("x", 4), ("weight", 7)):
+        offset[name] = np.c_[np.full(rows, 100.0), np.rint(2 * rng.standard_normal((rows, 2)))]
     return {
         "4x3-v7-chunk-3-ignored": call(4, 3, v=7, ignored=True, chunk=3),
         "2x2x3-v6-chunk-2-none": call(2, 2, 3, v=6, ignored=True, reduction="none", chunk=2),

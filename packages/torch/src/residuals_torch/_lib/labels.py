@@ -25,6 +25,13 @@ def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ign
     return labels
 
 
+def loss_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the loss of x: float32 at least under autocast, where the sum of a batch would overflow float16."""
+    kind = x.device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.promote_types(x.dtype, torch.float32) if is_on else x.dtype
+
+
 def signed(labels: Tensor) -> Tensor:
     """Labels in int64; one too large for it becomes its largest, no class."""
     index = labels.long()
@@ -32,7 +39,7 @@ def signed(labels: Tensor) -> Tensor:
 
 
 def maximum_and_sum(a: Tensor) -> tuple[Tensor, Tensor]:
-    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); log Σ exp a is the first + log of the second.
+    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); it and log of the sum add to log Σ exp a.
 
     They are −∞ and 0 where the axis is empty, or −∞ throughout, as a chunk of a row may be.
     """

@@ -1,5 +1,6 @@
 """The modes of PyTorch that an op has to know: torch.compile, vmap, whether a derivative is recorded, autocast."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +47,13 @@ def batched_alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
 def autocasted(*inputs: Any) -> tuple[Any, ...]:
     """The inputs as a contraction takes them: where autocast is on, in its dtype, but for None and float64."""
     kind = inputs[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return inputs
     dtype = torch.get_autocast_dtype(kind)
     return tuple(a if a is None or a.dtype == torch.float64 else to_dtype(a, dtype) for a in inputs)
+
+
+def without_autocast(a: Tensor) -> AbstractContextManager[Any]:
+    """A context with autocast off on the device of `a`; a device such as meta has none."""
+    kind = a.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

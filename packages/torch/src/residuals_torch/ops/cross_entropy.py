@@ -8,7 +8,7 @@ from torch import Tensor
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, maximum_and_sum, signed, where_counted, where_read
+from residuals_torch._lib.labels import class_labels, loss_dtype, maximum_and_sum, signed, where_counted, where_read
 from residuals_torch._lib.modes import batched_alike
 
 
@@ -27,7 +27,8 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
+def _wide_fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
+    """The loss in float32 or wider."""
     scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
     maximum, total = maximum_and_sum(scores)
     log_sum = torch.log(total)
@@ -40,7 +41,12 @@ def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tu
         number = torch.sum(index != ignore_index)
         counted = to_dtype(number.clamp(min=1), scores.dtype)
         loss = torch.where(number > 0, loss / counted, torch.nan)
-    return to_dtype(loss, logits.dtype), Residuals(logits, labels, maximum, log_sum, counted)
+    return loss, Residuals(logits, labels, maximum, log_sum, counted)
+
+
+def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
+    loss, residuals = _wide_fwd(logits, labels, ignore_index, reduction)
+    return to_dtype(loss, logits.dtype), residuals
 
 
 def bwd(
@@ -67,7 +73,7 @@ class CrossEntropy(torch.autograd.Function):
     def forward(
         logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        loss, residuals = fwd(logits, labels, ignore_index, reduction)
+        loss, residuals = _wide_fwd(logits, labels, ignore_index, reduction)
         return batched_alike(loss, residuals.maximum, residuals.log_sum, residuals.counted)
 
     @staticmethod
@@ -101,10 +107,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
 
     Returns:
-        () or, for "none", (...), of the dtype of logits; computed in float32 if that is narrower. The mean of no rows
-        is NaN and its gradient 0, as in `torch.nn.functional.cross_entropy`. In compiled code, under vmap, and in a
-        DTensor, where the values of labels are not there to be checked, a row whose label is no class has loss NaN and
-        gradient NaN.
+        () or, for "none", (...), of the dtype of logits, and under `torch.autocast` float32 if that is narrower, in
+        which it is computed. The mean of no rows is NaN and its gradient 0, as in `torch.nn.functional.cross_entropy`.
+        In compiled code, under vmap, and in a DTensor, where the values of labels are not there to be checked, a row
+        whose label is no class has loss NaN and gradient NaN.
 
     Saves:
         logits: (..., c), an input, no new bytes.
@@ -135,4 +141,4 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
     loss, *_ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
-    return loss
+    return to_dtype(loss, loss_dtype(logits))

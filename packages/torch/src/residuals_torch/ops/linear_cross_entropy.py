@@ -10,8 +10,16 @@ from torch import Tensor
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, maximum_and_sum, of_chunks, signed, where_counted, where_read
-from residuals_torch._lib.modes import autocasted, batched_alike, is_ordinary
+from residuals_torch._lib.labels import (
+    class_labels,
+    loss_dtype,
+    maximum_and_sum,
+    of_chunks,
+    signed,
+    where_counted,
+    where_read,
+)
+from residuals_torch._lib.modes import autocasted, batched_alike, is_ordinary, without_autocast
 
 
 class Residuals(NamedTuple):
@@ -151,7 +159,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor, labels: Tensor, ignore_index: int, reduction: str, chunk: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             loss, residuals = _wide_fwd(x, weight, labels, ignore_index, reduction, chunk)
         return batched_alike(loss, residuals.maximum, residuals.log_sum, residuals.counted)
 
@@ -175,7 +183,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             return None, None, None, None, None, None
         residuals = Residuals(*ctx.saved_tensors)
         # Second order only: log_sum is an output. No gradient flows through maximum and counted, other outputs.
-        with torch.autocast(residuals.x.device.type, enabled=False):
+        with without_autocast(residuals.x):
             static = ctx.ignore_index, ctx.reduction, ctx.chunk
             return *bwd(*static, residuals, g, wanted(ctx), g_log_sum=g_log_sum), None, None, None, None
 
@@ -247,8 +255,7 @@ def linear_cross_entropy(
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     ignore_index, chunk = integer("ignore_index", ignore_index, least=-(2**31)), integer("chunk", chunk, least=1)
     labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
-    is_wide = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64  # the loss is, under autocast
-    dtype = torch.float32 if is_wide else x.dtype
+    dtype = loss_dtype(x)
     x, weight = autocasted(x, weight)
     loss, *_ = LinearCrossEntropy.apply(x, weight, labels, ignore_index, reduction, chunk)
     return to_dtype(loss, dtype)
