@@ -1,5 +1,6 @@
 """The mini-example: y = x·scale with broadcasting; dx = g·scale and dscale = g·x, each summed to its primal's shape."""
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
+from residuals_torch._lib.dtypes import to_dtype
 
 
 class Residuals(NamedTuple):
@@ -57,29 +59,35 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
 
     Args:
         x: (...) floating.
-        scale: (...) floating, of any shape that broadcasts with x; a Python float counts as a scalar.
+        scale: (...) floating, of any shape that broadcasts with x; or a Python number, which is not rounded to x's
+            dtype.
 
     Returns:
-        The product, in the shape to which both broadcast and the dtype to which both promote. A 0-d tensor does not
-        promote one with axes: float32 times a 0-d float64 is float32 here, and float64 in JAX.
+        The product, in the shape to which both broadcast and the dtype to which both promote: x's for a number. A 0-d
+        tensor does not promote one with axes: float32 times a 0-d float64 is float32 here, and float64 in JAX.
 
     Saves:
         x: (...), an input, no new bytes; not saved if scale needs no gradient.
         scale: (...), an input, no new bytes; not saved if x needs no gradient.
 
     Raises:
-        TypeError: x or scale is not floating.
+        TypeError: x is not floating, or scale is neither floating nor a number.
         ValueError: their shapes do not broadcast.
 
     Source:
         The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
     """
     x = floating("x", x)
-    scale = floating("scale", x.new_tensor(scale) if isinstance(scale, float) else scale)
+    is_number = isinstance(scale, Real) and not isinstance(scale, bool)
+    if is_number:  # in float32 at least: float16 would make 1e5 infinite and 1e-8 zero
+        number = torch.full((), float(scale), dtype=torch.float64, device=x.device)
+        scale = to_dtype(number, torch.promote_types(x.dtype, torch.float32))
+    scale = floating("scale", scale)
     try:
         torch.broadcast_shapes(x.shape, scale.shape)
     except RuntimeError:
         raise ValueError(
             f"scale: expected a shape that broadcasts with x {list(x.shape)}, got {list(scale.shape)}"
         ) from None
-    return Scaled.apply(x, scale)
+    y = Scaled.apply(x, scale)
+    return to_dtype(y, x.dtype) if is_number else y
