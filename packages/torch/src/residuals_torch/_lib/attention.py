@@ -86,8 +86,8 @@ def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -
 def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each row of scores as e = exp(scores − their maximum), its (..., s, 1) sum, and its (..., s) log-sum-exp.
 
-    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where no
-    derivative is recorded, e overwrites the scores.
+    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞. Where neither a
+    program nor a derivative is recorded, e overwrites the scores.
     """
     if scores.shape[-1] == 0:  # no key, so no maximum
         total = torch.sum(scores, dim=-1, keepdim=True) + 1
@@ -95,7 +95,7 @@ def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = torch.amax(scores.detach(), dim=-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0, top)
-    e = torch.exp(scores - top) if torch.is_grad_enabled() else scores.sub_(top).exp_()
+    e = scores.sub_(top).exp_() if may_write() else torch.exp(scores - top)
     total = torch.sum(e, dim=-1, keepdim=True)
     is_none = total == 0
     total = torch.where(is_none, 1, total)

@@ -10,9 +10,10 @@ def pack_bits(a: Tensor) -> Tensor:
     """(..., n) booleans as (..., ⌈n/8⌉) bytes, the first in the lowest bit; a scalar counts as n = 1."""
     bits = to_dtype(a.reshape(a.shape or (1,)), torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -bits.shape[-1] % 8))
-    for i in (1, 2, 4):  # neighbours join to 2 bits, 4, a byte; by products, since a DTensor shifts wrongly
-        bits = torch.add(bits[..., 0::2], bits[..., 1::2], alpha=2**i)
-    return bits
+    packed = bits[..., 0::8]
+    for i in range(1, 8):  # by products, since a DTensor shifts wrongly
+        packed = torch.add(packed, bits[..., i::8], alpha=2**i)
+    return packed
 
 
 def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:

@@ -19,18 +19,18 @@ def two_words(name: str, key: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("residuals_torch::threefry_uniform", mutates_args=())
-def _uniform(key: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+def _uniform(key: Tensor, shape: Sequence[int], device: str) -> Tensor:
     """`jax.random.uniform(key, shape, "float32")`: 23 bits of Threefry-2x32 of each element's flat 64-bit index.
 
     It is one operation to Inductor, which would never finish fusing the 20 rounds. Inside it goes in blocks that fit a
-    cache.
+    cache. The device is a name, since `torch.jit.trace` records no `torch.device`.
 
     Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
     k0, k1 = key.view(torch.int32).unbind()  # uint32 has no arithmetic, and int32's gives the same bits
     keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
     out = torch.empty(math.prod(shape), dtype=torch.float32, device=device)
-    block = 2**18 if device.type == "cpu" else 2**24
+    block = 2**18 if out.is_cpu else 2**24
     for start in range(0, out.numel(), block):
         part = out[start : start + block]
         low = (start + 2**31) % 2**32 - 2**31
@@ -62,7 +62,9 @@ def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
         return None
     if key is None:
         return torch.rand_like(like, dtype=torch.float32) < 1 - rate
-    mask = _uniform(key, like.shape, like.device) < 1 - rate
+    # Under torch.jit.trace a size is a tensor, and an operator takes integers alone.
+    shape = [int(n) for n in like.shape] if torch.jit.is_tracing() else like.shape
+    mask = _uniform(key, shape, str(like.device)) < 1 - rate
     if hasattr(like, "device_mesh"):  # a DTensor: every process draws the whole mask and takes its part
         whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)
         return whole & torch.ones_like(like, dtype=torch.bool)

@@ -20,11 +20,14 @@ def is_ordinary(a: Tensor) -> bool:
 
 
 def may_write(*given: Tensor | None) -> bool:
-    """Whether what is computed from these may be overwritten: no derivative is recorded, and vmap adds no axis."""
-    if torch.is_grad_enabled():
+    """Whether what is computed from these may be overwritten: no derivative is recorded, and vmap adds no axis.
+
+    Not where a program is recorded either: what it writes over would be missing to a derivative of the program.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.compiler.is_compiling() or not any(a is not None and wrapped(a) for a in given)
+    return not any(a is not None and wrapped(a) for a in given)
 
 
 def is_batched(a: Tensor) -> bool:

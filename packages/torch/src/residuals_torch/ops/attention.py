@@ -9,7 +9,7 @@ from residuals_torch._lib.attention import attended, check_attention, fold, hide
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import autocasted, batched_alike
+from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
 
 
 class Residuals(NamedTuple):
@@ -33,7 +33,7 @@ def fwd(
     if bias is not None:
         scores = scores + wide(bias)
     e, total, _ = attended(hide(scores, mask, is_causal))
-    weights = e / total if torch.is_grad_enabled() else e.div_(total)
+    weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
@@ -79,7 +79,7 @@ class Attention(torch.autograd.Function):
     def forward(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
     ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
         return batched_alike(y, residuals.weights)
 
@@ -102,7 +102,7 @@ class Attention(torch.autograd.Function):
         if g is None and g_weights is None:
             return (None,) * 7
         residuals = Residuals(*ctx.saved_tensors)
-        with torch.autocast(residuals.weights.device.type, enabled=False):
+        with without_autocast(residuals.weights):
             gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights=g_weights)
         return *gradients, None, None, None
 

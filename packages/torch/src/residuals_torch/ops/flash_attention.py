@@ -10,7 +10,7 @@ from residuals_torch._lib.attention import attended, check_attention, fold, hide
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import autocasted, batched_alike, may_write
+from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 
@@ -177,7 +177,7 @@ class FlashAttention(torch.autograd.Function):
     def forward(
         q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
     ) -> Results:
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
 
     @staticmethod
@@ -200,7 +200,7 @@ class FlashAttention(torch.autograd.Function):
         if g is None and g_logsumexp is None:
             return (None,) * 7
         residuals = Residuals(*ctx.saved_tensors)
-        with torch.autocast(residuals.q.device.type, enabled=False):
+        with without_autocast(residuals.q):
             gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
         return *gradients, None, None, None
 

@@ -18,7 +18,7 @@ from residuals_torch._lib.attention import (
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import autocasted, batched_alike
+from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
 
 
 class Residuals(NamedTuple):  # q, k and their norms are None where only v and bias need a gradient
@@ -56,7 +56,7 @@ def fwd(
     if bias is not None:
         scores = scores + wide(bias)
     e, total, _ = attended(hide(scores, mask, is_causal))
-    weights = e / total if torch.is_grad_enabled() else e.div_(total)
+    weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
@@ -125,7 +125,7 @@ class QKNormAttention(torch.autograd.Function):
     def forward(
         q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             y, residuals = fwd(q, k, v, scale, bias, mask, is_causal)
         return batched_alike(y, residuals.q_norm, residuals.k_norm, residuals.weights)
 
@@ -157,7 +157,7 @@ class QKNormAttention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         residuals, like = Residuals(*ctx.saved_tensors), wanted(ctx)
         dq = dk = dv = dscale = dbias = None
-        with torch.autocast(residuals.weights.device.type, enabled=False):
+        with without_autocast(residuals.weights):
             if not (g is None and g_weights is None):
                 dq, dk, dv, dscale, dbias = bwd(ctx.is_causal, residuals, g, like, g_weights=g_weights)
             if not (g_q_norm is None and g_k_norm is None):  # second order only: both are outputs

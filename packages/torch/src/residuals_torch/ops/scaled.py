@@ -78,10 +78,10 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
         The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
     """
     x = floating("x", x)
-    is_number = isinstance(scale, Real) and not isinstance(scale, bool)
-    if is_number:  # in float32 at least: float16 would make 1e5 infinite and 1e-8 zero
+    if isinstance(scale, Real) and not isinstance(scale, bool | Tensor):
+        # In float32 at least: float16 would make 1e5 infinite and 1e-8 zero.
         number = torch.full((), float(scale), dtype=torch.float64, device=x.device)
-        scale = to_dtype(number, torch.promote_types(x.dtype, torch.float32))
+        return to_dtype(Scaled.apply(x, to_dtype(number, torch.promote_types(x.dtype, torch.float32))), x.dtype)
     scale = floating("scale", scale)
     try:
         torch.broadcast_shapes(x.shape, scale.shape)
@@ -89,5 +89,4 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
         raise ValueError(
             f"scale: expected a shape that broadcasts with x {list(x.shape)}, got {list(scale.shape)}"
         ) from None
-    y = Scaled.apply(x, scale)
-    return to_dtype(y, x.dtype) if is_number else y
+    return Scaled.apply(x, scale)

@@ -1,0 +1,101 @@
+"""An op where no numbers are, or not yet: on the meta device, exported, traced to be run later."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from cases import Case, only
+from residuals_torch import attention, dropout, dropout_remat, flash_attention, qk_norm_attention, relu_bits
+from torch_calls import assert_right, cotangent, value_and_vjp
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # what depends on a size is of this size alone
+]
+
+
+@only(first=True, dtype=("float32", "bfloat16"))
+def test_meta(torch_case: Case) -> None:
+    """Shapes and dtypes of the value and of the gradients, with no memory."""
+    call, adapter = torch_case.call, torch_case.adapter
+    args = [a.detach().to("meta").requires_grad_(a.requires_grad) for a in torch_case.args]
+    constants = [a.to("meta") for a in call.constants_in(adapter)]
+    expected = call.ours(adapter)(*torch_case.args)
+    y = call.ours(adapter)(*args, *constants)
+    gradients = torch.autograd.grad(y, args, torch.empty_like(y))
+    assert (y.shape, y.dtype, y.is_meta) == (expected.shape, expected.dtype, True)
+    assert [(d.shape, d.dtype) for d in gradients] == [(a.shape, a.dtype) for a in args]
+
+
+class Module(torch.nn.Module):
+    """A call as a module, which is what an export takes."""
+
+    def __init__(self, fn: Any, count: int) -> None:
+        super().__init__()
+        self.fn = fn
+        names = [f"a{i}" for i in range(count)]  # an export names its inputs after the parameters of `forward`
+        scope: dict[str, Any] = {}
+        exec(f"def forward(self, {', '.join(names)}): return self.fn({', '.join(names)})", scope)
+        self.forward = scope["forward"].__get__(self)
+
+
+@only(first=True, dtype="float64")
+def test_an_exported_program_can_be_trained(torch_case: Case) -> None:
+    args, g = torch_case.args, cotangent(torch_case)
+    module = Module(torch_case.call.ours(torch_case.adapter), len(args))
+    program = torch.export.export(module, tuple(a.detach() for a in args)).module()
+    assert_right(torch_case, args, g, *value_and_vjp(program, args, g))
+
+
+@pytest.mark.parametrize("op", [attention, flash_attention, qk_norm_attention], ids=lambda op: op.__name__)
+def test_a_traced_program_can_be_trained(op: Any) -> None:
+    static = {"scale": 3.0} if op is qk_norm_attention else {}
+    q, k, v = (torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv")
+    traced = torch.jit.trace(lambda *a: op(*a, **static), (q, k, v), check_trace=False)
+    expected = torch.autograd.grad(op(q, k, v, **static).square().sum(), (q, k, v))
+    torch.testing.assert_close(torch.autograd.grad(traced(q, k, v).square().sum(), (q, k, v)), expected)
+
+
+@pytest.mark.parametrize("op", [dropout, dropout_remat], ids=lambda op: op.__name__)
+def test_a_traced_mask_is_that_of_its_key(op: Any) -> None:
+    x, key = torch.ones(3, 4), torch.tensor([1, 2], dtype=torch.uint32)
+    traced = torch.jit.trace(lambda x: op(x, 0.5, key), (x,), check_trace=False)
+    torch.testing.assert_close(traced(2 * x), op(2 * x, 0.5, key))
+
+
+KEY = torch.tensor([1, 2], dtype=torch.uint32)
+# Calls by letters: each letter is an axis, which is exported as a dynamic one and then has three sizes.
+SIZES = {"b": 3, "h": 4, "g": 2, "s": 6, "t": 7, "d": 8, "e": 5, "n": 12}
+DYNAMIC = {
+    "attention": (lambda *qkv: attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
+    "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
+    "relu_bits": (relu_bits, "bsn"),
+    "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),
+}
+
+
+def drawn(letters: str, sizes: dict[str, int]) -> tuple[Tensor, ...]:
+    return tuple(torch.randn([sizes[a] for a in word], dtype=torch.float64) for word in letters.split())
+
+
+@pytest.mark.parametrize(
+    ("op", "axes"),
+    [(op, axes) for op, (_, letters) in DYNAMIC.items() for axes in ("bst", *sorted({*letters} - {*" g"}))],
+)
+def test_an_exported_axis_may_be_dynamic(op: str, axes: str) -> None:
+    """Each alone, but for the heads of keys, which must divide those of queries; and the batch and sequences at once."""
+    fn, letters = DYNAMIC[op]
+    dynamic = tuple({i: Dim.DYNAMIC for i, a in enumerate(word) if a in axes} for word in letters.split())
+    args = drawn(letters, SIZES)
+    program = torch.export.export(Module(fn, len(args)), args, dynamic_shapes=dynamic).module()
+    for times in (1, 2, 3):
+        args = [
+            a.requires_grad_() for a in drawn(letters, {a: n * times if a in axes else n for a, n in SIZES.items()})
+        ]
+        y, expected = program(*args), fn(*args)
+        g = torch.randn_like(y)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(torch.autograd.grad(y, args, g), torch.autograd.grad(expected, args, g))
