@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
 from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -63,7 +64,7 @@ def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
     if key is None:
         return torch.rand_like(like, dtype=torch.float32) < 1 - rate
     # Under torch.jit.trace a size is a tensor, and an operator takes integers alone.
-    shape = [int(n) for n in like.shape] if torch.jit.is_tracing() else like.shape
+    shape = [int(n) for n in like.shape] if is_tracing() else like.shape
     mask = _uniform(key, shape, str(like.device)) < 1 - rate
     if hasattr(like, "device_mesh"):  # a DTensor: every process draws the whole mask and takes its part
         whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
 from residuals_torch._lib.dtypes import to_dtype
 
@@ -24,7 +25,7 @@ def may_write(*given: Tensor | None) -> bool:
 
     Not where a program is recorded either: what it writes over would be missing to a derivative of the program.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     return not any(a is not None and wrapped(a) for a in given)

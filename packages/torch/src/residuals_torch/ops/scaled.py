@@ -1,7 +1,7 @@
 """The mini-example: y = x·scale with broadcasting; dx = g·scale and dscale = g·x, each summed to its primal's shape."""
 
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
         # In float32 at least: float16 would make 1e5 infinite and 1e-8 zero.
         number = torch.full((), float(scale), dtype=torch.float64, device=x.device)
         return to_dtype(Scaled.apply(x, to_dtype(number, torch.promote_types(x.dtype, torch.float32))), x.dtype)
-    scale = floating("scale", scale)
+    scale = floating("scale", cast(Tensor, scale))
     try:
         torch.broadcast_shapes(x.shape, scale.shape)
     except RuntimeError:
