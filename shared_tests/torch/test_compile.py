@@ -1,6 +1,7 @@
 """An op under torch.compile. Inductor takes seconds, so most samples stop at AOTAutograd, where a rule is traced."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+import residuals_torch
 from cases import Case, only, where
 from torch_calls import assert_right, cotangent, value_and_vjp
 
@@ -95,6 +97,19 @@ def test_dynamic_sizes(torch_case: Case) -> None:
         args, g = [*case.args, *case.call.constants_in(case.adapter)], cotangent(case)
         with torch.compiler.set_stance(stance):
             assert_right(case, args[:n], g, *value_and_vjp(compiled, args, g))
+
+
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+def test_one_compilation_for_all_lengths(op: str) -> None:
+    """Also for those of several blocks; the gradients of each are right."""
+    fn = partial(getattr(residuals_torch, op), is_causal=True)
+    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length, stance in ((6, "default"), (7, "fail_on_recompile"), (300, "fail_on_recompile")):
+        args = [torch.randn(1, 2, length, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv"]
+        g = torch.randn_like(args[0])
+        with torch.compiler.set_stance(stance):
+            found = value_and_vjp(compiled, args, g)
+        torch.testing.assert_close(found, value_and_vjp(fn, args, g))
 
 
 @only(dtype="float32", first=True)

@@ -72,6 +72,7 @@ KEY = torch.tensor([1, 2], dtype=torch.uint32)
 SIZES = {"b": 3, "h": 4, "g": 2, "s": 6, "t": 7, "d": 8, "e": 5, "n": 12}
 DYNAMIC = {
     "attention": (lambda *qkv: attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
+    "flash_attention": (lambda *qkv: flash_attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
     "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
     "relu_bits": (relu_bits, "bsn"),
     "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),

@@ -20,6 +20,13 @@ def is_ordinary(a: Tensor) -> bool:
     return not (wrapped.is_functorch_wrapped_tensor(a) or wrapped.is_legacy_batchedtensor(a))
 
 
+def is_program() -> bool:
+    """Whether a program is compiled or exported, with no transformation of `torch.func` in it."""
+    functorch = torch._C._functorch
+    # By `isinstance`, since the compiler takes a None from here for an object.
+    return torch.compiler.is_compiling() and not isinstance(functorch.peek_interpreter_stack(), functorch.CInterpreter)
+
+
 def may_write(*given: Tensor | None) -> bool:
     """Whether what is computed from these may be overwritten: no derivative is recorded, and vmap adds no axis.
 

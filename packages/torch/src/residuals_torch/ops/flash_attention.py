@@ -10,7 +10,7 @@ from residuals_torch._lib.attention import attended, check_attention, fold, hide
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
+from residuals_torch._lib.modes import autocasted, batched_alike, is_program, may_write, without_autocast
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
 
@@ -205,6 +205,57 @@ class FlashAttention(torch.autograd.Function):
         return *gradients, None, None, None
 
 
+# The loop over blocks would be unrolled in a compiled program, which then had one length; two operators have any.
+_forward = torch.library.custom_op("residuals_torch::flash_attention", mutates_args=())(FlashAttention.forward)
+
+
+@torch.library.custom_op("residuals_torch::flash_attention_backward", mutates_args=())
+def _backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    g: Tensor,
+    g_logsumexp: Tensor,
+    is_causal: bool,
+    scale: float | None,
+) -> list[Tensor]:
+    """The gradients of q, k, v and, if there is one, bias."""
+    residuals = Residuals(q, k, v, bias, mask, out if out.dtype == logsumexp.dtype else None, logsumexp)
+    with without_autocast(q):
+        gradients = bwd(is_causal, scale, residuals, g, g_logsumexp=g_logsumexp)
+    return [d.contiguous() for d in gradients if d is not None]
+
+
+def _saved(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+    *arrays, ctx.is_causal, ctx.scale = inputs
+    ctx.save_for_backward(*arrays, *output)
+
+
+def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale)
+    return (*gradients, *[None] * (7 - len(gradients)))
+
+
+@_forward.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Results:
+    rows = q.shape[:-1]
+    return q.new_empty(*rows, v.shape[-1]), wide(q).new_empty(rows)
+
+
+@_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> list[Tensor]:
+    return [a.new_empty(a.shape) for a in (q, k, v, bias) if a is not None]
+
+
+_forward.register_autograd(_gradients, setup_context=_saved)
+
+
 def flash_attention(
     q: Tensor,
     k: Tensor,
@@ -264,5 +315,6 @@ def flash_attention(
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     q, k, v, bias = autocasted(q, k, v, bias)
-    out, logsumexp = FlashAttention.apply(q, k, v, bias, mask, is_causal, scale)
+    rule = _forward if is_program() else FlashAttention.apply
+    out, logsumexp = rule(q, k, v, bias, mask, is_causal, scale)
     return (out, logsumexp) if return_logsumexp else out
