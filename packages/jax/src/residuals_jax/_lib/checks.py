@@ -54,3 +54,13 @@ def integer(name: str, value: int, least: int | None = None) -> int:
     if least is not None and not least <= value < 2**31 - 1:  # 2³¹ − 1 stands for labels that are too large
         raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)
+
+
+def apart(number: Number) -> tuple[Array | None, float]:
+    """A traced number and 0, or None and the Python number: a rule has the one as an array, the other as static."""
+    return (number, 0.0) if isinstance(number, Array) else (None, number)
+
+
+def joined(traced: Array | None, number: float) -> Number:
+    """What `apart` took apart."""
+    return number if traced is None else traced

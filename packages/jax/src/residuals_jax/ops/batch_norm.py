@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -113,28 +113,28 @@ def bwd(
     return dx, dweight, dbias, None, None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 8))
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def _batch_norm(
     x: Array,
     weight: Array | None,
     bias: Array | None,
     running_mean: Array | None,
     running_var: Array | None,
+    traced: tuple[Array | None, Array | None],
     training: bool,
-    momentum: Number,
-    eps: Number,
+    numbers: tuple[float, float],
     like: Likes,
 ) -> Results:
-    return fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)[0]
+    return fwd(x, weight, bias, running_mean, running_var, training, *map(joined, traced, numbers))[0]
 
 
 _batch_norm.defvjp(
-    lambda *args: fwd(*args[:-1]),
+    lambda x, weight, bias, mean, var, traced, training, numbers, like: fwd(
+        x, weight, bias, mean, var, training, *map(joined, traced, numbers)
+    ),
     # The running statistics that are returned are constants: the second and third cotangent are theirs, and unused.
-    # The backward has no use for momentum and eps, which are none of the residuals.
-    lambda training, like, residuals, gs: (
-        *bwd(training, math.nan, math.nan, residuals, gs[0], like),
-        None,
+    lambda training, numbers, like, residuals, gs: (
+        *bwd(training, numbers[0], numbers[1], residuals, gs[0], like),
         None,
     ),
 )
@@ -207,5 +207,5 @@ def batch_norm(
             raise ValueError(f"{name}: expected an array in evaluation, got None")
     if training and _count(x) == 1:
         raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
-    momentum, eps, like = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps), likes(x, weight, bias)
-    return _batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, like)
+    traced, numbers = zip(apart(nonnegative("momentum", momentum, most=1)), apart(nonnegative("eps", eps)), strict=True)
+    return _batch_norm(x, weight, bias, running_mean, running_var, traced, training, numbers, likes(x, weight, bias))

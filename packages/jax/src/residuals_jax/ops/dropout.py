@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.bits import pack_bits, unpack_bits
-from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.dropout import drawing_key, drop, keep_mask
 
 
@@ -31,19 +31,19 @@ def bwd(rate: Number, residuals: Residuals, g: Array) -> tuple[Array, None]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _dropout(x: Array, key: Array | None, traced: Array | None, rate: float) -> Array:
-    return fwd(x, key, rate if traced is None else traced)[0]
+    return fwd(x, key, joined(traced, rate))[0]
 
 
 def _saving_rate(
     x: Array, key: Array | None, traced: Array | None, rate: float
 ) -> tuple[Array, tuple[Residuals, Array | None]]:
-    y, residuals = fwd(x, key, rate if traced is None else traced)
+    y, residuals = fwd(x, key, joined(traced, rate))
     return y, (residuals, traced)
 
 
 _dropout.defvjp(
     _saving_rate,
-    lambda rate, saved, g: (*bwd(rate if saved[1] is None else saved[1], saved[0], g), None),
+    lambda rate, saved, g: (*bwd(joined(saved[1], rate), saved[0], g), None),
 )
 
 
@@ -80,4 +80,4 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
     """
     x, rate = floating("x", x), nonnegative("rate", rate, most=1)
     key = drawing_key("key", key, rate)
-    return _dropout(x, key, rate, 0.0) if isinstance(rate, Array) else _dropout(x, key, None, rate)
+    return _dropout(x, key, *apart(rate))

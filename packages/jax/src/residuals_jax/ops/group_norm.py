@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import Number, floating, integer, nonnegative
+from residuals_jax._lib.checks import Number, apart, floating, integer, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -79,15 +79,22 @@ def bwd(
     return dx, dweight, dbias
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 5))
-def _group_norm(x: Array, weight: Array | None, bias: Array | None, num_groups: int, eps: Number, like: Likes) -> Array:
-    return fwd(x, weight, bias, num_groups, eps)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _group_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    traced: Array | None,
+    num_groups: int,
+    eps: float,
+    like: Likes,
+) -> Array:
+    return fwd(x, weight, bias, num_groups, joined(traced, eps))[0]
 
 
 _group_norm.defvjp(
-    lambda x, weight, bias, num_groups, eps, like: fwd(x, weight, bias, num_groups, eps),
-    # The backward has no use for eps, which is none of the residuals.
-    lambda num_groups, like, residuals, g: (*bwd(num_groups, math.nan, residuals, g, like), None),
+    lambda x, weight, bias, traced, num_groups, eps, like: fwd(x, weight, bias, num_groups, joined(traced, eps)),
+    lambda num_groups, eps, like, residuals, g: (*bwd(num_groups, eps, residuals, g, like), None),
 )
 
 
@@ -140,4 +147,5 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    return _group_norm(x, weight, bias, num_groups, nonnegative("eps", eps), likes(x, weight, bias))
+    traced, eps = apart(nonnegative("eps", eps))
+    return _group_norm(x, weight, bias, traced, num_groups, eps, likes(x, weight, bias))

@@ -1,6 +1,5 @@
 """Layer normalization over the last axis: y = x̂·weight + bias, x̂ = (x − mean)·rstd, rstd = 1/√(var + eps)."""
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -52,15 +51,16 @@ def bwd(
     return dx, dweight, dbias
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: Number, like: Likes) -> Array:
-    return fwd(x, weight, bias, eps)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _layer_norm(
+    x: Array, weight: Array | None, bias: Array | None, traced: Array | None, eps: float, like: Likes
+) -> Array:
+    return fwd(x, weight, bias, joined(traced, eps))[0]
 
 
 _layer_norm.defvjp(
-    lambda x, weight, bias, eps, like: fwd(x, weight, bias, eps),
-    # The backward has no use for eps, which is none of the residuals.
-    lambda like, residuals, g: (*bwd(math.nan, residuals, g, like), None),
+    lambda x, weight, bias, traced, eps, like: fwd(x, weight, bias, joined(traced, eps)),
+    lambda eps, like, residuals, g: (*bwd(eps, residuals, g, like), None),
 )
 
 
@@ -99,4 +99,4 @@ def layer_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[-1:]:
             raise ValueError(f"{name}: expected shape [{x.shape[-1]}], as the last axis of x, got {list(a.shape)}")
-    return _layer_norm(x, weight, bias, nonnegative("eps", eps), likes(x, weight, bias))
+    return _layer_norm(x, weight, bias, *apart(nonnegative("eps", eps)), likes(x, weight, bias))

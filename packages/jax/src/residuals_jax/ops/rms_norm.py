@@ -1,6 +1,6 @@
 """Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
 
-import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import Number, floating, nonnegative
+from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import match, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -39,13 +39,15 @@ def bwd(eps: Number, residuals: Residuals, g: Array) -> tuple[Array, Array | Non
     return dx, dweight
 
 
-@jax.custom_vjp
-def _rms_norm(x: Array, weight: Array | None, eps: Number) -> Array:
-    return fwd(x, weight, eps)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _rms_norm(x: Array, weight: Array | None, traced: Array | None, eps: float) -> Array:
+    return fwd(x, weight, joined(traced, eps))[0]
 
 
-# The backward has no use for eps, which is none of the residuals.
-_rms_norm.defvjp(fwd, lambda residuals, g: (*bwd(math.nan, residuals, g), None))
+_rms_norm.defvjp(
+    lambda x, weight, traced, eps: fwd(x, weight, joined(traced, eps)),
+    lambda eps, residuals, g: (*bwd(eps, residuals, g), None),
+)
 
 
 def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike = 1e-6) -> Array:
@@ -78,4 +80,4 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike = 
         weight = floating("weight", weight)
         if weight.shape != x.shape[-1:]:
             raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
-    return _rms_norm(x, weight, nonnegative("eps", eps))
+    return _rms_norm(x, weight, *apart(nonnegative("eps", eps)))
