@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from residuals_jax._lib.checks import described
 
@@ -31,18 +32,36 @@ def class_labels(name: str, labels: Any, shape: tuple[int, ...], classes: int, i
     return given if isinstance(given, Array) else jnp.asarray(given)
 
 
+def beside(labels: Array, rows: Array) -> Array:
+    """`labels` sharded as the rows of a (..., d), which Explicit mesh axes ask of two arrays; itself if it is so."""
+    kind = jax.typeof(rows).sharding
+    if kind.mesh.empty:
+        return labels
+    # Labels that were made before the mesh have no sharding.
+    spec, given = PartitionSpec(*kind.spec[:-1]), jax.typeof(labels).sharding
+    is_so = given.spec == spec if not given.mesh.empty else not any(spec)
+    return labels if is_so else jax.sharding.reshard(labels, NamedSharding(kind.mesh, spec))
+
+
+def at_class(index: Array, classes: int) -> Array:
+    """(..., classes): True at each row's label."""
+    each = jax.lax.broadcasted_iota(index.dtype, (1,) * index.ndim + (classes,), index.ndim)
+    return each == index[..., None]
+
+
 def signed(labels: Array) -> Array:
     """Labels in a dtype that has -100 and any number of classes; one too large for it becomes its largest, no class."""
     if jnp.issubdtype(labels.dtype, jnp.unsignedinteger):
         return jnp.minimum(labels, min(jnp.iinfo(labels.dtype).max, 2**31 - 1)).astype(jnp.int32)
-    return labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
 
 
 def where_counted(a: Array, index: Array, classes: int, ignore_index: int) -> Array:
     """`a`, one number a row, where the row's `signed` label counts: 0 where it is ignored, NaN where it is no class."""
-    is_class = (index >= 0) & (index < classes)
-    # The array comes before the 0: for an empty batch `where` takes the mesh type of its first choice.
-    return jnp.where(index != ignore_index, jnp.where(is_class, a, jnp.nan), 0)
+    is_class, is_counted = (index >= 0) & (index < classes), index != ignore_index
+    # The array comes before the 0: for an empty batch `where` takes the mesh type of its first choice. A NaN is made
+    # for what is no class alone, since `jax_debug_nans` raises for any, be it hidden later.
+    return jnp.where(is_class | ~is_counted, jnp.where(is_counted, a, 0), jnp.nan)
 
 
 def maximum_and_sum(a: Array) -> tuple[Array, Array]:

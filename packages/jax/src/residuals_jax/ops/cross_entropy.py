@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, log, maximum_and_sum, signed, where_counted
+from residuals_jax._lib.labels import at_class, beside, class_labels, log, maximum_and_sum, signed, where_counted
 
 
 class Residuals(NamedTuple):
@@ -50,8 +50,7 @@ def bwd(ignore_index: int, reduction: str, residuals: Residuals, g: Array) -> tu
     per_row = wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
     softmax = jnp.exp((wide(logits) - maximum[..., None]) - log_sum[..., None])
-    is_label = jnp.arange(classes, dtype=index.dtype) == index[..., None]
-    dlogits = per_row * jnp.where(is_label, softmax - 1, softmax)
+    dlogits = per_row * jnp.where(at_class(index, classes), softmax - 1, softmax)
     dlogits = jnp.where((index != ignore_index)[..., None], dlogits, 0)  # also where logits are NaN
     return match(dlogits, logits), None
 
@@ -107,4 +106,4 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
-    return _cross_entropy(logits, labels, ignore_index, reduction)
+    return _cross_entropy(logits, beside(labels, logits), ignore_index, reduction)

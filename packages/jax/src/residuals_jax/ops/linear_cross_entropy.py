@@ -13,7 +13,16 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import class_labels, log, maximum_and_sum, of_chunks, signed, where_counted
+from residuals_jax._lib.labels import (
+    at_class,
+    beside,
+    class_labels,
+    log,
+    maximum_and_sum,
+    of_chunks,
+    signed,
+    where_counted,
+)
 
 
 class Residuals(NamedTuple):
@@ -81,7 +90,7 @@ def fwd(
 
     def step(carry: None, start: Any, part: Array) -> tuple[None, tuple[Array, Array, Array]]:
         logits = _logits(rows, part)
-        at = index - start  # the label's place, if it is in this chunk
+        at = index - jnp.asarray(start, index.dtype)  # the label's place, if it is in this chunk
         picked = _at(logits, at) if len(part) else jnp.sum(logits, axis=-1)
         return None, (*maximum_and_sum(logits), jnp.where((at >= 0) & (at < len(part)), picked, 0))
 
@@ -108,8 +117,8 @@ def bwd(ignore_index: int, reduction: str, chunk: int, residuals: Residuals, g: 
 
     def step(carry: tuple[Array, Array] | None, start: Any, part: Array) -> tuple[tuple[Array, Array], None]:
         softmax = jnp.exp((_logits(rows, part) - maximum[..., None]) - log_sum[..., None])
-        at_label = jnp.arange(len(part), dtype=index.dtype) == (index - start)[..., None]
-        dlogits = jnp.where(is_counted, per_row * jnp.where(at_label, softmax - 1, softmax), 0)
+        is_label = at_class(index - jnp.asarray(start, index.dtype), len(part))
+        dlogits = jnp.where(is_counted, per_row * jnp.where(is_label, softmax - 1, softmax), 0)
         dpart = match(jnp.einsum("...v,...d->vd", dlogits, rows, out_sharding=_whole()), part)
         dx = jnp.einsum("...v,vd->...d", dlogits, wide(part))
         if carry is None:
@@ -192,4 +201,4 @@ def linear_cross_entropy(
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     ignore_index, chunk = integer("ignore_index", ignore_index, least=-(2**31)), integer("chunk", chunk, least=1)
     labels = class_labels("labels", labels, x.shape[:-1], weight.shape[0], ignore_index)
-    return _linear_cross_entropy(x, weight, labels, ignore_index, reduction, chunk)
+    return _linear_cross_entropy(x, weight, beside(labels, x), ignore_index, reduction, chunk)
