@@ -113,7 +113,8 @@ def test_what_is_saved_is_read(torch_case: Case) -> None:
         for i in range(saves):
             wrong, _ = gradients(args, spoil=i)
             assert any(not torch.equal(a, b) for a, b in zip(wrong, right, strict=True)), f"residual {i} of {saves}"
-    assert saves, "if all want a gradient"
+    is_identity = torch_case.call.static.get("rate") == 0  # dropout that drops nothing
+    assert saves or is_identity, "if all want a gradient"
 
 
 @only(dtype="float32")
