@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import described
-from residuals_torch._lib.modes import is_ordinary
+from residuals_torch._lib.modes import is_autocast, is_ordinary
 
 
 def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ignore_index: int) -> Tensor:
@@ -27,9 +27,7 @@ def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ign
 
 def loss_dtype(x: Tensor) -> torch.dtype:
     """The dtype of the loss of x: float32 at least under autocast, where the sum of a batch would overflow float16."""
-    kind = x.device.type
-    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.promote_types(x.dtype, torch.float32) if is_on else x.dtype
+    return torch.promote_types(x.dtype, torch.float32) if is_autocast(x.device.type) else x.dtype
 
 
 def signed(labels: Tensor) -> Tensor:

@@ -55,16 +55,24 @@ def batched_alike(y: Tensor, *saved: Tensor | None) -> tuple[Any, ...]:
     return y, *(None if a is None else a + to_dtype(zero, a.dtype) for a in saved)
 
 
+def is_autocast(kind: str) -> bool:
+    """Whether autocast is on for this kind of device.
+
+    `torch.amp.is_autocast_available` would know of other devices without autocast, but PyTorch 2.11 cannot compile it.
+    """
+    return kind != "meta" and torch.is_autocast_enabled(kind)
+
+
 def autocasted(*inputs: Any) -> tuple[Any, ...]:
     """The inputs as a contraction takes them: where autocast is on, in its dtype, but for None and float64."""
     kind = inputs[0].device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+    if not is_autocast(kind):
         return inputs
     dtype = torch.get_autocast_dtype(kind)
     return tuple(a if a is None or a.dtype == torch.float64 else to_dtype(a, dtype) for a in inputs)
 
 
 def without_autocast(a: Tensor) -> AbstractContextManager[Any]:
-    """A context with autocast off on the device of `a`; a device such as meta has none."""
+    """A context with autocast off on the device of `a`; the meta device has none."""
     kind = a.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
