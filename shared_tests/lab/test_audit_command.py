@@ -118,13 +118,19 @@ MADE = {
 }
 
 
+def model_file(framework: str, folder: Path) -> Path:
+    """A file that has both a loss and its parameters, and says when it runs."""
+    path, (made, register) = folder / "model.py", MADE[framework]
+    text = ONCE.format(framework=framework, made=made, register=register)
+    path.write_text(text.replace("@dataclass\nclass", "@register_dataclass\n@dataclass\nclass") if register else text)
+    return path
+
+
 @BOTH
 def test_a_file_that_has_target_and_arguments_runs_once(
     framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, (made, register) = tmp_path / "model.py", MADE[framework]
-    text = ONCE.format(framework=framework, made=made, register=register)
-    path.write_text(text.replace("@dataclass\nclass", "@register_dataclass\n@dataclass\nclass") if register else text)
+    path = model_file(framework, tmp_path)
     code, out, err = residuals(capsys, "audit", f"{path}:loss", "--param", f"{path}:init", "--arg", "f32[4]")
     assert (code, "parameter" in out) == (0, True), err
     assert err.count("runs") == 1
@@ -134,9 +140,7 @@ def test_a_file_that_has_target_and_arguments_runs_once(
 def test_arguments_of_a_concrete_audit_are_made(
     framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, (made, register) = tmp_path / "model.py", MADE[framework]
-    text = ONCE.format(framework=framework, made=made, register=register)
-    path.write_text(text.replace("@dataclass\nclass", "@register_dataclass\n@dataclass\nclass") if register else text)
+    path = model_file(framework, tmp_path)
     command = ("audit", f"{path}:loss", "--param", f"{path}:init", "--arg", "f32[4]", "--concrete")
     code, out, err = residuals(capsys, *command)
     assert (code, "float32[4]" in out) == (0, True), err
