@@ -215,8 +215,8 @@ def test_a_difference_is_noticed(documents: dict[str, Documents]) -> None:
     assert found("matched", lambda r: r.pop("why")) == ["beside.matched[].why: not in the document"]
     assert found("matched", lambda r: r.update(why=1)) == ["beside.matched[].why: expected string, got 1"]
     assert found("audits", lambda a: a.update(peak_bytes=1.5)) == ["beside.audits[].peak_bytes: expected int, got 1.5"]
-    assert found("audits", lambda a: a.update(waste=None)) == [
-        "beside.audits[].waste: expected list of waste, got null"
+    assert found("audits", lambda a: a.update(findings=None)) == [
+        "beside.audits[].findings: expected list of waste, got null"
     ]
     (wrong,) = found("audits", lambda a: a.update(new_bytes=a["new_bytes"] + 4))
     assert wrong.startswith("beside.audits[0].new_bytes: ")

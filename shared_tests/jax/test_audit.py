@@ -28,7 +28,7 @@ def test_names_in_a_loop_and_by_checkpoint_name() -> None:
 
     report = audit(fn, array("jax", 4, 8))
     assert {r.name for r in report.residuals} == {"grown", "carry", "mean", "rstd"}
-    assert report.waste == [], "no step makes all that a loop carries"
+    assert report.findings == [], "no step makes all that a loop carries"
 
 
 def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

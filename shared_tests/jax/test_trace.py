@@ -263,7 +263,7 @@ def test_what_a_branch_is_chosen_by_is_read() -> None:
 
     report = audit(fn, x(), jnp.array([0, 1, 2, 1]))
     assert [(r.storage_bytes, r.is_unused) for r in report.residuals] == [(16, False), (128, False)]
-    assert report.waste == [], "a number an iteration is passed over"
+    assert report.findings == [], "a number an iteration is passed over"
 
 
 def test_a_value_that_the_backward_makes_itself_is_not_read() -> None:
@@ -273,8 +273,8 @@ def test_a_value_that_the_backward_makes_itself_is_not_read() -> None:
 
     for call in (lambda f: f, jax.jit, lambda f: lambda x: jax.lax.scan(lambda y, _: (y + f(y), None), x, None, 3)[0]):
         remade, used = fn(lambda g, x, y: g * jnp.exp(x)), fn(lambda g, x, y: g * y)
-        assert [f.names for f in audit(call(remade), x()).waste if f.what == "unused"] == [("exp",)]
-        assert "exp" not in {n for f in audit(call(used), x()).waste if f.what == "unused" for n in f.names}
+        assert [f.names for f in audit(call(remade), x()).findings if f.what == "unused"] == [("exp",)]
+        assert "exp" not in {n for f in audit(call(used), x()).findings if f.what == "unused" for n in f.names}
 
 
 DTYPES = [

@@ -47,7 +47,7 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
     saved, gradient, expected = FAULTS[fault]
     report = audit(module(framework, tmp_path, saved, gradient)["fn"], array(framework, 4, 8))
     assert {(what, name.replace("clone", "copy")) for what, name in said(report)} == expected
-    for finding in report.waste:
+    for finding in report.findings:
         is_alive = finding.names in (("x",), ("closed over",))
         assert finding.nbytes in ((0,) if is_alive else (32, 128))
         assert finding.line == "" or f"mine_{framework}.py:" in finding.line
@@ -56,7 +56,7 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
 @BOTH
 def test_what_wastes_most_comes_first(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path, "x > 0, copy(n.sin(x))", "g * n.sqrt(1 - r[1] * r[1])")["fn"]
-    found = audit(fn, array(framework, 4, 8)).waste
+    found = audit(fn, array(framework, 4, 8)).findings
     assert [(f.what, f.nbytes) for f in found] == [("duplicate", 128), ("unused", 32)]
 
 
@@ -65,7 +65,7 @@ def test_a_residual_of_a_frozen_input(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path)["frozen_weight"]
     x, w = array(framework, 4, 8), array(framework, 8, 8)
     assert said(audit(fn, x, w)) == set()
-    (finding,) = audit(fn, x, frozen(w)).waste
+    (finding,) = audit(fn, x, frozen(w)).findings
     assert (finding.what, finding.names, finding.nbytes) == ("unused", ("sin",), 128)
     assert "nobody asked for" in finding.why
 
@@ -95,4 +95,4 @@ def test_equal_masks_belong_to_the_layers_that_made_them(framework: str) -> None
     report = audit(lambda x: second(first(x)), array(framework, 8, 8), framework=framework)
     masks = [r for r in report.residuals if r.value.dtype == "bool"]
     assert [r.module.rpartition("/")[2] for r in masks] == ["first", "second"]
-    assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.waste]
+    assert ("duplicate", 64) in [(f.what, f.nbytes) for f in report.findings]

@@ -161,4 +161,4 @@ def module(framework: str, folder: Path, saved: str = "x,", gradient: str = "g")
 
 def said(report: Audit) -> set[tuple[str, str]]:
     """What the report finds, for each array that it names; but for single inputs, which cost nothing."""
-    return {(f.what, name) for f in report.waste for name in f.names if name != "x"}
+    return {(f.what, name) for f in report.findings for name in f.names if name != "x"}

@@ -16,9 +16,9 @@ def test_what_hangs_on_ctx_and_what_a_view_pins(tmp_path: Path) -> None:
     found = module("torch", tmp_path)
     assert said(audit(found["on_ctx"], array("torch", 4, 8))) == {("hidden", "kept")}
     report = audit(lambda x: x.sin()[:1].exp().sin().sum(), array("torch", 64, 8))
-    assert report.waste == [], "the exp is new and small; the sine is not held"
+    assert report.findings == [], "the exp is new and small; the sine is not held"
     report = audit(lambda x: (x.sin()[:1] * x.cos()[:1]).sum(), array("torch", 64, 8))
-    assert {(f.what, f.nbytes) for f in report.waste} == {("pinned", 2 * (2048 - 32))}
+    assert {(f.what, f.nbytes) for f in report.findings} == {("pinned", 2 * (2048 - 32))}
 
 
 def test_what_two_views_share_counts_once() -> None:
@@ -36,7 +36,7 @@ def test_a_view_wastes_nothing_and_a_module_stays_as_it_is() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     before = {name: a.clone() for name, a in model.state_dict().items()}
     report = audit(model, array("torch", 3, 4, 8))  # a linear layer takes the rows of a ReLU's result
-    assert report.waste == []
+    assert report.findings == []
     assert all(a.equal(before[name]) for name, a in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
-from residuals_lab.audit.waste import waste
+from residuals_lab.audit.findings import waste
 from residuals_lab.errors import UsageError
 from residuals_lab.trace import Trace
 from residuals_lab.trace.groups import by, tree
@@ -261,8 +261,8 @@ def test_what_is_written_over_gives_nothing_any_more() -> None:
 
     x, n = torch.ones(8, requires_grad=True), torch.ones(8)
     for then, found in ((lambda n: n.mul(3), ["derivable"]), (lambda n: n.mul_(3), []), (lambda n: n[:1].zero_(), [])):
-        assert [f.what for f in audit(fn, x, n, then).waste] == found
-        assert [f.what for f in audit(partial(fn, n=n, then=then), x).waste] == found
+        assert [f.what for f in audit(fn, x, n, then).findings] == found
+        assert [f.what for f in audit(partial(fn, n=n, then=then), x).findings] == found
 
 
 def test_checkpoints_in_a_checkpoint_read_parameters() -> None:
@@ -276,12 +276,12 @@ def test_checkpoints_in_a_checkpoint_read_parameters() -> None:
     report = audit(fn, torch.ones(8, 8, requires_grad=True))
     names = ["x", "weight", "bias", "Linear_1.weight", "Linear_1.bias"]
     assert [(r.name, r.kind) for r in report.residuals[1:]] == [(name, "parameter") for name in names[1:]]
-    assert report.waste == []
+    assert report.findings == []
 
 
 def test_what_is_drawn_where_nobody_says_so_is_not_the_same_twice() -> None:
     report = audit(lambda x: F.rrelu(x, training=True) * F.rrelu(x, training=True), torch.ones(8, requires_grad=True))
-    assert report.waste == []
+    assert report.findings == []
 
 
 def test_a_write_past_autograd_makes_another_value() -> None:
@@ -292,7 +292,7 @@ def test_a_write_past_autograd_makes_another_value() -> None:
         return (z * y).sum()
 
     report = audit(fn, torch.ones(8, requires_grad=True))
-    assert (report.new_bytes, report.waste) == (64, [])
+    assert (report.new_bytes, report.findings) == (64, [])
 
 
 def test_what_needs_numbers_is_run_with_some() -> None:
@@ -318,7 +318,7 @@ def test_a_view_of_what_is_derivable() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return F.linear(x, w)
 
-    found = audit(fn, torch.ones(4, 8, requires_grad=True), torch.ones(16, 8, requires_grad=True)).waste
+    found = audit(fn, torch.ones(4, 8, requires_grad=True), torch.ones(16, 8, requires_grad=True)).findings
     assert {(f.what, f.nbytes) for f in found} == {("derivable", 2 * (4 * 8 + 16 * 8))}
 
 

@@ -75,7 +75,7 @@ class Audit:
         return lifetimes.peak(self.trace)
 
     @cached_property
-    def waste(self) -> list[Waste]:
+    def findings(self) -> list[Waste]:
         """What is wasted, the largest first: unused, duplicate, hidden, pinned by a view, or derivable from another."""
         return waste(self.trace)
 

@@ -48,7 +48,7 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     if not trace.boundary:
         console.print()
         console.print("A real run of JAX does not show how arrays are made; an audit without --concrete says more.")
-    elif not report.waste and not report.advice:
+    elif not report.findings and not report.advice:
         console.print()
         console.print(
             "Nothing is wasted: every array is read and in memory once, and no cheap operation gives it again."
@@ -221,7 +221,7 @@ def _only(branch: Branch) -> bool:
 
 def _waste(report: Audit) -> list[Text]:
     lines = []
-    for f in report.waste:
+    for f in report.findings:
         names = list(dict.fromkeys(f.names))
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
