@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
-from residuals_lab.audit.findings import waste
+from residuals_lab.audit.waste import waste
 from residuals_lab.errors import UsageError
 from residuals_lab.trace import Trace
 from residuals_lab.trace.groups import by, tree
