@@ -7,7 +7,10 @@ import pytest
 
 @pytest.fixture(name="assert_residuals")
 def _assert_residuals() -> Callable[..., None]:
-    """`residuals_lab.testing.assert_residuals`."""
+    """Assert what a function keeps for its backward: `assert_residuals(fn, x, new_bytes="<= 64 MiB")`.
+
+    It is `residuals_lab.testing.assert_residuals`, whose docstring has all options.
+    """
     from residuals_lab.testing import assert_residuals
 
     return assert_residuals

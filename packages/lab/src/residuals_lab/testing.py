@@ -1,8 +1,11 @@
-"""For tests: assert how many bytes a function keeps for its backward, and which arrays."""
+"""For tests: assert how many bytes a function keeps for its backward, and which arrays. docs/lock.md is its page."""
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from residuals_lab.errors import UsageError
@@ -28,10 +31,16 @@ def assert_residuals(
 ) -> None:
     """Assert what `fn(*args, **kwargs)` keeps for its backward.
 
+        assert_residuals(model, tokens, new_bytes="<= 64 MiB")
+        assert_residuals(rms_norm, x, weight, names=["rstd"])
+
+    With pytest it is also a fixture of the same name, which no test has to import.
+
     Args:
         fn: as `residuals_lab.audit.audit` takes it; so are `args`, `kwargs`, `framework` and `is_concrete`.
         *args: its arguments.
-        new_bytes: bytes saved beyond arrays that are alive anyway: a number, or a bound such as "<= 64 MiB".
+        new_bytes: bytes saved beyond arrays that are alive anyway: a number that they have to be, or a bound with `<=`,
+            `<` or `==`, such as "<= 64 MiB". Units: B, KB, MB, GB, KiB, MiB, GiB; none is bytes.
         saved_bytes: all bytes saved, in the same way.
         names: the names of the new arrays, in any order, each as often as it is there.
         framework: "jax" or "torch", where `fn` does not tell.
@@ -40,40 +49,67 @@ def assert_residuals(
 
     Raises:
         AssertionError: with the report, and with what was expected and what came.
-        UsageError: if a bound cannot be read, nothing is asserted, or `fn` cannot be audited.
+        UsageError: if a bound cannot be read, nothing is asserted, a keyword is nearly one of the above and none of
+            `fn`'s, or `fn` cannot be audited.
     """
     from residuals_lab.audit import audit
 
     __tracebackhide__ = True  # pytest then leaves out this function's own frame
+    _refuse_misspelled(fn, kwargs)
     if isinstance(names, str):
         raise UsageError(f"names: expected a list of names, got {names!r}")
     if new_bytes is None and saved_bytes is None and names is None:
         raise UsageError("assert_residuals: expected new_bytes, saved_bytes or names, got none of them")
-    bounds = {"new_bytes": new_bytes, "saved_bytes": saved_bytes}
-    wanted = {what: _bound(what, bound) for what, bound in bounds.items() if bound is not None}
+    given = {"new_bytes": new_bytes, "saved_bytes": saved_bytes}
+    bounds = {what: _bound(what, bound) for what, bound in given.items() if bound is not None}
     report = audit(fn, *args, framework=framework, is_concrete=is_concrete, **kwargs)
-    wrong = []
-    for what, (sign, bound) in wanted.items():
-        if not _HOLDS[sign](getattr(report, what), bound):
-            wrong.append(f"{what}: expected {bounds[what]}, got {getattr(report, what)}")
+    wrong = [_wrong(what, bound, getattr(report, what)) for what, bound in bounds.items()]
     if names is not None:
         new = {r.storage: r.name for r in report.residuals if r.is_new}
-        found, expected = Counter(new.values()), Counter(names)
-        if found != expected:
-            more, less = (
-                ", ".join(sorted(difference.elements())) for difference in (found - expected, expected - found)
-            )
-            wrong.append(f"names: {f'not expected: {more}' if more else ''}{'; ' * bool(more and less)}"
-                         f"{f'not there: {less}' if less else ''}")  # fmt: skip
-    if wrong:
-        raise AssertionError("\n".join([*wrong, "", str(report)]))
+        wrong.append(_wrong_names(Counter(new.values()), Counter(names)))
+    if any(wrong):
+        raise AssertionError("\n".join([*filter(None, wrong), "", str(report)]))
 
 
-def _bound(what: str, bound: int | str) -> tuple[str, float]:
-    """The comparison and the number of bytes."""
+def _refuse_misspelled(fn: Callable[..., Any], kwargs: Iterable[str]) -> None:
+    """UsageError for a keyword that is nearly an option of `assert_residuals` and is not named by `fn`."""
+    options = [p.name for p in inspect.signature(assert_residuals).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    try:
+        own = {*inspect.signature(getattr(fn, "forward", fn)).parameters}
+    except (TypeError, ValueError):  # a function in C may have no signature
+        own = set()
+    for name in kwargs:
+        if name not in own and (near := get_close_matches(name, options, 1, cutoff=0.75)):
+            raise UsageError(f"assert_residuals: the function has no argument {name!r}; did you mean {near[0]}?")
+
+
+def _bound(what: str, bound: int | str) -> tuple[str, float, str]:
+    """The comparison, the number, and the unit of both what is expected and what comes."""
     if isinstance(bound, int) and not isinstance(bound, bool):
-        return "==", bound
+        return "==", bound, "B"
     found = _BOUND.fullmatch(bound) if isinstance(bound, str) else None
-    if not found or (found[3] or "B") not in UNITS or found[2].count(".") > 1:
+    if not found or (found[3] or "B") not in UNITS:
         raise UsageError(f"{what}: expected a number or a bound such as '<= 64 MiB', got {bound!r}")
-    return found[1], float(found[2]) * UNITS[found[3] or "B"]
+    return found[1], float(found[2]), found[3] or "B"
+
+
+def _wrong(what: str, bound: tuple[str, float, str], nbytes: int) -> str:
+    """What was expected and what came, in one unit and with the digits that tell them apart; "" if the bound holds."""
+    sign, number, unit = bound
+    holds, came = _HOLDS[sign], nbytes / UNITS[unit]
+    if holds(nbytes, number * UNITS[unit]):
+        return ""
+    shown = next((text for digits in range(4, 17) if not holds(float(text := f"{came:.{digits}g}"), number)), f"{came}")
+    return f"{what}: expected {'' if sign == '==' else f'{sign} '}{_plain(number)} {unit}, got {_plain(shown)} {unit}"
+
+
+def _plain(number: float | str) -> str:
+    """A number as people write it, without an exponent."""
+    return f"{Decimal(str(number)).normalize():f}"
+
+
+def _wrong_names(found: Counter[str], expected: Counter[str]) -> str:
+    """The names that should not be there, and those that should; "" if there are none."""
+    sides = {"not expected": found - expected, "not there": expected - found}
+    lists = [f"{what}: {', '.join(sorted(those.elements()))}" for what, those in sides.items() if those]
+    return f"names: {'; '.join(lists)}" if lists else ""

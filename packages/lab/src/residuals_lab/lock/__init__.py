@@ -1,20 +1,23 @@
 """The gate: what chosen targets keep for their backward, written down in a file for review, and checked against it.
 
 The file is TOML, sorted, a residual a line; layers alike are one line. It names no source lines, which every edit
-moves. Targets are found from the directory that the command runs in.
+moves. Paths in it are relative to the folder that the file lies in, which is also the working directory while a target
+runs: so a check gives the same from every folder.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from residuals_lab.audit import Audit
 from residuals_lab.audit.target import audit_target
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import MissingFramework, UsageError
 from residuals_lab.targets.arguments import Argument
-from residuals_lab.trace.groups import alike, rows
+from residuals_lab.trace.groups import Row, alike, rows
 
 CONCRETE = "--concrete"
 
@@ -23,7 +26,7 @@ class Key(NamedTuple):
     """The properties that the residuals of one line share."""
 
     name: str
-    kind: str
+    kind: str  # that of a residual; "alive view" is a view of an array that is alive anyway
     array: str  # "float32[4, 8]"
 
 
@@ -42,6 +45,7 @@ class Entry:
     new_bytes: int = 0
     saved_bytes: int = 0
     residuals: dict[Key, Amount] = field(default_factory=dict)
+    written_with: str = ""  # the framework and its version, "PyTorch 2.13.0"; "" where version 1 of the file had none
     lines: dict[Key, str] = field(default_factory=dict)  # source lines where residuals are made; not in the file
 
     @property
@@ -50,11 +54,23 @@ class Entry:
         return self.target, self.framework, self.arguments
 
 
-def now(target: str, arguments: Sequence[str], framework: str | None = None) -> Entry:
-    """The entry of a target as it is now."""
+def now(target: str, arguments: Sequence[str], framework: str | None, folder: Path) -> Entry:
+    """The entry of a target as it is now. Its paths are relative to `folder`, that of the lock file."""
     given = [_argument(text) for text in arguments if text != CONCRETE]
-    audit = audit_target(target, given, framework, is_concrete=CONCRETE in arguments)
-    return _entry(target, tuple(arguments), audit)
+    with contextlib.chdir(folder):
+        audit = audit_target(target, given, framework, is_concrete=CONCRETE in arguments)
+    return _entry(target, tuple(arguments), audit, folder)
+
+
+def again(entries: Iterable[Entry], folder: Path) -> Iterator[tuple[Entry, Entry | UsageError | MissingFramework]]:
+    """Each entry with the entry that its target has now, or with the reason why it has none."""
+    for entry in entries:
+        try:
+            yield entry, now(entry.target, entry.arguments, entry.framework, folder)
+        except MissingFramework as problem:
+            yield entry, problem
+        except UsageError as problem:
+            yield entry, UsageError(f"{problem}; to forget this target, delete its entry")
 
 
 def _argument(text: str) -> Argument:
@@ -64,26 +80,54 @@ def _argument(text: str) -> Argument:
     return Argument(how, value)  # type: ignore[arg-type]
 
 
-def _entry(target: str, arguments: tuple[str, ...], audit: Audit) -> Entry:
+def _entry(target: str, arguments: tuple[str, ...], audit: Audit, folder: Path) -> Entry:
     found: dict[Key, Amount] = {}
-    lines: dict[Key, str] = {}
-    constants = 0
+    lines: dict[Key, list[str]] = {}
+    numbers = new_numbers = 0  # bytes
     for row in rows(audit.trace):
         r = row.residual
-        if r.kind == "parameter" and not r.value.shape:  # a number in the program, as `2.0 * x` has one
-            constants += row.nbytes
+        if not r.op and not r.value.shape and r.kind in ("parameter", "new"):  # a number in the program: `2.0 * x`
+            numbers += row.nbytes
+            new_numbers += row.new_bytes
             continue
-        key = Key(alike(r.name), r.kind, str(r.value))
+        key = Key(alike(r.name), _kind(row), str(r.value))
         before = found.get(key, Amount())
         found[key] = Amount(before.arrays + row.count, before.nbytes + row.nbytes)
-        lines.setdefault(key, r.line)
-    return Entry(target, audit.adapter.NAME, arguments, audit.new_bytes, audit.saved_bytes - constants, found, lines)
+        if r.line:
+            lines.setdefault(key, []).append(_from_here(r.line, folder))
+    totals = audit.new_bytes - new_numbers, audit.saved_bytes - numbers
+    places = {key: ", ".join(dict.fromkeys(those)) for key, those in lines.items()}
+    return Entry(target, audit.adapter.NAME, arguments, *totals, found, audit.framework, places)
 
 
-def named(target: str) -> str:
-    """The name of a target in the file, however it was spelled: a file below this folder by its relative path."""
+def _kind(row: Row) -> str:
+    return "alive view" if row.residual.kind == "view" and not row.new_bytes else row.residual.kind
+
+
+def _from_here(line: str, folder: Path) -> str:
+    """A source line, whose file was named from `folder`, named from the working directory."""
+    file, _, number = line.rpartition(":")
+    path = folder / file
+    return f"{os.path.relpath(path)}:{number}" if path.is_file() else line  # another file goes by its name alone
+
+
+def named(target: str, folder: Path) -> str:
+    """The name of a target in the file, with its path as `_relative` has it."""
     place, colon, function = target.rpartition(":")
-    if place.endswith(".py"):
-        path = os.path.relpath(place)
-        place = Path(place if path.startswith(os.pardir) else path).as_posix()
-    return f"{place}{colon}{function}"
+    return f"{_relative(place, folder) if place.endswith('.py') else place}{colon}{function}"
+
+
+def named_argument(argument: str, folder: Path) -> str:
+    """An argument as it is in the file: the path in it, if it has one, as `_relative` has it."""
+    option, _, text = argument.partition(" ")
+    keyword, name, value = re.fullmatch(r"((\w+)=)?(.*)", text, re.DOTALL).group(1, 2, 3)  # type: ignore[union-attr]
+    if option == "--input" and name and value:
+        return f"{option} {keyword}{_relative(value, folder)}"
+    is_file = value.rpartition(":")[0].endswith(".py") and not value.startswith(("{", "'", '"'))
+    return f"{option} {keyword or ''}{named(value, folder)}" if is_file else argument
+
+
+def _relative(path: str, folder: Path) -> str:
+    """The path from `folder` to a file, however it was spelled; an absolute path that leads outside stays one."""
+    found = os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder)
+    return Path(path if Path(path).is_absolute() and found.startswith(os.pardir) else found).as_posix()

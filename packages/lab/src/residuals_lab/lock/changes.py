@@ -1,28 +1,35 @@
-"""The differences between the lock file and what targets keep now."""
+"""The differences between the lock file and what targets keep now, and which of them fail the check.
 
-from collections.abc import Iterable
+Arrays that came are paid for by arrays that went, byte by byte, whatever their names, shapes and operations. There are
+three purses: new memory (views of it too), memory that is alive anyway, and what is hidden. New memory that went pays
+for memory that is alive anyway, too; nothing else pays for another purse.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from residuals_lab.errors import MissingFramework, UsageError
-from residuals_lab.lock import Amount, Entry, Key, now
+from residuals_lab.lock import Amount, Entry, Key, again
 
 How = Literal["grew", "appears", "replaced", "less", "is gone"]
+PURSES = {"new": "new", "view": "new", "hidden": "hidden"}  # kind → purse; that of other kinds is "alive"
 
 
 class Change(NamedTuple):
     """One difference from the file."""
 
+    before: Entry  # as the file has it
     entry: Entry  # as it is now
     how: How
     what: str  # in words
-    before: int
-    after: int
+    before_bytes: int
+    after_bytes: int
+    is_worse: bool = False  # the check fails for it
     key: Key | None = None  # of a residual; a total has none
     total: Literal["new_bytes", "saved_bytes"] | None = None
-
-    @property
-    def is_worse(self) -> bool:
-        return self.how in ("grew", "appears", "replaced")
 
 
 def changes(before: Entry, after: Entry) -> list[Change]:
@@ -34,43 +41,97 @@ def changes(before: Entry, after: Entry) -> list[Change]:
     }
     for total, (what, was, is_now) in totals.items():
         if was != is_now:
-            found.append(Change(after, "grew" if is_now > was else "less", what, was, is_now, total=total))
+            how: How = "grew" if is_now > was else "less"
+            found.append(Change(before, after, how, what, was, is_now, is_now > was, total=total))
     gone = {key: amount for key, amount in before.residuals.items() if key not in after.residuals}
+    came = {key: amount for key, amount in after.residuals.items() if key not in before.residuals}
+    twins, unpaid = _twins(gone, came), _unpaid(before, after)
     for key, amount in after.residuals.items():
-        locked = before.residuals.get(key, Amount())
-        where = f" at {after.lines[key]}" if after.lines.get(key) else ""
-        twin = next((k for k in gone if not locked.arrays and (k[1:], gone[k]) == (key[1:], amount)), None)
-        if twin:  # renamed, or another array in its place: the two cannot be told apart
-            del gone[twin]
-            what = f"{twin.name} by {_said(key)}{where}"
-            found.append(Change(after, "replaced", what, amount.nbytes, amount.nbytes, key))
-        elif not locked.arrays:
-            found.append(Change(after, "appears", f"{_said(key)}{where}", 0, amount.nbytes, key))
-        elif locked != amount:
-            counts = f", {locked.arrays} arrays before and {amount.arrays} now"
-            how: How = "grew" if (amount.nbytes, amount.arrays) > (locked.nbytes, locked.arrays) else "less"
-            found.append(Change(after, how, f"{_said(key)}{where}{counts}", locked.nbytes, amount.nbytes, key))
-    found += [Change(after, "is gone", _said(key), amount.nbytes, 0, key) for key, amount in gone.items()]
-    return sorted(found, key=lambda c: (c.key is not None, not c.is_worse, c.before - c.after))
+        twin = twins.get(key, key)
+        locked = before.residuals.get(twin, Amount())
+        if (twin, locked) != (key, amount):
+            what = f"{_renamed(twin, key)}{_places(after, key)}{_counts(locked, amount)}"
+            is_worse = amount.nbytes > locked.nbytes and _purse(key) in unpaid
+            found.append(Change(before, after, _how(locked, amount), what, locked.nbytes, amount.nbytes, is_worse, key))
+    for key in gone.keys() - {*twins.values()}:
+        found.append(Change(before, after, "is gone", _said(key), gone[key].nbytes, 0, key=key))
+    return sorted(found, key=lambda c: (c.key is not None, not c.is_worse, c.before_bytes - c.after_bytes, c.what))
+
+
+def _how(locked: Amount, amount: Amount) -> How:
+    if not locked.arrays:
+        return "appears"
+    if locked.nbytes == amount.nbytes:
+        return "replaced"
+    return "grew" if locked.nbytes < amount.nbytes else "less"
 
 
 def _said(key: Key) -> str:
     return f"{key.name}, {key.kind} {key.array}"
 
 
-def check(
-    entries: Iterable[Entry], framework: str | None = None
-) -> tuple[list[Change], list[MissingFramework], list[UsageError]]:
-    """All changes, and why there may be more: frameworks that are missing, targets that cannot be audited."""
-    found: list[Change] = []
-    missing: list[MissingFramework] = []
-    unclear: list[UsageError] = []
-    for entry in entries:
-        if framework in (None, entry.framework):
-            try:
-                found += changes(entry, now(entry.target, entry.arguments, entry.framework))
-            except MissingFramework as problem:
-                missing += [problem] * (str(problem) not in map(str, missing))
-            except UsageError as problem:
-                unclear.append(UsageError(f"{problem}; to forget this target, delete its entry"))
-    return found, missing, unclear
+def _renamed(twin: Key, key: Key) -> str:
+    """A residual, and before it the one that it stands in for, as far as that one is another."""
+    before = f"{twin.name if twin[1:] == key[1:] else _said(twin)} by "
+    return f"{before if twin != key else ''}{_said(key)}"
+
+
+def _places(entry: Entry, key: Key) -> str:
+    return f" at {entry.lines[key]}" if key in entry.lines else ""
+
+
+def _counts(locked: Amount, amount: Amount) -> str:
+    different = locked.arrays not in (0, amount.arrays)
+    return f", {locked.arrays} arrays before and {amount.arrays} now" if different else ""
+
+
+def _purse(key: Key) -> str:
+    return PURSES.get(key.kind, "alive")
+
+
+def _unpaid(before: Entry, after: Entry) -> set[str]:
+    """The purses in which more bytes came than went."""
+    grown = Counter[str]()
+    for entry, sign in ((after, 1), (before, -1)):
+        for key, amount in entry.residuals.items():
+            grown[_purse(key)] += sign * amount.nbytes
+    grown["alive"] += min(grown["new"], 0)
+    return {purse for purse, nbytes in grown.items() if nbytes > 0}
+
+
+def _twins(gone: Mapping[Key, Amount], came: Mapping[Key, Amount]) -> dict[Key, Key]:
+    """Came → gone: arrays of as many bytes, which most likely have only been renamed, reshaped or exchanged.
+
+    The closest looks are tried first. Where more such arrays came than went, nothing tells which of them is the one
+    too many: none of them has a twin then.
+    """
+    looks = [
+        lambda key: (re.split(r"[.\[]", key.name)[-1], key.array),  # a module was renamed, or wrapped
+        lambda key: key.name,
+        lambda key: key.array,
+        lambda key: None,
+    ]
+    twins: dict[Key, Key] = {}
+    for look in looks:
+        groups: dict[Hashable, tuple[list[Key], list[Key]]] = defaultdict(lambda: ([], []))
+        taken = {*twins, *twins.values()}
+        for side, amounts in enumerate((came, gone)):
+            for key, amount in amounts.items():
+                if key not in taken:
+                    groups[_purse(key), amount.nbytes, look(key)][side].append(key)
+        for those, went in groups.values():
+            if len(those) <= len(went):
+                twins |= zip(sorted(those), sorted(went), strict=False)
+    return twins
+
+
+def check(entries: Iterable[Entry], folder: Path) -> tuple[list[Change], list[UsageError | MissingFramework]]:
+    """All changes, and why there may be more: targets that cannot be audited, frameworks that are missing."""
+    found = list[Change]()
+    problems = list[UsageError | MissingFramework]()
+    for entry, result in again(entries, folder):
+        if isinstance(result, Entry):
+            found += changes(entry, result)
+        else:
+            problems.append(result)
+    return found, problems

@@ -23,7 +23,10 @@ in a diff; and fail where it grows.
       look at all targets of the file again, and accept what they keep; with a
       TARGET of the file and no arguments, at that one alone
   residuals lock check
-      fail if bytes grew or an array appeared: say which, and from where
+      fail if bytes grew, or an array came that none that went pays for: say
+      which, and from where; other names, shapes and lines are no growth
+
+Paths in the file are relative to it: a check is the same from every folder.
 """
 
 
@@ -47,7 +50,7 @@ def add_to(commands: Any, help: str) -> None:
     check = does.add_parser(
         "check",
         help="check it",
-        description="Fail if a target keeps more bytes than the file says, or an array that is not in it.",
+        description="Fail if a target keeps more bytes than the file says, or an array that none that went pays for.",
         usage="residuals lock check [TARGET] [--file FILE] [--framework NAME] [--json]",
         epilog=options.EXIT_CODES,
     )
@@ -64,43 +67,58 @@ def add_to(commands: Any, help: str) -> None:
 
 
 def run_write(arguments: argparse.Namespace) -> int:
-    """Write targets into the file, or look again at those that it has, and return the exit code."""
+    """Write targets into the file, or look again at those that it has, and return the exit code.
+
+    A target that the file has and that cannot be audited keeps its entry, and the exit code is that of the check.
+    """
     from residuals_lab import show
-    from residuals_lab.lock import file, table
+    from residuals_lab.lock import Entry, file, table
     from residuals_lab.lock.changes import Change, changes
 
     if arguments.early and not arguments.targets:
         raise UsageError("lock write: expected a TARGET for these arguments, got none")
     path = arguments.file
-    before = file.read(path) if path.exists() or not arguments.targets else []
-    entries, found, added = before, list[Change](), 0
+    before = file.read(path, moves=True) if path.exists() or not arguments.targets else []
+    if not arguments.targets:
+        _expect_targets(before, path, arguments.framework)
+    was_text = path.read_text(encoding="utf-8") if path.exists() else ""
+    entries, found, problems, added = before, list[Change](), list[UsageError | MissingFramework](), 0
     with show.progress("tracing"):
-        for entry in _written(arguments, before):
-            was = next((e for e in before if e.place == entry.place), None)
-            found += changes(was, entry) if was else []
+        for was, result in _written(arguments, before):
+            if not isinstance(result, Entry):
+                problems.append(result)
+                continue
+            found += changes(was, result) if was else []
             added += was is None
-            entries = [*(e for e in entries if e.place != entry.place), entry]
-    file.write(path, [replace(e, lines={}) for e in entries])
+            entries = [*(e for e in entries if e.place != result.place), replace(result, lines={})]
+    file.write(path, entries)
     table.show(found)
     new_bytes = show.size(sum(e.new_bytes for e in entries))
-    what = "as before" if not found and not added else f"{added} added" if added else "rewritten"
+    what = f"{added} added" if added else "as before" if file.text(entries) == was_text else "rewritten"
     print(f"{path}: {table.counted(len(entries))}, {what}; {new_bytes} new")
-    return 0
+    return _told(path, problems)
 
 
-def _written(arguments: argparse.Namespace, before: Sequence["Entry"]) -> Iterator["Entry"]:
-    """The entries to write, as they are now: those of the command line, or those of the file."""
-    from residuals_lab.lock import CONCRETE, named, now
+def _written(
+    arguments: argparse.Namespace, before: Sequence["Entry"]
+) -> Iterator[tuple["Entry | None", "Entry | UsageError | MissingFramework"]]:
+    """The entries of the command line, or those of the file: as they were, and as they are now."""
+    from residuals_lab.lock import CONCRETE, again, file, named, named_argument, now
 
-    again = [e for e in before if arguments.framework in (None, e.framework)]
+    folder = file.folder(arguments.file)
+    if not folder.is_dir():
+        raise UsageError(f"lock: cannot write {arguments.file}: no folder {folder}")
+    mine = [e for e in before if arguments.framework in (None, e.framework)]
     if not arguments.targets:
-        yield from (now(e.target, e.arguments, e.framework) for e in again)
+        yield from again(mine, folder)
     for target, own in arguments.targets:
-        specs = [f"--{how} {text}" for how, text in (*arguments.early, *own)] + [CONCRETE] * arguments.concrete
-        known = [e for e in again if e.target == named(target) and not specs]
-        yield from (now(e.target, e.arguments, e.framework) for e in known)
+        specs = [named_argument(f"--{how} {text}", folder) for how, text in (*arguments.early, *own)]
+        specs += [CONCRETE] * arguments.concrete
+        known = [e for e in mine if e.target == named(target, folder) and not specs]
+        yield from again(known, folder)
         if not known:
-            yield now(named(target), specs, arguments.framework)
+            result = now(named(target, folder), specs, arguments.framework, folder)
+            yield next((e for e in before if e.place == result.place), None), result
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -109,36 +127,59 @@ def run_check(arguments: argparse.Namespace) -> int:
     The exit code is 1 if anything grew; else 2 if a target cannot be audited; else 3 if a framework is missing.
     """
     from residuals_lab import show
-    from residuals_lab.lock import file, named, table
+    from residuals_lab.lock import file, table
     from residuals_lab.lock.changes import check
     from residuals_lab.lock.document import document
 
     path, framework = arguments.file, arguments.framework
-    entries = file.read(path)
-    targets = [named(target) for target, _ in arguments.targets]
-    unknown = [target for target in targets if target not in {e.target for e in entries}]
-    if unknown:
-        add = file.command(path, unknown[0], "--arg", "SPEC", "...")
-        raise UsageError(f"lock: {unknown[0]} is not in {path}; add it, with its arguments: {add}")
-    entries = [e for e in entries if not targets or e.target in targets]
+    entries = _chosen(file.read(path), arguments)
+    with show.progress("tracing"):
+        found, problems = check(entries, file.folder(path))
+    worse = {c.entry.place for c in found if c.is_worse}
+    less = {c.entry.place for c in found if c.how == "less" and c.total} - worse
+    if arguments.json:
+        show.print_json(document(found, problems))
+    else:
+        table.show(found)
+        given = [target for target, _ in arguments.targets]
+        accept = file.command(path, *given, *(["--framework", framework] if framework else []))
+        checked = table.counted(len(entries))
+        if worse:
+            print(f"FAILED: {len(worse)} of {checked}. To accept what is kept now:\n  {accept}")
+        elif less:
+            print(f"No target grew, and {len(less)} shrank. To lock the smaller numbers:\n  {accept}")
+        elif found:
+            print(f"No target grew. To write down the names and shapes of now:\n  {accept}")
+        elif not problems:
+            print(f"{checked} as locked.")
+    code = _told(path, problems)
+    return 1 if worse else code
+
+
+def _chosen(entries: Sequence["Entry"], arguments: argparse.Namespace) -> list["Entry"]:
+    """The entries that the command line names, or all of them."""
+    from residuals_lab.lock import file, named
+
+    path, framework = arguments.file, arguments.framework
+    _expect_targets(entries, path, framework)
+    targets = {named(target, file.folder(path)): target for target, _ in arguments.targets}
+    for name, target in targets.items():
+        if name not in {e.target for e in entries}:
+            add = file.command(path, target, "--arg", "SPEC", "...")
+            raise UsageError(f"lock: {name} is not in {path}; add it, with its arguments: {add}")
+    found = [e for e in entries if framework in (None, e.framework) and (not targets or e.target in targets)]
+    _expect_targets(found, path, framework)
+    return found
+
+
+def _expect_targets(entries: Sequence["Entry"], path: Path, framework: str | None) -> None:
     if not any(framework in (None, e.framework) for e in entries):
         which = f" of {framework}" if framework else ""
         raise UsageError(f"lock: expected a target{which} in {path}, got none; a gate that checks nothing would pass")
-    with show.progress("tracing"):
-        found, missing, unclear = check(entries, framework)
-    worse = {c.entry.place for c in found if c.is_worse}
-    if arguments.json:
-        show.print_json(document(found, [*unclear, *missing]))
-    else:
-        table.show(found)
-        accept = file.command(path, *targets, *(["--framework", framework] if framework else []))
-        checked = table.counted(len([e for e in entries if framework in (None, e.framework)]))
-        if worse:
-            print(f"FAILED: {len(worse)} of {checked}. To accept what is kept now: {accept}")
-        elif found:
-            print(f"Nothing grew and something shrank. To lock the smaller numbers: {accept}")
-        elif not unclear and not missing:
-            print(f"{checked} as locked.")
-    for problem in (*unclear, *missing):
-        print(f"residuals: {problem}", file=sys.stderr)
-    return 1 if worse else UsageError.exit_code if unclear else MissingFramework.exit_code if missing else 0
+
+
+def _told(path: Path, problems: Sequence[UsageError | MissingFramework]) -> int:
+    """Say the problems on stderr; the exit code of the gravest."""
+    for line in dict.fromkeys(f"residuals: {path}: {problem}" for problem in problems):
+        print(line, file=sys.stderr)
+    return min((problem.exit_code for problem in problems), default=0)

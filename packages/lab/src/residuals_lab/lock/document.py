@@ -22,11 +22,13 @@ def _change(c: Change) -> dict[str, Any]:
         "target": c.entry.target,
         "framework": c.entry.framework,
         "arguments": list(c.entry.arguments),
+        "written_with": c.before.written_with,
+        "checked_with": c.entry.written_with,
         "how": c.how,
         "is_worse": c.is_worse,
         "what": c.total or c.what,
-        "before_bytes": c.before,
-        "after_bytes": c.after,
+        "before_bytes": c.before_bytes,
+        "after_bytes": c.after_bytes,
         "residual": c.key and _residual(c.key, c.entry.lines.get(c.key, "")),
     }
 

@@ -6,36 +6,57 @@ import os
 import shlex
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from residuals_lab.errors import UsageError
-from residuals_lab.lock import Amount, Entry, Key
+from residuals_lab.lock import Amount, Entry, Key, named, named_argument
 
 FILE = "residuals.lock"
-VERSION = 1
+VERSION = 2
 KINDS = {str: "a string", int: "an integer", list: "a list"}
 HEAD = """\
 # What these targets keep for their backward, before compilation. `residuals lock check` fails if it grows, and
-# `residuals lock write` accepts what is kept now. To forget a target, delete its entry.
+# `residuals lock write` accepts what is kept now. To forget a target, delete its entry. Paths are relative to the
+# folder of this file.
 """
 
 
-def read(path: Path) -> list[Entry]:
-    """The entries of a file; UsageError, in one line, if it is missing or is not one."""
+def read(path: Path, moves: bool = False) -> list[Entry]:
+    """The entries of a file; UsageError, in one line, if it is missing or is not one.
+
+    A file of version 1 is read only if it `moves`, to be written again. Its paths are relative to the working
+    directory, and the entries that are returned have them relative to the file.
+    """
     if not path.is_file():
-        raise UsageError(f"lock: no file {path}; write one with: {command(path, 'TARGET', '--arg', 'f32[4,8]')}")
+        raise UsageError(f"lock: no file {path}; to write one: {command(path, 'TARGET', '--arg', 'f32[4,8]')}")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        if document["version"] != VERSION:
-            raise UsageError(f"lock: expected version {VERSION} in {path}, got {document['version']}")
-        return [_read_entry(found) for found in document.get("target", [])]
+        version = document["version"]
+        if version == 1 and not moves:
+            raise UsageError(f"lock: {path} is of version 1; to move it to version {VERSION}, run: {command(path)}")
+        if version not in (1, VERSION):
+            raise UsageError(f"lock: expected version {VERSION} in {path}, got {version}")
+        entries = [_read_entry(found) for found in document.get("target", [])]
     except tomllib.TOMLDecodeError as problem:
         raise UsageError(f"lock: {path} is no TOML: {problem}") from None
     except KeyError as problem:
         raise UsageError(f"lock: {path} is not what `residuals lock write` writes: it has no {problem}") from None
     except (TypeError, AttributeError, UnicodeDecodeError) as problem:
         raise UsageError(f"lock: {path} is not what `residuals lock write` writes: {problem}") from None
+    return [_moved(e, folder(path)) for e in entries] if version == 1 else entries
+
+
+def folder(path: Path) -> Path:
+    """The folder of a lock file, to which its paths are relative; that of the real file where the path is a link."""
+    return path.resolve().parent
+
+
+def _moved(entry: Entry, folder: Path) -> Entry:
+    """An entry of version 1 with its paths relative to the file."""
+    arguments = tuple(named_argument(argument, folder) for argument in entry.arguments)
+    return replace(entry, target=named(entry.target, folder), arguments=arguments)
 
 
 def _read_entry(found: dict[str, Any]) -> Entry:
@@ -48,7 +69,8 @@ def _read_entry(found: dict[str, Any]) -> Entry:
     arguments = tuple(_typed({"argument": a}, "argument", str) for a in _typed(found, "arguments", list))
     target, framework = _typed(found, "target", str), _typed(found, "framework", str)
     totals = _typed(found, "new_bytes", int), _typed(found, "saved_bytes", int)
-    return Entry(target, framework, arguments, *totals, residuals)
+    written_with = _typed({"written_with": "", **found}, "written_with", str)
+    return Entry(target, framework, arguments, *totals, residuals, written_with)
 
 
 def _typed(found: dict[str, Any], name: str, kind: type) -> Any:
@@ -68,6 +90,7 @@ def text(entries: Iterable[Entry]) -> str:
             "[[target]]",
             f"target = {_quoted(entry.target)}",
             f"framework = {_quoted(entry.framework)}",
+            *([f"written_with = {_quoted(entry.written_with)}"] if entry.written_with else []),
             f"arguments = [{arguments}]",
             f"new_bytes = {entry.new_bytes}",
             f"saved_bytes = {entry.saved_bytes}",
