@@ -251,19 +251,33 @@ def test_what_a_lock_prints_runs_as_printed(folder: Path, capsys: pytest.Capture
     path, target = "my locks/a b.lock", "my file.py:f"
     Path("my locks").mkdir()
     Path("my file.py").write_text(SOURCE)
-    err = run(capsys, "lock", "check", "--file", path)[2]
-    command = err.partition("write one with: ")[2].replace("TARGET", shlex.quote(target))
-    assert run(capsys, *shlex.split(command)[1:])[0] == 0, command
-    Path("my file.py").write_text(SOURCE.replace("n.exp(n.sin(x))", "n.exp(n.tanh(n.sin(x)))"))
-    code, out, _ = run(capsys, "lock", "check", target, "--file", path, "--framework", FRAMEWORK)
-    assert (code, "--arg 'f32[4,8]'" in out) == (1, True)
-    (command,) = commands_in(out)
-    assert shlex.split(command)[3:] == [target, "--framework", FRAMEWORK, "--file", path]
-    assert run(capsys, *shlex.split(command)[1:])[0] == 0, command
-    assert run(capsys, "lock", "check", "--file", path)[0] == 0
-    err = run(capsys, "lock", "check", "mine.py:f", "--file", path)[2]
-    command = err.partition("with its arguments: ")[2].replace("SPEC ...", "'f32[4]'")
-    assert run(capsys, *shlex.split(command)[1:])[0] == 0, command
+
+    def follow(code: int, text: str) -> None:
+        """Run the one command that a text has, which ends with this code."""
+        quoted = re.findall(r"`(residuals [^`]+)`", text)
+        (command,) = quoted or [line.strip() for line in commands_in(text)]
+        assert run(capsys, *shlex.split(command)[1:])[0] == code, command
+
+    follow(0, run(capsys, "lock", "check", "--file", path)[2])
+    assert run(capsys, "lock", "write", target, "--arg", "f32[4,8]", "--file", path)[0] == 0
+    follow(0, run(capsys, "lock", "check", "mine.py:f", "--file", path)[2])
+    only = [target, "--file", path, "--framework", FRAMEWORK]
+    for fn in ("n.exp(n.tanh(n.sin(x)))", "n.sin(x)"):  # more, then less
+        Path("my file.py").write_text(SOURCE.replace("n.exp(n.sin(x))", fn))
+        code, out, _ = run(capsys, "lock", "check", *only)
+        assert (code, "--arg 'f32[4,8]'" in out) == ("tanh" in fn, True)
+        follow(0, out)
+        assert run(capsys, "lock", "check", *only)[:2] == (0, "1 target as locked.\n")
+    Path("my file.py").write_text(SOURCE)
+    Path("gone.py").write_text(SOURCE)
+    assert run(capsys, "lock", "write", "gone.py:f", "--arg", "f32[4,8]", "--file", path)[0] == 0
+    Path("gone.py").unlink()
+    follow(2, run(capsys, "lock", "check", "--file", path)[1])  # it writes what can be written
+    assert run(capsys, "lock", "check", *only)[:2] == (0, "1 target as locked.\n")
+    old = Path(path).read_text().replace("version = 2", "version = 1").replace('"../', '"')
+    Path(path).write_text(old)
+    follow(2, run(capsys, "lock", "check", "--file", path)[2])
+    assert run(capsys, "lock", "check", *only)[:2] == (0, "1 target as locked.\n")
 
 
 # A word with brackets that a shell would take for a pattern: after one of these, and not in quotes.

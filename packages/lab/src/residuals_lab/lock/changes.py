@@ -7,7 +7,7 @@ for memory that is alive anyway, too; nothing else pays for another purse.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,16 +33,8 @@ class Change(NamedTuple):
 
 
 def changes(before: Entry, after: Entry) -> list[Change]:
-    """All differences: totals before residuals, worse before better, larger before smaller."""
+    """All differences: the totals, then the residuals, worse before better, larger before smaller."""
     found = list[Change]()
-    totals: dict[Literal["new_bytes", "saved_bytes"], tuple[str, int, int]] = {
-        "new_bytes": ("new bytes", before.new_bytes, after.new_bytes),
-        "saved_bytes": ("saved bytes", before.saved_bytes, after.saved_bytes),
-    }
-    for total, (what, was, is_now) in totals.items():
-        if was != is_now:
-            how: How = "grew" if is_now > was else "less"
-            found.append(Change(before, after, how, what, was, is_now, is_now > was, total=total))
     gone = {key: amount for key, amount in before.residuals.items() if key not in after.residuals}
     came = {key: amount for key, amount in after.residuals.items() if key not in before.residuals}
     twins, unpaid = _twins(gone, came), _unpaid(before, after)
@@ -55,7 +47,19 @@ def changes(before: Entry, after: Entry) -> list[Change]:
             found.append(Change(before, after, _how(locked, amount), what, locked.nbytes, amount.nbytes, is_worse, key))
     for key in gone.keys() - {*twins.values()}:
         found.append(Change(before, after, "is gone", _said(key), gone[key].nbytes, 0, key=key))
-    return sorted(found, key=lambda c: (c.key is not None, not c.is_worse, c.before_bytes - c.after_bytes, c.what))
+    found.sort(key=lambda c: (not c.is_worse, c.before_bytes - c.after_bytes, c.what))
+    return [*_totals(before, after), *found]
+
+
+def _totals(before: Entry, after: Entry) -> Iterator[Change]:
+    totals: dict[Literal["new_bytes", "saved_bytes"], tuple[int, int]] = {
+        "new_bytes": (before.new_bytes, after.new_bytes),
+        "saved_bytes": (before.saved_bytes, after.saved_bytes),
+    }
+    for total, (was, is_now) in totals.items():
+        if was != is_now:
+            how: How = "grew" if is_now > was else "less"
+            yield Change(before, after, how, total.replace("_", " "), was, is_now, is_now > was, total=total)
 
 
 def _how(locked: Amount, amount: Amount) -> How:
@@ -82,7 +86,8 @@ def _places(entry: Entry, key: Key) -> str:
 
 def _counts(locked: Amount, amount: Amount) -> str:
     different = locked.arrays not in (0, amount.arrays)
-    return f", {locked.arrays} arrays before and {amount.arrays} now" if different else ""
+    arrays = "array" if locked.arrays == 1 else "arrays"
+    return f", {locked.arrays} {arrays} before and {amount.arrays} now" if different else ""
 
 
 def _purse(key: Key) -> str:

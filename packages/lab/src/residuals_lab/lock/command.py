@@ -13,6 +13,8 @@ from residuals_lab.errors import MissingFramework, UsageError
 if TYPE_CHECKING:
     from residuals_lab.lock import Entry
 
+MOST = 5  # names in a message
+
 DESCRIPTION = """\
 Write down what targets keep for their backward, in residuals.lock, for review
 in a diff; and fail where it grows.
@@ -45,7 +47,8 @@ def add_to(commands: Any, help: str) -> None:
         help="write the file",
         description="Add a target to the file, or update it; without one, look at all of them again.",
         usage="residuals lock write [TARGET --arg SPEC ...] [--file FILE] [--framework NAME] [--concrete]",
-        epilog="The arguments of a target are those of residuals audit, whose --help explains them.",
+        epilog="The arguments of a target are those of residuals audit, whose --help explains them. Example: "
+        "residuals lock write mine.py:fn --arg 'f32[4,8]'",
     )
     check = does.add_parser(
         "check",
@@ -150,8 +153,8 @@ def run_check(arguments: argparse.Namespace) -> int:
             print(f"No target grew, and {len(less)} shrank. To lock the smaller numbers:\n  {accept}")
         elif found:
             print(f"No target grew. To write down the names and shapes of now:\n  {accept}")
-        elif not problems:
-            print(f"{checked} as locked.")
+        else:
+            print(f"{checked if not problems else f'{len(entries) - len(problems)} of {checked}'} as locked.")
     code = _told(path, problems)
     return 1 if worse else code
 
@@ -162,11 +165,14 @@ def _chosen(entries: Sequence["Entry"], arguments: argparse.Namespace) -> list["
 
     path, framework = arguments.file, arguments.framework
     _expect_targets(entries, path, framework)
-    targets = {named(target, file.folder(path)): target for target, _ in arguments.targets}
-    for name, target in targets.items():
-        if name not in {e.target for e in entries}:
-            add = file.command(path, target, "--arg", "SPEC", "...")
-            raise UsageError(f"lock: {name} is not in {path}; add it, with its arguments: {add}")
+    targets = [named(target, file.folder(path)) for target, _ in arguments.targets]
+    there = sorted({e.target for e in entries})
+    for name in targets:
+        if name not in there:
+            has = ", ".join(there[:MOST]) + ", ..." * (len(there) > MOST)
+            raise UsageError(
+                f"lock: {name} is not in {path}, which has {has}; `residuals lock write --help` says how to add it"
+            )
     found = [e for e in entries if framework in (None, e.framework) and (not targets or e.target in targets)]
     _expect_targets(found, path, framework)
     return found

@@ -30,7 +30,7 @@ def read(path: Path, moves: bool = False) -> list[Entry]:
     directory, and the entries that are returned have them relative to the file.
     """
     if not path.is_file():
-        raise UsageError(f"lock: no file {path}; to write one: {command(path, 'TARGET', '--arg', 'f32[4,8]')}")
+        raise UsageError(f"lock: no file {path}; `residuals lock write --help` says how to write one")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         version = document["version"]
