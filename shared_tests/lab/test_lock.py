@@ -1,17 +1,21 @@
 """The gate: what is locked is checked, what grows is named, and a test may ask for bytes and names."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from residuals_lab import cli, frameworks
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lock import Amount, Entry, Key, file, now
+from residuals_lab.lock import Amount, Entry, Key, file, now, table
 from residuals_lab.lock.changes import changes
 from residuals_lab.ops import OPS
 from residuals_lab.testing import assert_residuals
@@ -302,3 +306,182 @@ def test_a_gate_that_checks_nothing_fails(tmp_path: Path, capsys: pytest.Capture
     assert (code, "expected a target of" in err) == (2, True)
     path.write_text(file.text([entry()]).replace("residuals = [", "others = ["))
     assert "it has no 'residuals'" in run(capsys, "check", "--file", path)[2]
+
+
+def locked(folder: Path, framework: str, files: dict[str, str]) -> Path:
+    """The lock of a function in each of these files, written from another folder."""
+    path = folder / "residuals.lock"
+    for name, fn in files.items():
+        source = folder / name
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(SINES[framework].format(fn=fn))
+        assert cli.main(["lock", "write", f"{source}:fn", "--arg", "f32[4,8]", "--file", str(path)]) == 0
+    return path
+
+
+@BOTH
+def test_paths_are_relative_to_the_file(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of arguments too; whatever the folder in which the command runs."""
+    for name in ("lock", "other", "src"):
+        (tmp_path / name).mkdir()
+    source, path = tmp_path / "src" / "mine.py", tmp_path / "lock" / "some.lock"
+    gradient = {"jax": "", "torch": ".requires_grad_()"}[framework]
+    source.write_text(SINES[framework].format(fn="n.sin(x).sum()") + f"def make(): return n.ones((4, 8)){gradient}\n")
+    np.save(tmp_path / "src" / "x.npy", np.ones((4, 8)))
+    monkeypatch.chdir(tmp_path / "src")
+    relative = Path("../lock/some.lock")
+    assert run(capsys, "write", "mine.py:fn", "--arg", "mine.py:make", "--file", relative)[0] == 0
+    assert run(capsys, "write", "./mine.py:fn", "--input", "x=x.npy", "--file", relative)[0] == 0
+    found = [(e.target, e.arguments) for e in file.read(path)]
+    assert found == [("../src/mine.py:fn", (f"--{a}",)) for a in ("arg ../src/mine.py:make", "input x=../src/x.npy")]
+    source.write_text(source.read_text().replace("n.sin(x)", "n.cos(n.sin(x))"))
+    for folder, given in (
+        (tmp_path / "other", "../lock/some.lock"),
+        (tmp_path, path),
+        (tmp_path / "lock", "some.lock"),
+    ):
+        monkeypatch.chdir(folder)
+        code, out, err = run(capsys, "check", "--file", given)
+        assert (code, err) == (1, "")
+        assert f" at {os.path.relpath(source)}:3" in out, "a line is named from where the command runs"
+    monkeypatch.chdir(tmp_path / "src")
+    code, out, _ = run(capsys, "write", "mine.py:fn", "--file", relative)
+    assert (code, "2 targets, rewritten" in out) == (0, True), "the target as the command line spells it"
+    assert run(capsys, "check", "mine.py:fn", "--file", relative)[:2] == (0, "2 targets as locked.\n")
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "check", source.as_posix() + ":fn", "--file", path)[:2] == (0, "2 targets as locked.\n")
+
+
+@BOTH
+def test_a_file_of_version_1(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its paths are relative to where the command runs; writing it moves it, all of it."""
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    Path("docs/mine.py").write_text(SINES[framework].format(fn="n.sin(x).sum()"))
+    path = Path("docs/some.lock")
+    assert run(capsys, "write", "docs/mine.py:fn", "--arg", "f32[4,8]", "--file", path)[0] == 0
+    new = path.read_text()
+    old = new.replace("version = 2", "version = 1").replace('"mine.py:fn"', '"docs/mine.py:fn"')
+    path.write_text("".join(line for line in old.splitlines(True) if "written_with" not in line))
+    code, out, err = run(capsys, "check", "--file", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.endswith("is of version 1; to move it to version 2, run: residuals lock write --file docs/some.lock\n")
+    code, out, _ = run(capsys, "write", "--file", path)
+    assert (code, path.read_text()) == (0, new)
+    assert out.startswith("docs/some.lock: 1 target, rewritten; ")
+    assert run(capsys, "write", "--file", path)[1].startswith("docs/some.lock: 1 target, as before; ")
+
+
+@BOTH
+def test_one_missing_file_hides_no_other(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = locked(tmp_path, framework, {"a.py": "n.sin(x)", "b.py": "n.sin(x)", "c.py": "n.sin(x)", "d.py": "n.sin(x)"})
+    (tmp_path / "a.py").unlink()
+    (tmp_path / "c.py").write_text("raise SystemExit(0)\n")
+    capsys.readouterr()
+    code, out, err = run(capsys, "check", "--file", path)
+    assert (code, out) == (2, "2 of 4 targets as locked.\n")
+    assert [("no file at a.py" in line, "c.py:1: SystemExit: 0" in line) for line in err.splitlines()] == [
+        (True, False),
+        (False, True),
+    ]
+    for name in ("b.py", "d.py"):
+        (tmp_path / name).write_text(SINES[framework].format(fn="n.cos(n.sin(x))"))
+    code, out, err = run(capsys, "check", "--file", path)
+    assert (code, "b.py:3" in out, "d.py:3" in out, err.count("\n")) == (1, True, True, 2)
+    assert "FAILED: 2 of 4 targets." in out
+    assert len(json.loads(run(capsys, "check", "--file", path, "--json")[1])["problems"]) == 2
+    before = {e.target: e for e in file.read(path)}
+    code, out, err = run(capsys, "write", "--file", path)
+    assert (code, err.count("\n")) == (2, 2)
+    after = {e.target: e for e in file.read(path)}
+    assert [name for name in before if before[name] != after[name]] == ["b.py:fn", "d.py:fn"]
+
+
+@BOTH
+def test_another_version_is_said_where_something_differs(
+    framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = locked(tmp_path, framework, {"a.py": "n.sin(x)"})
+    title = frameworks.load(framework).TITLE
+    text = path.read_text()
+    assert f'written_with = "{title}"' in text
+    path.write_text(text.replace(title, "Other 0.1"))
+    capsys.readouterr()
+    assert run(capsys, "check", "--file", path)[:2] == (0, "1 target as locked.\n"), "nothing differs"
+    path.write_text(text.replace(title, "Other 0.1").replace("bytes = ", "bytes = 1"))
+    code, out, _ = run(capsys, "check", "--file", path)
+    assert code == 0
+    said = [line for line in out.splitlines() if "Other 0.1" in line]
+    assert said == ["  written with Other 0.1: what differs may be due to the other version"]
+    (document, *_) = json.loads(run(capsys, "check", "--file", path, "--json")[1])["changes"]
+    assert (document["written_with"], document["checked_with"]) == ("Other 0.1", title)
+    assert run(capsys, "write", "--file", path)[0] == 0
+    assert path.read_text() == text
+
+
+@BOTH
+def test_a_lock_is_the_same_in_every_process(framework: str, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(SINES[framework].format(fn="sum((n.sin(n.exp(x * i)) * n.tanh(x)).sum() for i in range(3))"))
+    texts = set[bytes]()
+    for seed in ("0", "1", "4294967295"):
+        path = tmp_path / f"{seed}.lock"
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "residuals_lab",
+                "lock",
+                "write",
+                f"{source}:fn",
+                "--arg",
+                "f32[4,8]",
+                "--file",
+                path,
+            ],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        texts.add(path.read_bytes())
+    assert len(texts) == 1
+
+
+def test_a_lock_without_targets_is_written_again_by_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.lock"
+    file.write(path, [])
+    code, _, err = run(capsys, "write", "--file", path)
+    assert (code, "expected a target in" in err, err.count("\n")) == (2, True, 1)
+
+
+LONG = "model.layers.*.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_row_breaks_between_words(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no number is cropped: not even one that needs all of its digits."""
+    monkeypatch.setattr("residuals_lab.lock.table._width", lambda: columns)
+    keys = {Key(LONG, "parameter", "bfloat16[14336, 4096]"): Amount(32, 32 * 14336 * 4096 * 2)}
+    keys |= {Key("scaled_dot_product_attention", "new", "bfloat16[8, 32, 4096, 128]"): Amount(32, 2**31 + 4)}
+    arguments = ("--arg input_ids=i64[8,4096]", "--arg attention_mask=i64[8,4096]", "--arg labels=i64[8,4096]")
+    after = Entry("training/models.py:step", "torch", arguments, 1, 1, keys, "PyTorch 2.13.0")
+    after.lines.update(dict.fromkeys(keys, "src/models/llama/modeling_llama.py:1234"))
+    before = {Key("model.layers.*.mlp.gate_proj.weight", k.kind, k.array): a for k, a in keys.items()}
+    before[next(reversed(before))] = Amount(31, 2**31)
+    table.show(changes(replace(after, residuals=before, lines={}, new_bytes=0), after))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    words = ("scaled_dot_product_attention,", LONG + ",", "bfloat16[8, 32, 4096, 128]", "bfloat16[14336, 4096]")
+    words += ("src/models/llama/modeling_llama.py:1234", "'attention_mask=i64[8,4096]'", "training/models.py:step")
+    for word in (*words, "+2 GiB", "3.5 GiB", "new bytes", "replaced"):
+        assert word in out
+
+
+def test_a_growth_that_rounding_hides(capsys: pytest.CaptureFixture[str]) -> None:
+    table.show(changes(entry(a=Amount(1, 2**30)), entry(a=Amount(1, 2**30 + 4))))
+    assert capsys.readouterr().out.count("+4 B      1 GiB -> 1 GiB") == 3

@@ -94,7 +94,7 @@ def _entry(target: str, arguments: tuple[str, ...], audit: Audit, folder: Path) 
         before = found.get(key, Amount())
         found[key] = Amount(before.arrays + row.count, before.nbytes + row.nbytes)
         if r.line:
-            lines.setdefault(key, []).append(_from_here(r.line, folder))
+            lines.setdefault(key, []).append(_from_here(r.line, folder, target))
     totals = audit.new_bytes - new_numbers, audit.saved_bytes - numbers
     places = {key: ", ".join(dict.fromkeys(those)) for key, those in lines.items()}
     return Entry(target, audit.adapter.NAME, arguments, *totals, found, audit.framework, places)
@@ -104,11 +104,12 @@ def _kind(row: Row) -> str:
     return "alive view" if row.residual.kind == "view" and not row.new_bytes else row.residual.kind
 
 
-def _from_here(line: str, folder: Path) -> str:
-    """A source line, whose file was named from `folder`, named from the working directory."""
+def _from_here(line: str, folder: Path, target: str) -> str:
+    """A source line named from the working directory. It was named from `folder`, a file outside by its name alone."""
     file, _, number = line.rpartition(":")
-    path = folder / file
-    return f"{os.path.relpath(path)}:{number}" if path.is_file() else line  # another file goes by its name alone
+    own = Path(target.rpartition(":")[0])
+    path = folder / (own if own.name == file else file)
+    return f"{os.path.relpath(path)}:{number}" if path.is_file() else line
 
 
 def named(target: str, folder: Path) -> str:
@@ -128,6 +129,5 @@ def named_argument(argument: str, folder: Path) -> str:
 
 
 def _relative(path: str, folder: Path) -> str:
-    """The path from `folder` to a file, however it was spelled; an absolute path that leads outside stays one."""
-    found = os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder)
-    return Path(path if Path(path).is_absolute() and found.startswith(os.pardir) else found).as_posix()
+    """The path from `folder` to a file, however it was spelled."""
+    return Path(os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder)).as_posix()

@@ -11,17 +11,22 @@ from residuals_lab.lock import Entry
 from residuals_lab.lock.changes import Change
 from residuals_lab.show import size
 
-LEAST = 30  # columns: narrower than this, words are on a line of their own, under the numbers
+LEAST = 30  # columns for the words beside the numbers
 
 
 def show(found: Sequence[Change]) -> None:
-    """Print the changes, each under its target."""
+    """Print the changes, each under its target. Words too long to stand beside the numbers are below them."""
     last = None
+    is_below = any(_is_long(c) for c in found)
     for c in found:
         if c.entry.place != last:
             print(_head(c.before, c.entry))
             last = c.entry.place
-        print(_row(c))
+        numbers = _numbers(c)
+        if is_below:
+            print(f"{numbers.rstrip()}\n{_wrapped(c.what, ' ' * 6, ' ' * 6)}")
+        else:
+            print(_wrapped(c.what, numbers, " " * len(numbers)))
 
 
 def _head(before: Entry, after: Entry) -> str:
@@ -32,22 +37,29 @@ def _head(before: Entry, after: Entry) -> str:
     return lines
 
 
-def _row(c: Change) -> str:
+def _numbers(c: Change) -> str:
     grown = c.after_bytes - c.before_bytes
     delta = f"{'+' if grown > 0 else '-'}{size(abs(grown))}" if grown else ""
     sizes = f"{size(c.before_bytes):>9} -> {size(c.after_bytes):<9}" if grown else f"{size(c.after_bytes):>9}{'':13}"
-    numbers = f"  {c.how:<8}  {delta:>10}  {sizes}  "
-    if _width() - len(numbers) < LEAST:
-        return f"{numbers.rstrip()}\n{_wrapped(c.what, ' ' * 6, ' ' * 6)}"
-    return _wrapped(c.what, numbers, " " * len(numbers))
+    return f"  {c.how:<8}  {delta:>10}  {sizes}  "
+
+
+def _is_long(c: Change) -> bool:
+    """Whether a word of a change is wider than the room beside its numbers, or whether that room is small."""
+    words = [len(word) for word in _whole(c.what).split(" ")]
+    return _width() - len(_numbers(c)) < max(*words, LEAST)
 
 
 def _wrapped(text: str, first: str, rest: str) -> str:
-    """Text in lines of the terminal's width, broken between words; a shape and a quoted argument are one word."""
-    whole = re.sub(r"'[^']*'|\[[^\]]*\]", lambda found: found[0].replace(" ", "\0"), text)
+    """Text in lines of the terminal's width, broken between words."""
     how = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-    lines = textwrap.wrap(whole, _width(), initial_indent=first, subsequent_indent=rest, **how)  # type: ignore[arg-type]
+    lines = textwrap.wrap(_whole(text), _width(), initial_indent=first, subsequent_indent=rest, **how)  # type: ignore[arg-type]
     return "\n".join(lines).replace("\0", " ")
+
+
+def _whole(text: str) -> str:
+    """Text in which a shape, and an argument in quotes, has no space at which a line could break."""
+    return re.sub(r"'[^']*'|\[[^\]]*\]", lambda found: found[0].replace(" ", "\0"), text)
 
 
 def _width() -> int:
