@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from residuals_lab import cli, frameworks
+from residuals_lab import cli, frameworks, testing
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
 from residuals_lab.lock import Amount, Entry, Key, file, now, table
@@ -286,6 +286,37 @@ def test_asserting(framework: str) -> None:
     for unclear in ({}, {"new_bytes": "few"}, {"new_bytes": "<= 3 apples"}, {"new_bytes": "> 3"}):
         with pytest.raises(UsageError, match="expected"):
             assert_residuals(fn, x, **unclear)
+
+
+@BOTH
+def test_a_misspelled_option_is_no_argument(framework: str) -> None:
+    adapter = frameworks.load(framework)
+    x: Any = adapter.random_like(adapter.shaped((4, 8), "float32"))
+    fn = adapter.public("rms_norm")
+    for wrong, meant in {"new_byte": "new_bytes", "save_bytes": "saved_bytes", "name": "names"}.items():
+        with pytest.raises(UsageError, match=f"has no argument '{wrong}'; did you mean {meant}\\?$"):
+            assert_residuals(fn, x, saved_bytes=144, **{wrong: 16})
+    with pytest.raises(UsageError, match="did you mean is_concrete"):
+        assert_residuals(lambda x, **rest: fn(x), x, new_bytes=16, concrete=True)
+    assert_residuals(lambda x, new_byte: fn(x), x, new_bytes=16, new_byte=2)  # the function's own
+    assert_residuals(fn, x, new_bytes=16, eps=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bound", "nbytes", "message"),
+    [
+        (16, 20, "expected 16 B, got 20 B"),
+        ("== 1 KiB", 1536, "expected 1 KiB, got 1.5 KiB"),
+        ("<= 64 MiB", 65 * 2**20, "expected <= 64 MiB, got 65 MiB"),
+        ("< 1MiB", 2**20, "expected < 1 MiB, got 1 MiB"),
+        ("<= 1 MiB", 2**20 + 1, "expected <= 1 MiB, got 1.000001 MiB"),
+        ("<= 1.5 GB", 3 * 10**12, "expected <= 1.5 GB, got 3000 GB"),
+        ("<= 1000000", 123456789, "expected <= 1000000 B, got 123456789 B"),
+    ],
+)
+def test_a_message_has_one_unit(bound: int | str, nbytes: int, message: str) -> None:
+    """And digits enough to see that the bound does not hold."""
+    assert testing._wrong("new_bytes", testing._bound("new_bytes", bound), nbytes) == f"new_bytes: {message}"
 
 
 def test_the_fixture_is_a_plugin() -> None:

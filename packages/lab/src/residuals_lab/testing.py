@@ -96,11 +96,13 @@ def _bound(what: str, bound: int | str) -> tuple[str, float, str]:
 def _wrong(what: str, bound: tuple[str, float, str], nbytes: int) -> str:
     """What was expected and what came, in one unit and with the digits that tell them apart; "" if the bound holds."""
     sign, number, unit = bound
-    holds, came = _HOLDS[sign], nbytes / UNITS[unit]
+    holds, came, digits = _HOLDS[sign], nbytes / UNITS[unit], 4
     if holds(nbytes, number * UNITS[unit]):
         return ""
-    shown = next((text for digits in range(4, 17) if not holds(float(text := f"{came:.{digits}g}"), number)), f"{came}")
-    return f"{what}: expected {'' if sign == '==' else f'{sign} '}{_plain(number)} {unit}, got {_plain(shown)} {unit}"
+    while digits < 17 and (unit == "B" or holds(float(f"{came:.{digits}g}"), number)):
+        digits += 1
+    expected = f"{'' if sign == '==' else f'{sign} '}{_plain(number)} {unit}"
+    return f"{what}: expected {expected}, got {_plain(f'{came:.{digits}g}')} {unit}"
 
 
 def _plain(number: float | str) -> str:
