@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from markdown import blocks
 from residuals_lab import cli, frameworks, testing
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
@@ -516,3 +517,18 @@ def test_a_row_breaks_between_words(
 def test_a_growth_that_rounding_hides(capsys: pytest.CaptureFixture[str]) -> None:
     table.show(changes(entry(a=Amount(1, 2**30)), entry(a=Amount(1, 2**30 + 4))))
     assert capsys.readouterr().out.count("+4 B      1 GiB -> 1 GiB") == 3
+
+
+def test_the_recipe_for_ci_checks_the_lock(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last step is a command that runs as it is, and fails where there is no lock."""
+    (recipe,) = [b.text for b in blocks(ROOT / "docs" / "lock.md") if not b.language]
+    steps = [line.split("- run: ")[1] for line in recipe.splitlines() if "- run: " in line]
+    packages = [word for word in steps[0].split() if word.startswith("./lab/")]
+    assert [name for name in packages if not (ROOT / name.removeprefix("./lab/") / "pyproject.toml").is_file()] == []
+    program, *words = steps[-1].split()
+    assert (program, words) == ("residuals", ["lock", "check"])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert "no file residuals.lock" in capsys.readouterr().err
