@@ -155,7 +155,7 @@ def test_what_pays_for_what(
 
 def test_more_bytes_in_fewer_arrays_grew() -> None:
     (change,) = (c for c in changes(entry(a=Amount(2, 32)), entry(a=Amount(1, 40))) if c.key)
-    assert (change.how, change.is_worse) == ("grew", True)
+    assert (change.how, change.is_worse, change.what) == ("grew", True, "a, new float32[4], 2 -> 1 arrays")
 
 
 @BOTH

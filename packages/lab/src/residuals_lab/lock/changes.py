@@ -42,7 +42,9 @@ def changes(before: Entry, after: Entry) -> list[Change]:
         twin = twins.get(key, key)
         locked = before.residuals.get(twin, Amount())
         if (twin, locked) != (key, amount):
-            what = f"{_renamed(twin, key)}{_places(after, key)}{_counts(locked, amount)}"
+            what = _renamed(twin, key) + (f" at {after.lines[key]}" if key in after.lines else "")
+            if locked.arrays not in (0, amount.arrays):
+                what += f", {locked.arrays} -> {amount.arrays} arrays"
             is_worse = amount.nbytes > locked.nbytes and _purse(key) in unpaid
             found.append(Change(before, after, _how(locked, amount), what, locked.nbytes, amount.nbytes, is_worse, key))
     for key in gone.keys() - {*twins.values()}:
@@ -78,16 +80,6 @@ def _renamed(twin: Key, key: Key) -> str:
     """A residual, and before it the one that it stands in for, as far as that one is another."""
     before = f"{twin.name if twin[1:] == key[1:] else _said(twin)} by "
     return f"{before if twin != key else ''}{_said(key)}"
-
-
-def _places(entry: Entry, key: Key) -> str:
-    return f" at {entry.lines[key]}" if key in entry.lines else ""
-
-
-def _counts(locked: Amount, amount: Amount) -> str:
-    different = locked.arrays not in (0, amount.arrays)
-    arrays = "array" if locked.arrays == 1 else "arrays"
-    return f", {locked.arrays} {arrays} before and {amount.arrays} now" if different else ""
 
 
 def _purse(key: Key) -> str:
