@@ -167,6 +167,16 @@ def test_single_numbers_closed_over_are_no_bytes(framework: str, tmp_path: Path)
     assert found.saved_bytes == sum(amount.nbytes for amount in found.residuals.values()) > 0
 
 
+@pytest.mark.needs("torch")
+def test_a_view_of_an_input_is_no_new_memory(tmp_path: Path) -> None:
+    """So it pays for no new array."""
+    kinds = {}
+    for what, fn in {"input": "n.sin(x[:2])", "new": "n.sin(n.exp(x)[:2]).sum()"}.items():
+        (tmp_path / f"{what}.py").write_text(SINES["torch"].format(fn=fn))
+        kinds[what] = {key.kind for key in now(f"{what}.py:fn", ["--arg f32[4,8]"], None, tmp_path).residuals}
+    assert kinds == {"input": {"alive view"}, "new": {"new"}}
+
+
 def test_the_file_is_sorted() -> None:
     """Whatever the order in which targets were written, and arrays found: a diff shows what changed."""
     entries = [replace(entry(b=Amount(1, 16), a=Amount(1, 16)), target=name) for name in ("b.py:f", "a.py:f")]
