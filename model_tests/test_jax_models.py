@@ -166,7 +166,7 @@ def test_eight_billion_parameters_unrolled_and_as_a_scan(capfd: pytest.CaptureFi
         for how, body, layers in (("unrolled", unrolled, [shapes() for _ in range(n)]), ("scan", scanned, shapes(n))):
             start = time.perf_counter()
             report = audit(model(body), parameter({"layers": layers, "embedding": embedding}), ids)
-            _ = report.waste, report.repeats
+            _ = report.findings, report.repeats
             ops = {a.op for a in report.advice}
             seconds, reports[how] = time.perf_counter() - start, report
             with capfd.disabled():

@@ -98,7 +98,7 @@ BIG = textwrap.dedent("""
         model, tokens = LlamaForCausalLM(config), torch.zeros(1, 8192, dtype=torch.int64)
         start = time.perf_counter()
         report = audit(model, input_ids=tokens, labels=tokens)
-        report.waste, report.repeats, report.advice
+        report.findings, report.repeats, report.advice
     seconds = time.perf_counter() - start
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     peak = int(status["VmHWM"].split()[0]) / 2**20

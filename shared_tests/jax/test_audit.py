@@ -1,5 +1,6 @@
 """The audit of what only JAX has: loops in a trace, names for values, a run that shows less."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from audited import array, source
 from command import residuals
 from residuals_lab import frameworks
-from residuals_lab.audit import audit
+from residuals_lab.audit import audit, frozen, parameter
 from residuals_lab.errors import UsageError
 
 
@@ -34,7 +35,7 @@ def test_names_in_a_loop_and_by_checkpoint_name() -> None:
 def test_a_run_in_jax_says_what_it_does_not_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"{source('jax', tmp_path)}:gate"
     code, out, _ = residuals(capsys, "audit", target, "--arg", "f32[64,8]", "--concrete")
-    assert (code, "does not show how arrays are made" in out, "Nothing is wasted" in out) == (0, True, False)
+    assert (code, "does not show how arrays are made" in out, "Nothing that this looks for" in out) == (0, True, False)
     assert "closed over" not in out, "the run has made them"
 
 
@@ -44,3 +45,27 @@ def test_what_a_loop_computes_again_counts_for_each_iteration() -> None:
 
     report = audit(lambda x: jax.lax.scan(step, x, length=3)[0], array("jax", 4, 8))
     assert [(r.op, r.count, r.nbytes) for r in report.repeats] == [("exp", 3, 3 * 128)]
+
+
+def test_what_an_iteration_derives_again() -> None:
+    """A stacked array follows from what each iteration has, and from what they share; a carry follows from nothing."""
+
+    def fn(slope: Any, shifts: Any, wrap: Any = lambda body: body) -> Any:
+        grid = jax.numpy.linspace(0.0, 1.0, 256).reshape(16, 16)
+
+        def body(total: Any, shift: Any) -> tuple[Any, None]:
+            return total + (shift + grid) * slope, None
+
+        return jax.lax.scan(wrap(body), jax.numpy.zeros((16, 16)), shifts)[0].sum()
+
+    slope, shifts = array("jax"), frozen(array("jax", 16))
+    report = audit(fn, slope, shifts)
+    assert [(f.what, f.nbytes, f.names) for f in report.findings] == [("derivable", 16 * 1024, ("add",))]
+    assert audit(partial(fn, wrap=jax.checkpoint), slope, shifts).new_bytes < 2 * 1024
+
+    def recurrent(h: Any, w: Any) -> Any:
+        return jax.lax.scan(lambda h, _: (h + jax.numpy.tanh(h @ w), None), h, None, length=32)[0]
+
+    report = audit(recurrent, array("jax", 8, 8), parameter(array("jax", 8, 8)))
+    found = {f.names: (f.what, f.nbytes) for f in report.findings}
+    assert found == {("sub",): ("derivable", 32 * 256)}, "1 - tanh², but neither the carry nor the tanh"

@@ -48,11 +48,9 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     if not trace.boundary:
         console.print()
         console.print("A real run of JAX does not show how arrays are made; an audit without --concrete says more.")
-    elif not report.findings and not report.advice:
+    elif not report.findings and not report.advice and not any(r.is_kept for r in report.repeats):
         console.print()
-        console.print(
-            "Nothing is wasted: every array is read and in memory once, and no cheap operation gives it again."
-        )
+        console.print("Nothing that this looks for: every array is read, is kept once, and is not cheap to make again.")
 
 
 def _after(report: Audit) -> list[str]:
@@ -220,23 +218,25 @@ def _only(branch: Branch) -> bool:
 
 
 def _waste(report: Audit) -> list[Text]:
-    lines = []
+    lines, copies = [], [f.nbytes for f in report.findings if f.is_copy_of_parameters]
     for f in report.findings:
         names = list(dict.fromkeys(f.names))
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
         where = f" at {f.line}" if f.line else ""
         lines.append(Text.assemble((f"{f.what:>10}", "red"), f"  {size(f.nbytes):>9}  {what}{many}{where}: {f.why}"))
+    if len(copies) > 1:
+        lines.append(Text(f"{'':>10}  {size(sum(copies)):>9}  are copies of parameters"))
     return lines
 
 
 def _repeats(report: Audit, top: int) -> list[str]:
     found = report.repeats
-    lines = [
-        f"{r.cost:>15}  {r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}; "
-        f"to save it would keep {size(r.nbytes)}"
-        for r in found[:top]
-    ]
+    lines = []
+    for r in found[:top]:
+        what = f"{r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}"
+        kept = "repeated although it is kept, " if r.is_kept else "to save it would keep "
+        lines.append(f"{r.cost:>15}  {what}; {kept}{size(r.nbytes)}")
     return [*lines, *([f"{'':>15}  and {len(found) - top} more"] if len(found) > top else [])]
 
 

@@ -1,14 +1,22 @@
-"""What is wasted in a trace: residuals that nobody needs to keep."""
+"""What is wasted in a trace: residuals that nobody needs to keep.
+
+The findings are disjoint: a storage is found in one way only, and what makes a finding true of it, such as a copy of it
+or the arrays that it follows from, is kept. So the backward can do without all that is found at once, and the bytes
+that the findings free are never more than the new memory.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from residuals_lab.trace import Residual, Step, Trace
-from residuals_lab.trace.costs import CHEAP, cost_of
+from residuals_lab.audit.derivation import Derivation, Derivations
+from residuals_lab.trace import Residual, Trace, Value
+from residuals_lab.trace.costs import cost_of
+from residuals_lab.trace.groups import alike
 
 What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
+COPY_OF_PARAMETERS = "a copy of parameters: "  # so begins the reason of what follows from parameters alone
 
 
 @dataclass(frozen=True)
@@ -21,97 +29,186 @@ class Waste:
     line: str
     nbytes: int
 
+    @property
+    def is_copy_of_parameters(self) -> bool:
+        return self.why.startswith(COPY_OF_PARAMETERS)
+
+
+class _Found(NamedTuple):
+    what: What
+    why: str
+    residual: Residual  # the largest of the storage
+    nbytes: int
+
 
 def waste(trace: Trace) -> list[Waste]:
     """What is wasted, the largest first. Single numbers are passed over, also one for each iteration of a loop."""
-    saved = [r for r in trace.residuals if trace.values[trace.part(r.value.number)].shape]
-    found: dict[tuple[What, str, str], list[tuple[str, int]]] = defaultdict(list)
-    for what, why, residual, nbytes in (
-        *_unused(saved),
-        *_hidden(saved),
-        *_duplicates(trace, saved),
-        *_pinned(saved),
-        *_derivable(trace, saved),
-    ):
-        found[what, why, residual.line].append((residual.name, nbytes))
+    found: dict[tuple[What, str, str], list[_Found]] = defaultdict(list)
+    for f in _Kept(trace).wasted():
+        found[f.what, f.why, f.residual.line].append(f)
     together = [
-        Waste(what, why, tuple(name for name, _ in these), line, sum(nbytes for _, nbytes in these))
+        Waste(what, why, tuple(f.residual.name for f in these), line, sum(f.nbytes for f in these))
         for (what, why, line), these in found.items()
     ]
     return sorted(together, key=lambda f: -f.nbytes)
 
 
-_Found = Iterable[tuple[What, str, Residual, int]]
+class _Kept:
+    """The storages of a trace that are not found wasted so far, and the values in them."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace, self.derivations = trace, Derivations(trace)
+        self.storages: dict[Hashable, list[Residual]] = defaultdict(list)
+        self.holders: dict[int, dict[Hashable, Residual]] = defaultdict(dict)  # value → the storages that it is in
+        for r in trace.residuals:
+            for number in trace.slices(r.value.number):
+                self.holders[number][r.storage] = r
+            if trace.values[trace.part(r.value.number)].shape:
+                self.storages[r.storage].append(r)
+        self.alive = {n for number in trace.alive for n in trace.slices(number)}.difference(trace.gone)
+
+    def wasted(self) -> Iterator[_Found]:
+        """All that is found; what one rule finds is gone for the next."""
+        for rule in (self._unused, self._hidden, self._duplicates, self._derivable, self._pinned):
+            for found in rule():
+                if found.residual.is_new and found.what != "pinned":
+                    self._drop(found.residual.storage)
+                yield found
+
+    def _drop(self, storage: Hashable) -> None:
+        for r in self.storages.pop(storage):
+            for number in self.trace.slices(r.value.number):
+                self.holders[number].pop(storage, None)
+
+    def _unused(self) -> Iterator[_Found]:
+        for residuals in [*self.storages.values()]:
+            if all(r.is_unused and r.kind != "hidden" for r in residuals):
+                r = _largest(residuals)
+                is_read = any(r.reads for r in residuals)
+                why = "read only for a gradient that nobody asked for" if is_read else "the backward never reads it"
+                yield _Found("unused", why, r, _freed(r))
+
+    def _hidden(self) -> Iterator[_Found]:
+        for storage, residuals in [*self.storages.items()]:
+            if any(r.kind == "hidden" for r in residuals):
+                r = _largest(residuals)
+                why = "kept outside what the rule saves: in a closure, or as an attribute of ctx"
+                if all(r.is_unused for r in residuals):
+                    why += "; the backward never reads it"
+                elif r.is_new and (how := self._derived(storage)):
+                    why += f"; {how}"
+                yield _Found("hidden", why, r, _freed(r))
+
+    def _duplicates(self) -> Iterator[_Found]:
+        """Storages all of whose values are alive elsewhere; of equal ones, the first stays."""
+        for storage, residuals in reversed([*self.storages.items()]):
+            r, needed = _largest(residuals), _needed(residuals)
+            if not r.is_new or not needed or any(map(_may_differ, needed)):
+                continue
+            others = [self._elsewhere(r, storage) for r in needed]
+            if all(r.value.number in self.alive for r in needed):
+                yield _Found("duplicate", "the same values as an array that is alive anyway", r, _freed(r))
+            elif all(others):
+                name = next(other.name for other in others if other)
+                yield _Found("duplicate", f"the same values as {alike(name)}", r, _freed(r))
+
+    def _elsewhere(self, r: Residual, storage: Hashable) -> Residual | None:
+        """A residual of the same value in another storage."""
+        others = (a for s, a in self.holders[r.value.number].items() if s != storage and not _may_differ(a))
+        return min(others, key=lambda a: a.is_new, default=None)
+
+    def _derivable(self) -> Iterator[_Found]:
+        """New storages whose values a few cheap steps give again, from those that are made first to the last.
+
+        What an array follows from is made before it. So an array that is kept when its turn comes stays, and what was
+        found before is given again by the steps of both.
+        """
+
+        def last_made(storage: Hashable) -> int:
+            slices = (self.trace.slices(r.value.number)[-1] for r in self.storages[storage])
+            return max(self.trace.makers.get(n, -1) for n in slices)
+
+        for storage in sorted(self.storages, key=last_made):
+            residuals = self.storages[storage]
+            if residuals[0].is_new and (how := self._derived(storage)):
+                yield _Found("derivable", how, _largest(residuals), _freed(residuals[0]))
+
+    def _derived(self, storage: Hashable) -> str | None:
+        """How all that the backward needs of a storage follows from what is kept elsewhere; None if it does not."""
+        found: list[Derivation] = []
+        for r in (needed := _needed(self.storages[storage])):
+            how = self.derivations.of(r.value.number, lambda n: self._is_there(n, storage))
+            if how is None or r.op.startswith("empty"):  # numbers that an operation wrote there that was not seen
+                return None
+            found.append(how)
+        return self._in_words(_largest(needed), found) if found else None
+
+    def _is_there(self, number: int, storage: Hashable) -> bool:
+        """Whether the backward has a value without this storage."""
+        if number in self.alive:
+            return True
+        return number not in self.trace.gone and not self.holders.get(number, {}).keys() <= {storage}
+
+    def _in_words(self, r: Residual, found: Sequence[Derivation]) -> str:
+        ops = [*dict.fromkeys(op for how in found for op in how.ops)]
+        sources = frozenset[int]().union(*(how.sources for how in found))
+        arrays = [n for n in sources if self.trace.values[n].elements > 1]
+        of = "arrays that are kept anyway" if arrays else "constants"
+        how = f"one cheap {ops[0]} of {of} gives it again"
+        if len(ops) > 1:
+            how = f"a few cheap steps of {of} give it again: {', '.join(map(_with_cost, ops))}"
+        if self._are_parameters(arrays):
+            return COPY_OF_PARAMETERS + how
+        if narrow := self._narrower(r, arrays):
+            name, wide = alike(self.trace.names.get(narrow.number, "array")), r.value.dtype
+            if ops == ["convert"]:
+                return f"a {wide} copy of the {narrow.dtype} {name}: {how}"
+            return f"in {wide}, though {name} is {narrow.dtype}: {how}"
+        return how
+
+    def _are_parameters(self, arrays: Collection[int]) -> bool:
+        """Whether these are parameters or weights that are closed over, and at most integers of the input beside."""
+        kinds = {n: self.trace.alive.get(n, "new" if n in self.trace.makers else "parameter") for n in arrays}
+        floating = {n for n in arrays if _is_floating(self.trace.values[n].dtype)}
+        weights = {n for n, kind in kinds.items() if kind == "parameter" and (n in floating or n in self.trace.alive)}
+        return bool(weights) and floating <= weights and {"new", "output"}.isdisjoint(kinds.values())
+
+    def _narrower(self, r: Residual, arrays: Collection[int]) -> Value | None:
+        """The array of as many elements in fewer bits that was widened on the way to this one, if all such were."""
+        values, size = self.trace.values, self.trace.values[self.trace.slices(r.value.number)[-1]].elements
+        like = [v for v in map(values.__getitem__, sorted(arrays)) if v.elements == size and _is_floating(v.dtype)]
+        is_wider = _is_floating(r.value.dtype) and all(v.itemsize < r.value.itemsize for v in like)
+        return like[0] if like and is_wider else None
+
+    def _pinned(self) -> Iterator[_Found]:
+        """Parts of a larger array which, for their sake, stays alive as a whole."""
+        for residuals in self.storages.values():
+            parts = {self.trace.viewed(r.value.number): r.nbytes for r in _needed(residuals)}
+            r = _largest(residuals)
+            wasted = r.storage_bytes - sum(parts.values())
+            if r.is_new and parts and wasted > r.storage_bytes / 8:  # less is not worth a copy
+                yield _Found("pinned", "a view that keeps a larger array alive: save a copy", r, wasted)
 
 
-def _unused(saved: list[Residual]) -> _Found:
-    for r in saved:
-        if r.is_unused:
-            why = "read only for a gradient that nobody asked for" if r.reads else "the backward never reads it"
-            yield "unused", why, r, _freed(r)
+def _largest(residuals: Sequence[Residual]) -> Residual:
+    return max(_needed(residuals) or residuals, key=lambda r: r.nbytes)
 
 
-def _hidden(saved: list[Residual]) -> _Found:
-    for r in saved:
-        if r.kind == "hidden":
-            how = "kept outside what the rule saves: in a closure, or as an attribute of ctx"
-            yield "hidden", how, r, _freed(r)
+def _needed(residuals: Sequence[Residual]) -> list[Residual]:
+    return [r for r in residuals if r.is_needed]
 
 
-def _duplicates(trace: Trace, saved: list[Residual]) -> _Found:
-    """Equal values in more than one storage. If none of the storages is alive anyway, one of them has to stay."""
-    by_value: dict[int, dict[object, Residual]] = defaultdict(dict)
-    for r in saved:
-        # An array that was never written to may hold anything, and an operation of unknown cost may draw numbers.
-        if not r.op.startswith(("empty", "new_empty")) and (not r.op or cost_of(r.op) != "other"):
-            by_value[r.value.number].setdefault(r.storage, r)
-    for number, same in by_value.items():
-        first, *others = sorted(same.values(), key=lambda r: r.is_new)
-        if first.is_new and number in trace.alive:
-            yield "duplicate", "the same values as an array that is alive anyway", first, first.storage_bytes
-        for r in others:
-            if r.is_new:
-                yield "duplicate", f"the same values as {first.name}", r, r.storage_bytes
+def _may_differ(r: Residual) -> bool:
+    """Whether equal numbers are no equal values: nobody wrote any, or an operation of unknown cost drew them."""
+    return r.op.startswith(("empty", "new_empty")) or (bool(r.op) and cost_of(r.op) == "other")
 
 
-def _pinned(saved: list[Residual]) -> _Found:
-    """Parts of a larger array which, for their sake, stays alive as a whole."""
-    by_storage: dict[object, dict[int, Residual]] = defaultdict(dict)
-    for r in saved:
-        by_storage[r.storage][r.value.number] = r
-    for parts in by_storage.values():
-        largest = max(parts.values(), key=lambda r: r.nbytes)
-        wasted = largest.storage_bytes - sum(r.nbytes for r in parts.values())
-        if largest.is_new and wasted > largest.storage_bytes / 8:  # less is not worth a copy
-            yield "pinned", "a view that keeps a larger array alive: save a copy", largest, wasted
+def _is_floating(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))
 
 
-def _derivable(trace: Trace, saved: list[Residual]) -> _Found:
-    """New arrays that one cheap step gives again from arrays that are kept anyway: residuals, inputs, constants."""
-    makers: dict[int, Step] = {}
-    for step in trace.steps[: trace.boundary]:
-        for number in step.outs:
-            makers.setdefault(number, step)
-    storages = defaultdict(lambda: None, {r.value.number: r.storage for r in saved})
-    lost = {*makers, *trace.gone}  # values that the backward does not have, unless they are in `there`
-    there = {*trace.alive, *(trace.part(r.value.number) for r in saved if not r.is_unused)}.difference(trace.gone)
-    for step in trace.steps[: trace.boundary]:  # the slice for one iteration of an array that is there
-        if step.op == "slice" and there.issuperset(step.ins):
-            there.update(step.outs)
-    for r in saved:
-        maker = makers.get(trace.part(r.value.number))
-        while maker and maker.cost == "view" and maker.op != r.op:  # go back to the step that made the array of a view
-            maker = makers.get(maker.ins[0]) if maker.ins[0] not in there else None
-        if maker is None or not r.is_new or r.is_unused or maker.cost not in CHEAP:
-            continue
-        if maker.op in ("carry", "constant"):  # a carry takes the whole loop again; a constant is in the program itself
-            continue
-        if maker.op.startswith(("empty", "new_empty")):  # its numbers were written later, by an operation not seen
-            continue
-        if maker.cost == "view" and storages[maker.ins[0]] == r.storage:  # the view shares a storage that is saved
-            continue
-        if all(n in there or n not in lost for n in maker.ins) and not {*maker.ins} & {*maker.outs}:
-            yield "derivable", f"one cheap {maker.op} of arrays that are kept anyway gives it again", r, r.storage_bytes
+def _with_cost(op: str) -> str:
+    return f"{op} (transcendental)" if cost_of(op) == "transcendental" else op
 
 
 def _freed(r: Residual) -> int:

@@ -8,6 +8,7 @@ array is known by its number wherever it turns up. Adapters write a trace throug
 import math
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from residuals_lab.trace.costs import CHEAP, cost_of
@@ -92,13 +93,14 @@ class Residual:
 class Trace:
     steps: tuple[Step, ...]
     residuals: tuple[Residual, ...]
-    alive: frozenset[int] = frozenset()  # the numbers of inputs, parameters and outputs
+    alive: Mapping[int, Kind] = field(default_factory=dict)  # number of an input, a parameter or an output → which
     values: Mapping[int, Value] = field(default_factory=dict)  # by number
     parts: Mapping[int, int] = field(default_factory=dict)  # array that a loop stacks → slice of one iteration
     classes: Mapping[str, str] = field(default_factory=dict)  # module → its class, "Linear"
     unsure: Mapping[str, str] = field(default_factory=dict)  # operation that saves what only a run shows → its line
     gone: Collection[int] = ()  # the numbers of values that were written over before the backward
     views_share: bool = False  # a view is no array of its own
+    names: Mapping[int, str] = field(default_factory=dict)  # by number; only of values that somebody named
 
     @property
     def saved_bytes(self) -> int:
@@ -136,3 +138,31 @@ class Trace:
     def part(self, number: int) -> int:
         """The number of the slice of one iteration, if a loop stacks up this array; else the array's own number."""
         return self.parts.get(number, number)
+
+    def slices(self, number: int) -> list[int]:
+        """A value, the slice of it that an iteration gives if a loop stacks it up, the slice of that, and so on."""
+        numbers = [number]
+        while numbers[-1] in self.parts:
+            numbers.append(self.parts[numbers[-1]])
+        return numbers
+
+    @cached_property
+    def makers(self) -> Mapping[int, int]:
+        """Value → the place of the step of the forward that makes it first."""
+        found: dict[int, int] = {}
+        for place, step in enumerate(self.steps[: self.boundary]):
+            for n in step.outs:
+                if n not in step.ins:
+                    found.setdefault(n, place)
+        return found
+
+    def viewed(self, number: int) -> int:
+        """The value that a view shows all of, such as the matrix of its transpose; any other value itself."""
+        while (place := self.makers.get(number)) is not None:
+            step = self.steps[place]
+            if step.cost != "view" or step.op == "carry" or not step.ins:
+                break
+            if self.values[step.ins[0]].elements > self.values[number].elements:
+                break
+            number = step.ins[0]
+        return number

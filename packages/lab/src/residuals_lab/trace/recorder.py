@@ -118,7 +118,7 @@ class Recorder:
         """
         reads, needed, makers = self._reads(), self._needed(gradients), self._makers()
         first = [*known][::-1]
-        numbers, storages = frozenset(a.number for a in first), {a.storage: a.kind for a in first}
+        numbers, storages = {a.number: a.kind for a in first}, {a.storage: a.kind for a in first}
         titles = {a.storage: names[a.number] for a in first if a.number in names}
         residuals: dict[tuple[int, Hashable], Residual] = {}
         for a in saved:
@@ -145,7 +145,7 @@ class Recorder:
             )
             residuals.setdefault((a.number, a.storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
-        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone, self.views_share
+        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone, self.views_share, names
         return Trace(steps, tuple(residuals.values()), *rest)
 
     def _makers(self) -> dict[int, list[int]]:

@@ -14,15 +14,21 @@ class Repeat:
     cost: str
     line: str
     count: int
-    nbytes: int  # of their outputs: saving these instead would keep as much
+    nbytes: int  # of their outputs that are not kept: saving these instead would keep as much; if all are kept, of all
+    is_kept: bool = False  # all their outputs are kept for the backward, or alive anyway: to repeat them is a waste
 
 
 def repeats(trace: Trace) -> list[Repeat]:
     """The costly steps that the backward repeats, the largest first."""
-    again: dict[tuple[str, str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    alive = {*trace.alive}.difference(trace.gone)
+    kept = {n for r in trace.residuals for n in trace.slices(r.value.number)} | alive
+    kept |= {trace.viewed(n) for n in kept}
+    again: dict[tuple[str, str, str, bool], tuple[int, int]] = defaultdict(lambda: (0, 0))
     for step in trace.repeating():
-        count, nbytes = again[step.op, step.cost, step.line]
-        more = step.times * sum(trace.values[n].nbytes for n in step.outs)
-        again[step.op, step.cost, step.line] = count + step.times, nbytes + more
-    found = [Repeat(*place, *amount) for place, amount in again.items()]
+        missing = [n for n in step.outs if n not in kept]
+        place = step.op, step.cost, step.line, not missing
+        count, nbytes = again[place]
+        more = step.times * sum(trace.values[n].nbytes for n in missing or step.outs)
+        again[place] = count + step.times, nbytes + more
+    found = [Repeat(op, cost, line, *amount, is_kept) for (op, cost, line, is_kept), amount in again.items()]
     return sorted(found, key=lambda r: (-r.nbytes, r.op, r.line))

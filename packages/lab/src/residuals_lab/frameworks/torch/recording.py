@@ -180,9 +180,11 @@ class Recording(TorchDispatchMode):
         return storage._cdata
 
     def written_over(self) -> set[int]:
-        """The numbers of values that no tensor has any more."""
+        """The numbers of values that no tensor has any more, or that were written through a view of another tensor."""
         there = {n for (storage, *_, writes), n in self._known.items() if writes == self._writes[storage]}
-        return {*self._known.values()} - there
+        steps_make = {n for step in self.recorder.steps for n in step.outs}
+        unseen = {n for (storage, *_), n in self._known.items() if storage in self.made and n not in steps_make}
+        return {*self._known.values()} - there | unseen
 
     def saved_as(self, t: Tensor, is_hidden: bool, saved_at: int | None = None) -> Saved:
         storage = self.storage(t)
