@@ -1,12 +1,15 @@
 """The audit of what only JAX has: loops in a trace, names for values, a run that shows less."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import io_callback
 
 from audited import array, source
 from command import residuals
@@ -69,3 +72,58 @@ def test_what_an_iteration_derives_again() -> None:
     report = audit(recurrent, array("jax", 8, 8), parameter(array("jax", 8, 8)))
     found = {f.names: (f.what, f.nbytes) for f in report.findings}
     assert found == {("sub",): ("derivable", 32 * 256)}, "1 - tanh², but neither the carry nor the tanh"
+
+
+def ruled(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A sine that saves cos(x) for its gradient, and exp(x), which `backward(g, exp(x))` may read."""
+    rule = jax.custom_vjp(jax.numpy.sin)
+    rule.defvjp(
+        lambda x: (jax.numpy.sin(x), (jax.numpy.cos(x), jax.numpy.exp(x))),
+        lambda kept, g: (backward(g, kept[1]) * kept[0],),
+    )
+    return lambda x: rule(x * 2).sum()
+
+
+def printed(g: Any, y: Any) -> Any:
+    jax.debug.print("{}", y.sum())
+    return g
+
+
+def told(g: Any, y: Any) -> Any:
+    io_callback(lambda _: None, None, y, ordered=True)
+    return g
+
+
+def multiplied(g: Any, y: Any) -> Any:
+    shape = jax.ShapeDtypeStruct(g.shape, g.dtype)
+    return jax.pure_callback(lambda g, y: np.asarray(g) * np.asarray(y), shape, g, y)
+
+
+def as_numpy(g: Any, y: Any) -> Any:
+    return g * np.asarray(y)
+
+
+@pytest.mark.parametrize("backward", [printed, told, multiplied])
+def test_what_only_a_callback_reads_is_read(backward: Callable[..., Any]) -> None:
+    report = audit(ruled(backward), array("jax", 4, 8))
+    assert not [f for f in report.findings if f.what == "unused"]
+    unread = audit(ruled(lambda g, y: g), array("jax", 4, 8))
+    assert [f.names for f in unread.findings if f.what == "unused"] == [("exp",)]
+
+
+def test_what_needs_numbers_is_run_with_them() -> None:
+    """A backward that leaves JAX, of which only a run shows anything; an argument that is an array of NumPy's, or that
+    says how often a loop runs.
+    """
+    x = array("jax", 4, 8)
+    looped = lambda x, n: jax.lax.fori_loop(0, n, lambda i, y: jax.numpy.sin(y), x * 2).sum()  # noqa: E731
+    masked = lambda x, m: (jax.numpy.sin(x * 2) * np.asarray(m)).sum()  # noqa: E731
+    for fn, given, arrays in ((ruled(as_numpy), (), 2), (masked, (np.ones(8, bool),), 1)):
+        with pytest.raises(UsageError, match="run it with --concrete"):
+            audit(fn, x, *given)
+        report = audit(fn, x, *given, is_concrete=True)
+        assert [r.storage_bytes for r in report.residuals if r.value.shape == x.shape] == [128] * arrays
+        assert report.findings == []
+    with pytest.raises(UsageError, match="run it with --concrete"):
+        audit(looped, x, jax.numpy.int32(3))
+    assert audit(looped, x, jax.numpy.int32(3), is_concrete=True).new_bytes == 3 * 128 + 4, "the three cosines, and 2.0"

@@ -7,7 +7,8 @@ from residuals_lab.frameworks.places import shown_as
 
 # The exceptions of code that asks an array without numbers for a number.
 _WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
-_WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError"}
+_WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError", "TracerArrayConversionError", "TracerIntegerConversionError"}
+_NUMBER_OF_ITERATIONS = "with dynamic start/stop values"  # of a loop in JAX, which then has no backward
 _WITHOUT_A_TENSOR = ("numpy() is not supported", "no fake impl registered")
 # A framework's message → its meaning here.
 _INSTEAD = {
@@ -24,7 +25,7 @@ def explained(problem: BaseException, is_concrete: bool) -> str:
     lines = [line.strip() for line in _said(problem).splitlines() if line.strip()] or [""]
     what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # a line with a colon at its end leads up to the next
     names = {c.__name__ for c in type(problem).__mro__}
-    if not is_concrete and names & _WITHOUT_NUMBERS:
+    if not is_concrete and (names & _WITHOUT_NUMBERS or _NUMBER_OF_ITERATIONS in what):
         what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete "
         what += "(in Python is_concrete=True)"
     if not is_concrete and any(said in what for said in _WITHOUT_A_TENSOR):

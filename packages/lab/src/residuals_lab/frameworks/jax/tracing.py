@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.jax.walk import Walk
+from residuals_lab.frameworks.jax.walk import EFFECT, Walk
 from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Recorder
 
@@ -49,14 +49,16 @@ def trace(
         made_arrays = walk.buffers(args, alive, jax.tree.leaves((out, rest, pull)))
     if not out:
         raise UsageError("expected a result of floating numbers, got none")
-    read = jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
-    if not _reaches(read.jaxpr, len(out)):
+    read = _backward(pull, out, is_abstract)
+    if read and not _reaches(read.jaxpr, len(out)):
         raise UsageError("expected a result that depends on what is differentiated, got none that does")
     outputs, leaves = made_arrays[: len(out) + len(rest)], made_arrays[len(out) + len(rest) :]
 
     walk.recorder.phase = "backward"
     cotangents = [walk.array(("cotangent", i), o) for i, o in enumerate(out)]
-    gradients = walk.run(read, [*leaves, *cotangents])
+    gradients = walk.run(read, [*leaves, *cotangents]) if read else []
+    if not read:
+        walk.unseen(leaves)
 
     walk.recorder.phase = "naming"
     if is_abstract:
@@ -68,8 +70,8 @@ def trace(
     known = [a.known_as(kind) for kind, a in zip(kinds, walk.inputs, strict=True)]
     known += [a.known_as("output") for a in outputs]
     saved = [a.saved_as(is_hidden=False) for a in leaves]
-    saved += [a.saved_as(is_hidden=True) for a in walk.constants(read)]
-    return walk.recorder.trace(saved, known, [a.storage for a in gradients], labels)
+    saved += [a.saved_as(is_hidden=True) for a in (walk.constants(read) if read else ())]
+    return walk.recorder.trace(saved, known, [EFFECT, *(a.storage for a in gradients)], labels)
 
 
 def _with_pullback(fn: Callable[..., Any], differentiated: Sequence[int], given: dict[int, int]) -> Callable[..., Any]:
@@ -91,6 +93,16 @@ def _with_pullback(fn: Callable[..., Any], differentiated: Sequence[int], given:
         return out, rest, pull
 
     return forward
+
+
+def _backward(pull: Callable[..., Any], out: Any, is_abstract: bool) -> core.ClosedJaxpr | None:
+    """The jaxpr of a backward; None if it cannot be traced, as it needs the numbers that a run has."""
+    try:
+        return jax.make_jaxpr(lambda pull, g: pull(g))(pull, out)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        if is_abstract:
+            raise
+        return None
 
 
 def _around(walk: Walk, around: Mapping[str, Any]) -> dict[int, str]:

@@ -20,6 +20,8 @@ from residuals_lab.frameworks.jax.words import BARRIERS, BODIES, COPIES, IDENTIT
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
+EFFECT = "effect"  # what a callback or a print makes, as a key: the backward needs it as it needs a gradient
+
 
 class Array(NamedTuple):
     """One array of a run: equal numbers are equal values, equal storages are the same array."""
@@ -68,6 +70,11 @@ class Walk:
                 number = self.recorder.value(("buffer", address(a)), _type(a))
                 known[address(a)] = self._new(number, a)
         return [known[address(a)] for a in made]
+
+    def unseen(self, reads: Sequence[Array]) -> None:
+        """One step for a backward that only runs on numbers: all that it is given counts as read."""
+        self.recorder.again("backward", [a.number for a in reads], [])
+        self.recorder.touch([a.storage for a in reads], [EFFECT])
 
     def constants(self, closed: core.ClosedJaxpr) -> list[Array]:
         return [self.constant(c) for c in closed.consts]
@@ -137,7 +144,10 @@ class Walk:
         axes = eqn.params["dimension_numbers"].start_index_map if name == "gather" else eqn.params.get("axes", ())
         axes = [axis for axis in axes if hasattr(axis, "__index__")]  # not those of a mesh
         along = tuple(int(axis) - len(eqn.invars[0].aval.shape) for axis in axes)
-        return self._make(OPS.get(name, name), str(eqn.params), reads, avals, along)
+        outs = self._make(OPS.get(name, name), str(eqn.params), reads, avals, along)
+        if self.recorder.phase == "backward" and any(type(e).__name__ != "NamedAxisEffect" for e in eqn.effects):
+            self.recorder.touch([a.storage for a in reads], [EFFECT, *(a.storage for a in outs)])
+        return outs
 
     def _name_fields(self, params: Any, reads: list[Array]) -> None:
         """Name the values that a rule makes and saves after the fields of its named tuple, dataclass or dict."""
