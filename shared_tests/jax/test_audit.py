@@ -127,3 +127,22 @@ def test_what_needs_numbers_is_run_with_them() -> None:
     with pytest.raises(UsageError, match="run it with --concrete"):
         audit(looped, x, jax.numpy.int32(3))
     assert audit(looped, x, jax.numpy.int32(3), is_concrete=True).new_bytes == 3 * 128 + 4, "the three cosines, and 2.0"
+
+
+def test_a_gathered_weight_is_a_copy_of_parameters() -> None:
+    """By name or by sharding; and to gather it is said to be communication."""
+    jnp, spec = jax.numpy, jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def gathered(x: Any, w: Any) -> Any:
+        inner = lambda x, w: jnp.tanh(x @ jax.lax.all_gather(w, "i", tiled=True))  # noqa: E731
+        return jax.shard_map(inner, mesh=mesh, in_specs=(spec("i"), spec("i")), out_specs=spec("i"))(x, w).sum()
+
+    def constrained(x: Any, w: Any) -> Any:
+        whole = jax.sharding.NamedSharding(mesh, spec())
+        return jnp.tanh(x @ jax.lax.with_sharding_constraint(w * 2, whole)).sum()
+
+    for fn, op in ((gathered, "all_gather"), (constrained, "sharding_constraint")):
+        report = audit(fn, array("jax", 8, 16), parameter(array("jax", 16, 32)))
+        (copy,) = (f for f in report.findings if f.is_copy_of_parameters)
+        assert (copy.nbytes, copy.names, f"{op} (communication)" in copy.why) == (2048, (op,), True)

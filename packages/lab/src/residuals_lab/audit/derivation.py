@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from residuals_lab.trace import Step, Trace
-from residuals_lab.trace.costs import CHEAP
+from residuals_lab.trace.costs import CHEAP, GATHERING
 
 PASSES = 5  # the most elements that the steps may make, counted in sizes of the array that they give
 _DEEPEST = 64  # the most steps, however small
@@ -33,9 +33,9 @@ class Derivations:
     def of(self, number: int, is_there: Callable[[int], bool]) -> Derivation | None:
         """How a value follows from values that are there; None if it does not, or not by a few cheap steps.
 
-        Transcendental operations may be among the steps, but not the last: to save exp(x) rather than x is a choice
-        between two arrays, whereas x·σ(x) beside x is one array more. A value that no step makes is there: it is an
-        argument or a constant, unless it was written over.
+        To gather a sharded array is such a step. Transcendental operations may be among the steps, but not the last:
+        to save exp(x) rather than x is a choice between two arrays, whereas x·σ(x) beside x is one array more. A value
+        that no step makes is there: it is an argument or a constant, unless it was written over.
         """
         whole, number = self.trace.values[number].elements, self.trace.slices(number)[-1]
         if is_there(number) or not self._ends_cheaply(number, is_there):
@@ -66,9 +66,11 @@ class Derivations:
         while not is_there(number) and (place := self.trace.makers.get(number)) is not None:
             step = self._steps[place]
             if step.cost != "view" or step.op == "carry":
-                return step.cost in CHEAP and step.op not in ("carry", "constant")
+                return (step.cost in CHEAP or step.op in GATHERING) and step.op not in ("carry", "constant")
             number = step.ins[0]
         return number != first  # a view of what is there, not what no step is seen to make
 
     def _is_cheap(self, step: Step) -> bool:
-        return step.cost in (*CHEAP, "transcendental") and step.op not in _NOT_AGAIN
+        if step.op in _NOT_AGAIN:
+            return False
+        return step.cost in (*CHEAP, "transcendental") or step.op in GATHERING

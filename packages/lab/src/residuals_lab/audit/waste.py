@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from residuals_lab.audit.derivation import Derivation, Derivations
 from residuals_lab.trace import Residual, Trace, Value
-from residuals_lab.trace.costs import cost_of
+from residuals_lab.trace.costs import CHEAP, cost_of
 from residuals_lab.trace.groups import alike
 
 What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
@@ -137,8 +137,10 @@ class _Kept:
         """How all that the backward needs of a storage follows from what is kept elsewhere; None if it does not."""
         found: list[Derivation] = []
         for r in (needed := _needed(self.storages[storage])):
+            if self._is_there(r.value.number, storage) and not _may_differ(r):
+                continue
             how = self.derivations.of(r.value.number, lambda n: self._is_there(n, storage))
-            if how is None or r.op.startswith("empty"):  # numbers that an operation wrote there that was not seen
+            if how is None or r.op.startswith(("empty", "new_empty")):  # written by an operation that was not seen
                 return None
             found.append(how)
         return self._in_words(_largest(needed), found) if found else None
@@ -154,9 +156,10 @@ class _Kept:
         sources = frozenset[int]().union(*(how.sources for how in found))
         arrays = [n for n in sources if self.trace.values[n].elements > 1]
         of = "arrays that are kept anyway" if arrays else "constants"
-        how = f"one cheap {ops[0]} of {of} gives it again"
+        cheap, steps = "cheap " * all(cost_of(op) in CHEAP for op in ops), ", ".join(map(_with_cost, ops))
+        how = f"one {cheap}{steps} of {of} gives it again"
         if len(ops) > 1:
-            how = f"a few cheap steps of {of} give it again: {', '.join(map(_with_cost, ops))}"
+            how = f"a few {cheap}steps of {of} give it again: {steps}"
         if self._are_parameters(arrays):
             return COPY_OF_PARAMETERS + how
         if narrow := self._narrower(r, arrays):
@@ -208,7 +211,7 @@ def _is_floating(dtype: str) -> bool:
 
 
 def _with_cost(op: str) -> str:
-    return f"{op} (transcendental)" if cost_of(op) == "transcendental" else op
+    return op if cost_of(op) in CHEAP else f"{op} ({cost_of(op)})"
 
 
 def _freed(r: Residual) -> int:

@@ -9,7 +9,7 @@ from residuals_lab.frameworks.places import shown_as
 _WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
 _WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError", "TracerArrayConversionError", "TracerIntegerConversionError"}
 _NUMBER_OF_ITERATIONS = "with dynamic start/stop values"  # of a loop in JAX, which then has no backward
-_WITHOUT_A_TENSOR = ("numpy() is not supported", "no fake impl registered")
+_WITHOUT_A_TENSOR = ("numpy() is not supported", "no fake impl registered", "outside of `jax.jit`")
 # A framework's message → its meaning here.
 _INSTEAD = {
     "support saved tensor hooks": "PyTorch does not show what torch.func.grad and its like save; write it with "

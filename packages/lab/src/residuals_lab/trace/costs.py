@@ -3,7 +3,7 @@
 # Cost class → its operations. An operation in no class is "other", and counts as costly: an operation that nobody
 # thought of has to be seen, not passed over.
 COSTS = {
-    "view": "alias as_strided branch_in broadcast carry detach diagonal expand permute random_unwrap random_wrap "
+    "view": "alias as_strided branch_in broadcast carry detach diagonal expand permute pvary random_unwrap random_wrap "
     "reshape rev select slice split squeeze transpose unbind unsqueeze view",
     "elementwise": "abs add add_any addcdiv addcmul and arange bitcast_convert_type bitwise_and bitwise_not bitwise_or "
     "bitwise_xor branch cat ceil clamp clamp_min clone concatenate conj constant constant_pad_nd convert "
@@ -19,10 +19,14 @@ COSTS = {
     "log_softmax logsumexp max mean min nll_loss norm prod rms_norm softmax sort std sum topk var var_mean",
     "indexing": "embedding gather index index_select",
     "contraction": "attention conv matmul",
+    "communication": "all_gather all_gather_into_tensor all_gather_invariant all_reduce all_to_all ppermute psum "
+    "psum_invariant reduce_scatter reduce_scatter_tensor reshard sharding_constraint wait_tensor",
     "random": "random random_fold_in random_number random_seed random_split",
 }
 _COST = {name: cost for cost, names in COSTS.items() for name in names.split()}
 CHEAP = frozenset({"view", "elementwise"})  # classes that a backward may repeat without a word
+_GATHERING = "all_gather all_gather_into_tensor all_gather_invariant reshard sharding_constraint wait_tensor"
+GATHERING = frozenset(_GATHERING.split())  # operations that bring an array together from devices, and compute nothing
 _MAKING = "clone constant convert copy empty empty_like full full_like new_empty ones scalar_tensor zeros"
 MAKING = frozenset(_MAKING.split())  # operations that spell out an array or copy one, and compute nothing
 
