@@ -73,6 +73,11 @@ def test_what_an_iteration_derives_again() -> None:
     found = {f.names: (f.what, f.nbytes) for f in report.findings}
     assert found == {("sub",): ("derivable", 32 * 256)}, "1 - tanh², but neither the carry nor the tanh"
 
+    def doubling(h: Any, w: Any) -> Any:
+        return jax.lax.scan(lambda h, _: ((h * 2) @ w, None), h, None, length=32)[0]
+
+    assert audit(doubling, array("jax", 8, 8), parameter(array("jax", 8, 8))).findings == []
+
 
 def ruled(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A sine that saves cos(x) for its gradient, and exp(x), which `backward(g, exp(x))` may read."""

@@ -77,12 +77,11 @@ def closed_under_cheap_steps(trace: Trace, there: set[int]) -> set[int]:
 def assert_true_together(report: Audit) -> None:
     """The findings free no more than there is, and what stays gives again all that they free."""
     assert sum(f.nbytes for f in report.findings) <= report.new_bytes
-    kept = _Kept(report.trace)
-    found = [*kept.wasted()]
+    found = [*_Kept(report.trace).wasted()]
     storages = [f.residual.storage for f in found if f.residual.is_new]
     assert len(storages) == len({*storages}), "each storage is found once"
-    stays = {a.value.number for residuals in kept.storages.values() for a in residuals if a.kind != "hidden"}
-    stays |= {a.value.number for a in report.residuals if not a.value.shape}
+    given_up = {f.residual.storage for f in found if f.residual.is_new and f.what != "pinned"}
+    stays = {a.value.number for a in report.residuals if a.storage not in given_up}
     slices = {n for number in stays | {*report.trace.alive} for n in report.trace.slices(number)}
     again = closed_under_cheap_steps(report.trace, slices)
     for f in found:

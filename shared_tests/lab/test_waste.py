@@ -18,6 +18,7 @@ FAULTS = {
     "an unused array": ("n.cos(x), n.exp(x)", "g * r[0]", {("unused", "exp")}),
     "a copy of the output": ("copy(n.sin(x)),", "g * n.sqrt(1 - r[0] * r[0])", {("duplicate", "copy")}),
     "saved twice": ("n.cos(x), copy(n.cos(x))", "g * (r[0] + r[1]) / 2", {("duplicate", "copy")}),
+    "a copy of what is never read": ("n.cos(x), copy(n.cos(x))", "g * r[1]", {("unused", "cos")}),
     "derivable": ("x, x > 0", "g * r[1] * n.cos(r[0])", {("derivable", "gt")}),
     "closed over": ("x,", "g * n.cos(r[0]) * SHARED", {("hidden", "closed over")}),
     "an unused input": ("n.cos(x), x", "g * r[0]", set()),  # said of x, which costs nothing
