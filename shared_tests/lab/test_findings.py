@@ -44,6 +44,7 @@ def program(framework: str, seed: int) -> Callable[..., Any]:
         lambda a, b: a @ b,
         lambda a, _: a * n.tanh(a),
         lambda a, _: a.T,
+        lambda a, b: (lambda y: y * copied(y))(a @ b),
         lambda a, _: copied(a.T),
         lambda a, _: copied(a),
         lambda a, _: n.concatenate([a[:2], a[:2] * 2]),
