@@ -38,7 +38,7 @@ def test_the_same_command_in_both_frameworks(
 def test_the_document_has_what_is_wasted(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = f"{source(framework, tmp_path, 'n.cos(x), n.exp(x)', 'g * r[0]')}:fn"
     document = json.loads(residuals(capsys, "audit", target, "--arg", "f32[4,8]", "--json")[1])
-    (finding,) = document["waste"]
+    (finding,) = document["findings"]
     assert (finding["what"], finding["names"], finding["freed_bytes"]) == ("unused", ["exp"], 128)
     found = {r["name"]: (r["kind"], r["shape"], r["dtype"], r["bytes"], r["is_unused"]) for r in document["residuals"]}
     assert found == {"cos": ("new", [4, 8], "float32", 128, False), "exp": ("new", [4, 8], "float32", 128, True)}
