@@ -151,6 +151,17 @@ def test_copies_of_parameters(framework: str) -> None:
 
 
 @BOTH
+def test_a_table_that_is_made_of_a_few_numbers_is_no_copy(framework: str) -> None:
+    n = numpy_of(framework)
+
+    def fn(x: Any, frequencies: Any) -> Any:
+        return (x * (n.arange(256)[:, None] * frequencies)).sum()
+
+    report = audit(fn, array(framework, 256, 4), parameter(array(framework, 4)), framework=framework)
+    assert [(f.names, f.is_copy_of_parameters) for f in report.findings if "mul" in f.names] == [(("mul",), False)]
+
+
+@BOTH
 def test_a_widened_array_is_named(framework: str) -> None:
     """By the name and the dtype that it had."""
 

@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 
 from residuals_lab.audit.derivation import Derivation, Derivations
 from residuals_lab.trace import Residual, Trace, Value
-from residuals_lab.trace.costs import CHEAP, cost_of
+from residuals_lab.trace.costs import CHEAP, GATHERING, cost_of
 from residuals_lab.trace.groups import alike
 
 What = Literal["unused", "duplicate", "hidden", "pinned", "derivable"]
+_PACKED = 8  # the most elements of a weight that one element of a packed one holds: bits in a byte
 COPY_OF_PARAMETERS = "a copy of parameters: "  # so begins the reason of what follows from parameters alone
 
 
@@ -92,7 +93,7 @@ class _Kept:
         for storage, residuals in [*self.storages.items()]:
             if any(r.kind == "hidden" for r in residuals):
                 r = _largest(residuals)
-                why = "kept outside what the rule saves: in a closure, or as an attribute of ctx"
+                why = "kept where hooks and checkpoints do not see it: in a closure, or as an attribute of ctx"
                 if all(r.is_unused for r in residuals):
                     why += "; the backward never reads it"
                 elif r.is_new and (how := self._derived(storage)):
@@ -160,7 +161,7 @@ class _Kept:
         how = f"one {cheap}{steps} of {of} gives it again"
         if len(ops) > 1:
             how = f"a few {cheap}steps of {of} give it again: {steps}"
-        if self._are_parameters(arrays):
+        if self._are_parameters(arrays, r.value, ops):
             return COPY_OF_PARAMETERS + how
         if narrow := self._narrower(r, arrays):
             name, wide = alike(self.trace.names.get(narrow.number, "array")), r.value.dtype
@@ -169,12 +170,17 @@ class _Kept:
             return f"in {wide}, though {name} is {narrow.dtype}: {how}"
         return how
 
-    def _are_parameters(self, arrays: Collection[int]) -> bool:
-        """Whether these are parameters or weights that are closed over, and at most integers of the input beside."""
-        kinds = {n: self.trace.alive.get(n, "new" if n in self.trace.makers else "parameter") for n in arrays}
-        floating = {n for n in arrays if _is_floating(self.trace.values[n].dtype)}
-        weights = {n for n, kind in kinds.items() if kind == "parameter" and (n in floating or n in self.trace.alive)}
-        return bool(weights) and floating <= weights and {"new", "output"}.isdisjoint(kinds.values())
+    def _are_parameters(self, arrays: Collection[int], copy: Value, ops: Sequence[str]) -> bool:
+        """Whether these are parameters or weights that are closed over, and at most integers of the input beside; and
+        not far smaller than the copy, as the frequencies are of which a table of cosines is made.
+        """
+        values, alive = self.trace.values, self.trace.alive
+        kinds = {n: alive.get(n, "new" if n in self.trace.makers else "parameter") for n in arrays}
+        floating = {n for n in arrays if _is_floating(values[n].dtype)}
+        weights = {n for n, kind in kinds.items() if kind == "parameter" and (n in floating or n in alive)}
+        are_theirs = bool(weights) and floating <= weights and {"new", "output"}.isdisjoint(kinds.values())
+        is_large = _PACKED * max((values[n].elements for n in arrays), default=0) >= copy.elements
+        return are_theirs and (is_large or not GATHERING.isdisjoint(ops))
 
     def _narrower(self, r: Residual, arrays: Collection[int]) -> Value | None:
         """The array of as many elements in fewer bits that was widened on the way to this one, if all such were."""
