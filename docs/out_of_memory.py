@@ -13,14 +13,16 @@ TOKENS = [Argument("arg", "i64[8,1024]")] * 2
 def reports():
     """The two audits, by title."""
     targets = {"as it is often written": "usual", "with four parts replaced": "lean"}
-    return {title: audit_target(f"{DOCS / 'decoder_torch.py'}:{name}", TOKENS).trace for title, name in targets.items()}
+    return {
+        title: audit_target(f"{DOCS / 'decoder_torch.py'}:{name}", TOKENS).picture for title, name in targets.items()
+    }
 
 
 def draw(folder=DOCS / "figures"):
     """Draw both looks into this folder."""
-    traces = reports()
+    pictures = reports()
     for look, path in FIGURES.items():
-        lanes.draw(traces, Path(folder) / path.name, is_dark=look == "dark")
+        lanes.draw(pictures, Path(folder) / path.name, is_dark=look == "dark")
 
 
 if __name__ == "__main__":

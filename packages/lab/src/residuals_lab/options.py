@@ -55,6 +55,18 @@ def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
     """The options of a picture."""
     parser.add_argument("--plot", type=path, metavar="FILE", help=f"also draw {what}, as .svg or .png")
     parser.add_argument("--dark", action="store_true", help="with --plot: for a dark page")
+    parser.add_argument("--rows", type=size, metavar="N", help="with --plot: at most N rows (24)")
+    parser.add_argument(
+        "--sort",
+        choices=("program", "bytes"),
+        help="with --plot: rows in the order of the program, or the largest first",
+    )
+
+
+def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a picture is drawn with."""
+    how = {"rows": arguments.rows, "order": arguments.sort}
+    return {"is_dark": arguments.dark} | {name: given for name, given in how.items() if given}
 
 
 def check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
@@ -69,8 +81,10 @@ def check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
         from residuals_lab import lanes
 
         lanes.check(arguments.plot)
-    elif arguments.dark:
-        raise UsageError("--dark: expected --plot FILE with it")
+        return
+    for name in ("dark", "rows", "sort"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name}: expected --plot FILE with it")
 
 
 def dtype(text: str) -> str:

@@ -24,6 +24,8 @@ from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
+from residuals_lab.lanes.rows import Note, Picture
+from residuals_lab.show import size
 from residuals_lab.trace import Input, Residual, Role, Trace, lifetimes
 from residuals_lab.trace.repeats import Repeat, repeats
 
@@ -89,6 +91,12 @@ class Audit:
         """What an op of ours would keep in place of what is here, measured on shapes, the most bytes first."""
         return advice(self.trace, self.adapter)
 
+    @property
+    def picture(self) -> Picture:
+        """Its column in the lanes: what is wasted is hatched, and each advice is a note."""
+        wasted = frozenset(storage for found in self.findings for storage in getattr(found, "storages", ()))
+        return Picture(self.trace, wasted, tuple(Note(said(one), one.storages) for one in self.advice))
+
     def document(self) -> dict[str, Any]:
         """All of it as plain data, for JSON."""
         from residuals_lab.audit.document import document
@@ -104,6 +112,18 @@ class Audit:
         from residuals_lab.audit.page import html
 
         return html([self])
+
+
+def titled(audits: Sequence[Audit]) -> dict[str, Audit]:
+    """Audits by titles, all different."""
+    named = {f"{a.target} ({a.framework})": a for a in audits}
+    return named if len(named) == len(audits) else {f"{i}: {a.target}": a for i, a in enumerate(audits, 1)}
+
+
+def said(advice: Advice) -> str:
+    """One advice in a few words, for a picture: `swiglu keeps none of these 4 GiB`."""
+    kept = size(advice.instead) if advice.instead else "none"
+    return f"{advice.op} keeps {kept} of these {size(advice.nbytes)}"
 
 
 def audit(

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--beside: expected it once")
     options.check_files(arguments, [target for target, _ in arguments.targets])
     with show.progress("importing"):
-        from residuals_lab.audit import document, page, table
+        from residuals_lab.audit import document, page, table, titled
         from residuals_lab.audit.target import audit_target
         from residuals_lab.targets.arguments import Argument
 
@@ -110,9 +110,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         from residuals_lab import lanes
 
-        lanes.draw(table.titled(audits), arguments.plot, is_dark=arguments.dark)
+        pictures = {title: audit.picture for title, audit in titled(audits).items()}
+        lanes.draw(pictures, arguments.plot, **options.drawing(arguments))
+        show.wrote(arguments.plot)
     if arguments.html:
         arguments.html.write_text(page.page(audits, arguments.top), encoding="utf-8")
+        show.wrote(arguments.html)
     if arguments.json:
         show.print_json(document.documents(audits, arguments.by))
     else:

@@ -8,8 +8,8 @@ from html import escape
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from residuals_lab.audit import Audit
-from residuals_lab.audit.table import show_all, titled
+from residuals_lab.audit import Audit, titled
+from residuals_lab.audit.table import show_all
 from residuals_lab.show import can_draw
 
 _HUES = (0, 0, 0), (214, 54, 120), (30, 160, 100), (224, 108, 20), (40, 130, 220), (170, 130, 0), (0, 150, 150)
@@ -31,15 +31,16 @@ def html(reports: Sequence[Audit], top: int = 30) -> str:
 
 def page(reports: Sequence[Audit], top: int = 30) -> str:
     """A page of its own, with the lanes where matplotlib is installed; light or dark, as its reader has it."""
-    pictures = []
+    drawn = []
     if can_draw():
         from residuals_lab import lanes
 
+        pictures = {title: report.picture for title, report in titled(reports).items()}
         for look in ("light", "dark"):
-            picture = lanes.svg(titled(reports), is_dark=look == "dark")
-            pictures.append(f'<div class="{look}">{picture}</div>')
+            picture = lanes.svg(pictures, is_dark=look == "dark")
+            drawn.append(f'<div class="{look}">{picture}</div>')
     title = escape(" and ".join(titled(reports)))
-    return PAGE.format(title=title, pictures="\n".join(pictures), report=html(reports, top))
+    return PAGE.format(title=title, pictures="\n".join(drawn), report=html(reports, top))
 
 
 PAGE = """\

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from residuals_lab.audit import Audit
+from residuals_lab.audit import Audit, titled
 from residuals_lab.audit.advice import Advice
 from residuals_lab.audit.matching import explained, matched
 from residuals_lab.show import can_draw, size
@@ -120,12 +120,6 @@ def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
     console.print(
         f"{titles[1]} keeps {what} new memory{f'; {len(found) - top} more rows' if len(found) > top else ''}."
     )
-
-
-def titled(reports: Sequence[Audit]) -> dict[str, Trace]:
-    """The reports' traces by titles, all different."""
-    named = {f"{r.target} ({r.framework})": r.trace for r in reports}
-    return named if len(named) == len(reports) else {f"{i}: {r.target}": r.trace for i, r in enumerate(reports, 1)}
 
 
 def _totals(report: Audit) -> str:

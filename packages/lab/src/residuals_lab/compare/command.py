@@ -81,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
         from residuals_lab import lanes
 
         with contextlib.redirect_stdout(sys.stderr):
-            lanes.draw(traces(ops[0], adapters, how, target), arguments.plot, is_dark=arguments.dark)
+            pictures = {title: lanes.Picture(trace) for title, trace in traces(ops[0], adapters, how, target).items()}
+            lanes.draw(pictures, arguments.plot, **options.drawing(arguments))
+        show.wrote(arguments.plot)
     if arguments.json:
         from residuals_lab.compare.document import document
 

@@ -1,42 +1,55 @@
 """Lanes: the picture of what a backward pass keeps.
 
-A bar for each saved array, from the step of the forward that saves it to the step of the backward that reads it last.
-Its height is its bytes and its colour says who else keeps it. Above them are the bytes that are live together. All
-columns have the same scales; in each one the forward is the left half and the backward the right half, however many
-steps they have. Where there are too many arrays, a module shows only its largest ones, and the rest as one lane.
+A row for all saved arrays that are alike: what they are in a gutter at the left; when they are alive in a lane, from
+the operation that makes one to the one that reads it last, as high as the part of them that is alive; how much they are
+at the right; and in their colour who else keeps them. Above are the bytes that are live together. All columns share
+their rows and scales; in each the forward is the left half and the backward the right half, however many steps they
+have.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from residuals_lab.errors import UsageError
 from residuals_lab.lanes.figure import DARK, LIGHT, TEXT, figure_of, summary
+from residuals_lab.lanes.rows import MOST_ROWS, Note, Order, Picture, rows_of
 from residuals_lab.show import can_draw
-from residuals_lab.trace import Trace
+
+__all__ = ["MOST_ROWS", "Note", "Order", "Picture", "check", "draw", "svg"]
 
 
-def draw(traces: Mapping[str, Trace], path: Path, *, is_dark: bool = False) -> None:
+def draw(
+    pictures: Mapping[str, Picture],
+    path: Path,
+    *,
+    is_dark: bool = False,
+    rows: int = MOST_ROWS,
+    order: Order = "program",
+) -> None:
     """Draw traces side by side, in the order given and under their names.
 
     Args:
-        traces: at least one.
-        path: the file to write; its suffix is .svg or .png, in any case. Equal traces give equal files.
+        pictures: at least one.
+        path: the file to write; its suffix is .svg or .png, in any case. Equal pictures give equal files.
         is_dark: draw for a dark page.
+        rows: the most rows; the smallest that are more than that are one row together.
+        order: of the rows, that of the program or the largest first.
 
     Raises:
         UsageError: there is nothing to draw, the suffix is another one, there is no such folder, or no matplotlib.
     """
     check(path)
-    _save(traces, path, path.suffix.lower(), is_dark)
+    path.write_bytes(_drawn(pictures, path.suffix.lower(), is_dark, rows, order))
 
 
-def svg(traces: Mapping[str, Trace], *, is_dark: bool = False) -> str:
+def svg(
+    pictures: Mapping[str, Picture], *, is_dark: bool = False, rows: int = MOST_ROWS, order: Order = "program"
+) -> str:
     """The same drawing as an `<svg>` element, for a page."""
-    file = io.BytesIO()
-    _save(traces, file, ".svg", is_dark)
-    text = file.getvalue().decode()
+    text = _drawn(pictures, ".svg", is_dark, rows, order).decode()
     return text[text.index("<svg") :]
 
 
@@ -50,8 +63,8 @@ def check(path: Path) -> None:
         raise UsageError("lanes: drawing needs matplotlib; run: pip install './packages/lab[plot]'")
 
 
-def _save(traces: Mapping[str, Trace], file: Path | IO[bytes], suffix: str, is_dark: bool) -> None:
-    if not traces:
+def _drawn(pictures: Mapping[str, Picture], suffix: str, is_dark: bool, rows: int, order: Order) -> bytes:
+    if not pictures:
         raise UsageError("lanes: expected at least one trace, got none")
     import matplotlib
 
@@ -59,11 +72,23 @@ def _save(traces: Mapping[str, Trace], file: Path | IO[bytes], suffix: str, is_d
     settings: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same widths everywhere
         "font.size": TEXT,
-        "hatch.linewidth": 0.7,
-        "svg.hashsalt": "lanes",
+        "hatch.linewidth": 1.1,
+        "svg.fonttype": "none",  # text that can be read, searched and copied; its widths are checked with DejaVu Sans,
+        "svg.hashsalt": "lanes",  # and the fonts that stand in for it are as wide or narrower
         "text.parse_math": False,  # a name may have a $ in it
     }
+    file = io.BytesIO()
     with matplotlib.rc_context(settings):
-        figure = figure_of(traces, theme)
-        metadata = {"Description": summary(traces)} | ({"Date": None} if suffix == ".svg" else {})
+        figure = figure_of(pictures, rows_of([*pictures.values()], rows, order), theme)
+        metadata = {"Description": summary(pictures)} | ({"Date": None} if suffix == ".svg" else {})
         figure.savefig(file, format=suffix[1:], dpi=200, facecolor=theme.paper, metadata=metadata)
+    if suffix == ".png":
+        return file.getvalue()
+    return _lean(file.getvalue().decode()).encode()
+
+
+def _lean(svg: str) -> str:
+    """The same picture in fewer bytes, and with fonts that may stand in for the one that comes with matplotlib."""
+    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+|\s*\n", r"\1", path[0]), svg)

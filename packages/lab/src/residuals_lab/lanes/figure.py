@@ -1,77 +1,82 @@
-"""The drawing, with matplotlib: figures, panels, bars and labels."""
+"""The drawing, with matplotlib: what in a gutter at the left, when in the lanes, how much at the right.
 
+All is drawn in points, from the top left corner of the figure, in one panel that fills it.
+"""
+
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import cache
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from residuals_lab.lanes.rows import LOOKS, Row, Run, rows_of, runs
+from residuals_lab.lanes.rows import LOOKS, Level, Part, Picture, Row, Run, Side, outline, runs
 from residuals_lab.show import size
 from residuals_lab.trace import Trace
-from residuals_lab.trace.lifetimes import Lane, staircase
+from residuals_lab.trace.lifetimes import staircase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_BADGES = 3  # beside a row; more are `…`
 MOST_TICKS = 12  # below the forward, and as many below the backward
-
-ON_BAR = "#14181d"
 
 
 class Theme(NamedTuple):
-    """The colours of everything but the bars."""
+    """The colours of everything but the bars, and which of a look's colours the bars have."""
 
+    look: int
     paper: str
+    band: str  # behind every second row
     ink: str
     muted: str
     rule: str
-    new: str  # the outline of new memory
+    badge: str
 
 
-LIGHT = Theme("#ffffff", "#1f2328", "#59636e", "#d9dee3", "#c2410c")
-DARK = Theme("#0d1117", "#e6edf3", "#9198a1", "#2f353d", "#ffa56b")
+LIGHT = Theme(0, "#ffffff", "#f3f5f7", "#1f2328", "#59636e", "#dfe3e8", "#0550ae")
+DARK = Theme(1, "#0d1117", "#151b23", "#e6edf3", "#9198a1", "#2b323a", "#79c0ff")
 
 # Lengths are in points: a figure that fills the width of a README has 720.
-WIDTH, LEFT, RIGHT, GAP = 720.0, 58.0, 10.0, 22.0
-LEAST_COLUMN = 230.0
-HEAD, STAIRS, BETWEEN, FOOT = 44.0, 112.0, 12.0, 34.0  # titles, staircase, the space below it, names of steps
-LEGEND_LINE = 15.0
-TEXT, SMALL, TITLE = 7.6, 7.4, 10.0  # sizes of fonts
-TEXT_ROW = 9.8  # the least height of a row, and of a bar with text in it
-ROW_GAP = 2.8
-HIGHEST_BAR, HAIRLINE = 24.0, 1.2
+WIDTH, MARGIN, GAP = 720.0, 8.0, 14.0
+GUTTER, AMOUNT = 156.0, 104.0  # left of the first lane, and right of each: a bar, and its bytes
+LEAST_LANE, MODULE = 150.0, 74.0
+HEAD, STAIRS, AXIS = 40.0, 84.0, 20.0  # titles, staircase, the names of the halves and of the columns
+ROW, BAR, FOOT, LEGEND = 15.4, 9.6, 18.0, 14.0  # the height of a row, of a bar in it, of the ticks, of a legend's line
+TEXT, SMALL, TITLE = 7.8, 7.2, 9.6  # sizes of fonts
+FINE = 1.5  # what is closer together is not told apart
+BANDS, RULES, BARS, MIDDLE = 0.5, 1.0, 2.0, 3.0  # what lies above what
 
 
 class Column(NamedTuple):
-    """One trace in the picture; the forward has the left half and the backward the right half."""
+    """One trace in the picture; the forward has the left half of its lanes and the backward the right half."""
 
-    trace: Trace
-    theme: Theme
+    picture: Picture
+    left: float
     width: float
 
     @property
-    def half(self) -> float:
-        return self.width / 2
+    def trace(self) -> Trace:
+        return self.picture.trace
+
+    @property
+    def middle(self) -> float:
+        return self.left + self.width / 2
+
+    @property
+    def right(self) -> float:
+        return self.left + self.width
 
     def across(self, place: int) -> float:
         """The x of a place in the trace."""
         boundary, steps = self.trace.boundary, len(self.trace.steps)
         if place <= boundary:
-            return place / max(boundary, 1) * self.half
-        return self.half + (place - boundary) / (steps - boundary) * self.half
+            return self.left + place / max(boundary, 1) * self.width / 2
+        return self.middle + (place - boundary) / (steps - boundary) * self.width / 2
 
 
-class Place(NamedTuple):
-    """A place where a label could be."""
-
-    x: float
-    room: float
-    align: Literal["left", "right"]
-    is_within: bool = False  # in the bar itself
-
-
-def summary(traces: Mapping[str, Trace]) -> str:
-    return "; ".join(f"{name}: {_peak(trace)}" for name, trace in traces.items())
+def summary(pictures: Mapping[str, Picture]) -> str:
+    return "; ".join(f"{name}: {_peak(picture.trace)}" for name, picture in pictures.items())
 
 
 def _peak(trace: Trace) -> str:
@@ -80,195 +85,284 @@ def _peak(trace: Trace) -> str:
     return f"peak {peak}, {size(max((s.new_bytes for s in stairs), default=0))} of it new"
 
 
-def figure_of(traces: Mapping[str, Trace], theme: Theme) -> "Figure":
-    """All columns, with the same scales, and the legend below them."""
+def figure_of(pictures: Mapping[str, Picture], rows: Sequence[Row], theme: Theme) -> "Figure":
+    """All columns, with the same rows and scales, and the legend and the notes below them."""
     from matplotlib.figure import Figure
 
-    lines = [rows_of(trace) for trace in traces.values()]
-    heights = _heights(lines)
-    lowest = max(sum(max(TEXT_ROW, sum(h)) + ROW_GAP for h in hs) for hs in heights) + ROW_GAP
-    wide = max(LEAST_COLUMN, (WIDTH - LEFT - RIGHT + GAP) / len(traces) - GAP)
-    width = LEFT + RIGHT - GAP + len(traces) * (wide + GAP)
-    entries = _entries([part for column in lines for row in column for part in row.parts], theme)
-    height = HEAD + STAIRS + BETWEEN + lowest + FOOT + LEGEND_LINE * (-(-len(entries) // 4) + 0.4)
+    lane = max(LEAST_LANE, (WIDTH - 2 * MARGIN - GUTTER - GAP * (len(pictures) - 1)) / len(pictures) - AMOUNT)
+    step = lane + AMOUNT + GAP
+    columns = [Column(p, MARGIN + GUTTER + i * step, lane) for i, p in enumerate(pictures.values())]
+    width = columns[-1].right + AMOUNT + MARGIN
+    floor = HEAD + STAIRS
+    top = floor + AXIS
+    bottom = top + ROW * len(rows)
+    legend = _lines(_entries(rows), width, theme)
+    notes = _lines(_notes(pictures), width, theme)
+    height = bottom + FOOT + LEGEND * (len(legend) + len(notes)) + MARGIN
     figure = Figure(figsize=(width / 72, height / 72))
-    ticks = _byte_ticks(max(trace.saved_bytes for trace in traces.values()))
-    for i, (name, trace) in enumerate(traces.items()):
-        column = Column(trace, theme, wide)
-        left = LEFT + i * (wide + GAP)
-        stairs, bars = (
-            figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-            for top, high in ((HEAD, STAIRS), (HEAD + STAIRS + BETWEEN, lowest))
-        )
-        _draw_staircase(stairs, column, ticks)
-        _draw_rows(bars, column, lines[i], heights[i], lowest)
-        _draw_ticks(bars, column)
-        _note(stairs, _fit(name, wide, TITLE, is_bold=True), (0, 1), 19, theme.ink, size=TITLE, weight="bold")
-        _note(stairs, _peak(trace), (0, 1), 7, theme.muted)
-        if i:
-            stairs.tick_params(labelleft=False)
-        else:
-            for axes, label in ((stairs, "live bytes"), (bars, "saved arrays")):
-                axes.set_ylabel(label, color=theme.muted, fontsize=SMALL)
-                axes.yaxis.set_label_coords(-(LEFT - 12) / wide, 0.5)
-    style: dict[str, Any] = {"handlelength": 1.6, "handleheight": 0.8, "columnspacing": 2, "borderaxespad": 0.6}
-    style |= {"loc": "lower center", "ncols": min(4, len(entries)), "frameon": False, "labelcolor": theme.ink}
-    figure.legend(handles=entries, fontsize=TEXT, **style)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.axis("off")
+    most = max(column.trace.saved_bytes for column in columns)
+    for i, (name, column) in enumerate(zip(pictures, columns, strict=True)):
+        _write(axes, _fit(name, step - GAP, TITLE, is_bold=True), column.left, 12, theme.ink, size=TITLE, weight="bold")
+        _write(axes, _peak(column.trace), column.left, 25, theme.muted)
+        others = [other for other in columns if other is not column][:1] if i < 2 else columns[:1]
+        _draw_staircase(axes, column, others, most, floor, theme, is_first=i == 0)
+    _draw_gutter(axes, columns, rows, top, theme)
+    for i, column in enumerate(columns):
+        _draw_ticks(axes, column, top, bottom, theme)
+        _rule(axes, theme.muted, (column.middle, HEAD - 6), (column.middle, bottom), linestyle=":", zorder=MIDDLE)
+        for j, row in enumerate(rows):
+            _draw_side(axes, column, row.sides[i], max(r.nbytes for r in rows), top + (j + 0.5) * ROW, theme)
+    _rule(axes, theme.muted, (0, bottom), (width, bottom))
+    _draw_legend(axes, legend + notes, bottom + FOOT, theme)
     return figure
 
 
-def _note(axes: "Axes", text: str, place: tuple[float, float], up: float, colour: str, **style: Any) -> None:
-    """Write so many points above a place: its x is that of the data, its y a fraction of the panel's height."""
-    where: Any = ("data", "axes fraction")
-    axes.annotate(text, place, (0, up), xycoords=where, textcoords="offset points", color=colour, **style)
+def _write(axes: "Axes", text: str, x: float, y: float, colour: str, **style: Any) -> None:
+    """Write at the left of a place, or at another side, with its middle at this height."""
+    axes.text(x, y, text, **{"color": colour, "va": "center_baseline", "size": TEXT, **style})
 
 
-def _heights(columns: Sequence[Sequence[Row]]) -> list[list[list[float]]]:
-    """The heights of the parts of each row: by bytes, on one scale for all columns."""
-    most = max((row.nbytes for column in columns for row in column), default=0) or 1
-    count = max(len(column) for column in columns)
-    highest = min(HIGHEST_BAR, max(TEXT_ROW + 1, 400 / max(count, 1)))
-    return [[[max(HAIRLINE, p.nbytes / most * highest) for p in row.parts] for row in column] for column in columns]
+def _fill(axes: "Axes", x: float, y: float, width: float, height: float, **style: Any) -> None:
+    axes.fill(
+        [x, x + width, x + width, x],
+        [y, y, y + height, y + height],
+        **{"linewidth": 0, "zorder": BARS, "clip_on": False, **style},
+    )
+
+
+def _draw_stack(
+    axes: "Axes", column: Column, levels: Sequence[Level], styles: Sequence[Any], floor: float, scale: float
+) -> None:
+    """Fill what is alive, one colour above the other; `scale` is in points a byte."""
+    x, levels = _seen(levels, column)
+    base = [floor] * len(x)
+    for i, style in enumerate(styles):
+        above = [y - level.amounts[i] * scale for y, level in zip(base, levels, strict=True)]
+        if above != base:
+            axes.fill(
+                *zip(*_steps(x, above), *reversed(_steps(x, base)), strict=True), zorder=BARS, clip_on=False, **style
+            )
+        base = above
+
+
+def _steps(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+    """The corners of stairs that have these heights from these places on; the last place ends them."""
+    corners = [(x[0], y[0])]
+    for at, height in zip(x[1:-1], y[1:-1], strict=True):
+        if height != corners[-1][1]:
+            corners += [(at, corners[-1][1]), (at, height)]
+    return [*corners, (x[-1], corners[-1][1])]
+
+
+def _seen(levels: Sequence[Level], column: Column) -> tuple[list[float], list[Level]]:
+    """Levels and their x: of those within a point only the highest and the last, since no more can be seen."""
+    x, seen = list[float](), list[Level]()
+    for _, near in groupby(levels, lambda level: int(column.across(level.place) / FINE)):
+        together = [*near]
+        highest, last = max(together, key=lambda level: level.nbytes), together[-1]
+        x.append(column.across(together[0].place))
+        seen.append(highest)
+        if last is not highest:
+            x.append(column.across(last.place))
+            seen.append(last)
+    return x, seen
+
+
+def _rule(axes: "Axes", colour: str, *corners: tuple[float, float], **style: Any) -> None:
+    """A thin line through these corners."""
+    x, y = [corner[0] for corner in corners], [corner[1] for corner in corners]
+    axes.plot(x, y, **{"color": colour, "linewidth": 0.8, "zorder": RULES, "clip_on": False, **style})
 
 
 def _byte_ticks(most: int) -> list[int]:
     """The bytes at which lines are drawn: at most four steps of a power of two, up to `most` or just above."""
     step = 1
-    while step * 4 < most:
+    while step * 3 < most:
         step *= 2
     return [*range(0, max(most, 1) + step, step)]
 
 
-def _draw_staircase(axes: "Axes", column: Column, ticks: Sequence[int]) -> None:
-    stairs, theme = staircase(column.trace), column.theme
-    x = [0.0, *(column.across(s.place) for s in stairs), column.width]
-    base = [0] * len(x)
-    for (is_new, kind), (colour, _) in LOOKS.items():
-        amounts = [(s.new if is_new else s.alive).get(kind, 0) for s in stairs]
-        top = [b + n for b, n in zip(base, [0, *amounts, 0], strict=True)]
-        if any(amounts):
-            axes.fill_between(x, base, top, step="post", color=colour, linewidth=0)
-        base = top
-    _outline(axes, x, base, theme.muted, 0.9)
-    _outline(axes, x, [0, *(s.new_bytes for s in stairs), 0], theme.new, 1.3)
-    axes.set_yticks(ticks, [size(n) if n else "0" for n in ticks])
-    axes.set_ylim(0, 1.1 * ticks[-1])
-    _bare(axes, column)
-    axes.grid(axis="y", color=theme.rule, linewidth=0.6)
-    axes.axvline(column.half, -BETWEEN / STAIRS, color=theme.muted, linewidth=0.9, linestyle=":", clip_on=False)
-
-
-def _outline(axes: "Axes", x: Sequence[float], amounts: Sequence[int], colour: str, width: float) -> None:
-    """Draw the outline of stairs, from the floor and back to it."""
-    there = [i for i, amount in enumerate(amounts) if amount]
-    if there:
-        steps = slice(there[0], there[-1] + 2)
-        axes.step([x[there[0]], *x[steps]], [0, *amounts[steps]], where="post", color=colour, linewidth=width)
-
-
-def _bare(axes: "Axes", column: Column) -> None:
-    axes.set_facecolor("none")
-    axes.set_axisbelow(True)
-    axes.set_xlim(0, column.width)
-    axes.set_xticks([])
-    axes.tick_params(length=0, labelsize=SMALL, labelcolor=column.theme.muted)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(column.theme.muted)
-
-
-def _draw_rows(
-    axes: "Axes", column: Column, lines: Sequence[Row], heights: Sequence[Sequence[float]], lowest: float
+def _draw_staircase(
+    axes: "Axes", column: Column, others: Sequence[Column], most: int, floor: float, theme: Theme, *, is_first: bool
 ) -> None:
-    _bare(axes, column)
-    axes.set_ylim(lowest, 0)
-    axes.set_yticks([])
-    axes.axvline(column.half, color=column.theme.muted, linewidth=0.9, linestyle=":", zorder=0.5)
-    top = ROW_GAP
-    for row, highs in zip(lines, heights, strict=True):
-        room = max(TEXT_ROW, sum(highs))
-        y = top + (room + sum(highs)) / 2
-        for part, high in zip(row.parts, highs, strict=True):
-            begin, end = column.across(part.begin), column.across(part.end)
-            style = {"color": LOOKS[part.is_new, part.kind][0], **_hatch(part.is_unused, column.theme)}
-            axes.barh(y - high / 2, end - begin, high, left=begin, **style)
-            y -= high
-        _write(axes, column, row, top + room / 2, sum(highs))
-        top += room + ROW_GAP
+    """The live bytes, new memory at the bottom, above lines of equal bytes; dashed is the outline of another column."""
+    ticks = _byte_ticks(most)
+    scale = (STAIRS - 8) / ticks[-1]
+    for tick in ticks:
+        y = floor - tick * scale
+        colour, above = (theme.rule, RULES) if tick else (theme.muted, MIDDLE)
+        _rule(axes, colour, (column.left, y), (column.right, y), zorder=above)
+        if is_first:
+            _write(axes, size(tick) if tick else "0", column.left - 6, y, theme.muted, ha="right", size=SMALL)
+    for other in others:
+        x, levels = _seen(outline(other.trace), other._replace(left=column.left))
+        if x:
+            corners = _steps(x, [floor - level.nbytes * scale for level in levels])
+            _rule(axes, theme.muted, (x[0], floor), *corners, (x[-1], floor), linestyle=(0, (2.4, 1.6)))
+    styles = [{"facecolor": look[theme.look], "linewidth": 0} for look in LOOKS.values()]
+    _draw_stack(axes, column, outline(column.trace), styles, floor, scale)
+    for x_half, text in ((0.25, "forward →"), (0.75, "→ backward")):
+        _write(axes, text, column.left + x_half * column.width, floor + 9, theme.muted, ha="center", size=SMALL)
+    _write(axes, "bytes", column.right + 10, floor + 9, theme.muted, size=SMALL)
 
 
-def _hatch(is_unused: bool, theme: Theme) -> dict[str, Any]:
-    return {"hatch": "/////", "edgecolor": theme.paper, "linewidth": 0} if is_unused else {"linewidth": 0}
+def _draw_gutter(axes: "Axes", columns: Sequence[Column], rows: Sequence[Row], top: float, theme: Theme) -> None:
+    """Bands behind the rows, and what each row is: its module, its name, its shape or how many it has, its notes."""
+    _write(axes, "saved array", MARGIN, top - AXIS + 9, theme.muted, size=SMALL)
+    end = MARGIN + GUTTER - 6
+    indent = min(MODULE, max((_length(row.module, TEXT, is_bold=True) + 6 for row in rows if row.module), default=0))
+    before = ""
+    for i, row in enumerate(rows):
+        y = top + (i + 0.5) * ROW
+        if i % 2 == 0:
+            _fill(axes, 0, y - ROW / 2, columns[-1].right + AMOUNT + MARGIN, ROW, color=theme.band, zorder=BANDS)
+        if row.module and row.module != before:
+            module = _fit(row.module, indent - 6, TEXT, is_bold=True)
+            _write(axes, module, MARGIN, y, theme.ink, weight="bold")
+        before = row.module
+        x = end
+        badges = [str(number) for number in row.notes]
+        for text in reversed(badges if len(badges) <= MOST_BADGES else [*badges[: MOST_BADGES - 1], "…"]):
+            _draw_badge(axes, text, x - 5.5, y, theme)
+            x -= 13
+        start = indent if row.module else 0
+        room = x - MARGIN - start
+        what = _counted(row)
+        if _length(what, SMALL) + min(_length(row.name, TEXT), 0.45 * room) + 6 > room:
+            what = ""
+        name = _fit(row.name, room - (_length(what, SMALL) + 6 if what else 0), TEXT)
+        _write(axes, name, MARGIN + start, y, theme.ink)
+        _write(axes, what, x, y, theme.muted, ha="right", size=SMALL)
 
 
-def _write(axes: "Axes", column: Column, row: Row, y: float, high: float) -> None:
-    """A row's label: in its bar if it fits, else beside it; on a thin bar only if it fits nowhere else."""
-    across, theme = column.across, column.theme
-    is_high = high >= TEXT_ROW
-    begin, end = across(max(part.begin for part in row.parts)), across(min(part.end for part in row.parts))
-    before, after = across(row.begin), across(row.end)
-    inset = 4 if is_high else 12
-    within = Place(begin + inset, end - begin - 2 * inset, "left", is_within=True)
-    beside = [Place(after + 4, column.width - after - 4, "left"), Place(before - 4, before - 4, "right")]
-    places = [within, *beside] if is_high else [*beside, within]
-    fitting = [(text, p) for text in (row.label, row.short) for p in places if _length(text, TEXT) <= p.room]
-    text, place = fitting[0] if fitting else (row.short, max(places, key=lambda p: p.room))
-    colour, box = theme.ink, None
-    if place.is_within and is_high:
-        colour = ON_BAR
-        if any(part.is_unused for part in row.parts):  # text on hatching is hard to read
-            box = {"facecolor": LOOKS[row.parts[0].is_new, row.parts[0].kind][0], "edgecolor": "none", "pad": 1.2}
-    elif place.is_within:
-        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.6, "alpha": 0.8}  # the bar goes on below
-    text = _fit(text, place.room, TEXT)
-    axes.text(place.x, y, text, ha=place.align, va="center_baseline", fontsize=TEXT, color=colour, bbox=box)
+def _counted(row: Row) -> str:
+    """`×32`, `×32, ×64` where the columns differ, or the shape of the only array."""
+    counts = [*dict.fromkeys(side.arrays for side in row.sides if side)]
+    return row.what if counts == [1] else ", ".join(f"×{count:,}" for count in counts)
 
 
-def _draw_ticks(axes: "Axes", column: Column) -> None:
+def _draw_badge(axes: "Axes", text: str, x: float, y: float, theme: Theme) -> None:
+    axes.plot([x], [y], marker="o", markersize=10, color=theme.badge, markeredgewidth=0)
+    _write(axes, text, x, y, theme.paper, ha="center", size=SMALL - 0.4, weight="bold")
+
+
+def _draw_side(axes: "Axes", column: Column, side: Side | None, most: int, y: float, theme: Theme) -> None:
+    """One column's part of a row: its silhouette in the lane, and its bytes beside it."""
+    if side is None:
+        _rule(axes, theme.muted, (column.left, y), (column.right, y), linestyle=(0, (1, 3)))
+        _write(axes, "not kept", column.right + 10, y, theme.muted, size=SMALL)
+        return
+    floor, left = y + BAR / 2, column.right + 10
+    styles = [_style(part, theme) for part in side.parts]
+    _draw_stack(axes, column, side.levels, styles, floor, BAR / max(side.nbytes, 1))
+    for part, style in zip(side.parts, styles, strict=True):
+        wide = (AMOUNT - 62) * part.nbytes / max(most, 1)
+        wide = max(wide, 0.8 if len(side.parts) == 1 else 0)  # a line, where there would be nothing to see
+        _fill(axes, left, floor - BAR, wide, BAR, **style)
+        left += wide
+    _write(axes, size(side.nbytes), column.right + AMOUNT, y, theme.ink, ha="right")
+
+
+def _style(part: Part, theme: Theme) -> dict[str, Any]:
+    colour = LOOKS[part.is_new, part.kind][theme.look]
+    return {"facecolor": colour, "linewidth": 0} | (
+        {"hatch": "//////", "edgecolor": theme.paper} if part.is_wasted else {"edgecolor": colour}
+    )
+
+
+def _draw_ticks(axes: "Axes", column: Column, top: float, bottom: float, theme: Theme) -> None:
+    """The names of operations or modules below the lanes, and a thin line above each."""
     forward, backward = runs(column.trace, MOST_TICKS)
-    places = _thinned(forward, column, 0)
+    places = _thinned(forward, column, column.left)
     if {run.name for run in backward} <= {run.name for run in forward}:  # then the backward mirrors the forward
         backward = [run for run in backward if run.name in places.values()]
-    places |= _thinned(backward, column, column.half)
+    places |= _thinned(backward, column, column.middle)
     for x, label in places.items():
-        _note(axes, label, (x, 0), -10, column.theme.ink, ha="center", size=SMALL)
-    for x, label in ((column.half / 2, "forward"), (column.half * 1.5, "backward")):
-        _note(axes, label, (x, 0), -23 if places else -10, column.theme.muted, ha="center", size=SMALL)
+        _rule(axes, theme.rule, (x, top), (x, bottom))
+        _write(axes, label, x, bottom + 8, theme.muted, ha="center", size=SMALL)
 
 
 def _thinned(found: list[Run], column: Column, left: float) -> dict[float, str]:
     """The names of runs by their x in a half: all, or every second, or third ... until none touches the next."""
-    labels = {run.name: _fit(run.name, column.half - 6, SMALL) for run in found}
+    half = column.width / 2
+    labels = {run.name: _fit(run.name, half - 6, SMALL) for run in found}
     wide = {name: _length(label, SMALL) / 2 + 3 for name, label in labels.items()}
     for every in range(1, len(found) + 1):
         places = {}
         for run in found[::every]:
             x = (column.across(run.begin) + column.across(run.end)) / 2
-            places[min(max(x, left + wide[run.name]), left + column.half - wide[run.name])] = run.name
+            places[min(max(x, left + wide[run.name]), left + half - wide[run.name])] = run.name
         if all(x + wide[a] <= y - wide[b] for (x, a), (y, b) in pairwise(places.items())):
             return {x: labels[name] for x, name in places.items()}
     return {}
 
 
-def _entries(parts: Sequence[Lane], theme: Theme) -> list[Any]:
-    """The entries of the legend: the kinds that occur, in the order of the stack."""
-    from matplotlib.patches import Patch
+class _Entry(NamedTuple):
+    """A line below the picture: a patch in a part's style, or a badge, and what it means."""
 
-    there = {(a.is_new, a.kind) for a in parts}
-    entries = [Patch(color=colour, label=label) for key, (colour, label) in LOOKS.items() if key in there]
-    if any(a.is_unused for a in parts):
-        entries.append(Patch(facecolor=theme.muted, label="hatched: no gradient needs it", **_hatch(True, theme)))
+    text: str
+    part: Part | None
+    number: int = 0
+
+
+def _entries(rows: Sequence[Row]) -> list[_Entry]:
+    """The entries of the legend: the looks that occur, in the order of the stack, and what is wasted."""
+    parts = [part for row in rows for side in row.sides if side for part in side.parts]
+    there = {(part.is_new, part.kind) for part in parts}
+    entries = [_Entry(LOOKS[look][2], Part(*look, False, 0, 0)) for look in LOOKS if look in there]
+    if any(part.is_wasted for part in parts):
+        entries.append(_Entry("hatched: wasted", Part(True, "new", True, 0, 0)))
     return entries
+
+
+def _notes(pictures: Mapping[str, Picture]) -> list[_Entry]:
+    notes = dict.fromkeys(note for picture in pictures.values() for note in picture.notes)
+    return [_Entry(note.text, None, number) for number, note in enumerate(notes, 1)]
+
+
+def _lines(entries: Sequence[_Entry], width: float, theme: Theme) -> list[list[tuple[float, _Entry]]]:
+    """The entries in lines, each with its x: as many on a line as have room."""
+    lines: list[list[tuple[float, _Entry]]] = []
+    x = width
+    for entry in entries:
+        wide = _length(entry.text, TEXT) + 30
+        if x + wide > width or not lines:
+            lines.append([])
+            x = MARGIN
+        lines[-1].append((x, entry._replace(text=_fit(entry.text, width - x - 30, TEXT))))
+        x += wide
+    return lines
+
+
+def _draw_legend(axes: "Axes", lines: Sequence[Sequence[tuple[float, _Entry]]], top: float, theme: Theme) -> None:
+    for i, line in enumerate(lines):
+        y = top + (i + 0.5) * LEGEND
+        for x, entry in line:
+            if entry.part:
+                _fill(axes, x, y - 3.6, 12, 7.2, **_style(entry.part, theme))
+            else:
+                _draw_badge(axes, str(entry.number), x + 6, y, theme)
+            _write(axes, entry.text, x + 17, y, theme.ink)
 
 
 def _fit(text: str, room: float, fontsize: float, *, is_bold: bool = False) -> str:
     """A text without its middle, if it is too long."""
-    short, keep = text, len(text)
-    while keep > 2 and _length(short, fontsize, is_bold=is_bold) > room:
-        keep -= 1
-        short = f"{text[: keep // 2]}…{text[len(text) - (keep + 1) // 2 :]}"
-    return short
+    if _length(text, fontsize, is_bold=is_bold) <= room:
+        return text
+
+    def short(keep: int) -> str:
+        return f"{text[: keep // 2]}…{text[len(text) - (keep + 1) // 2 :]}"
+
+    kept = range(2, len(text))
+    too_long = bisect_right(kept, room, key=lambda keep: _length(short(keep), fontsize, is_bold=is_bold))
+    return short(kept[max(too_long - 1, 0)]) if kept else text
 
 
+@cache
 def _length(text: str, fontsize: float, *, is_bold: bool = False) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path

@@ -1,50 +1,104 @@
-"""The rows of the picture and the names below its axis: many lanes and steps as few."""
+"""The rows of the picture and the names below its axis: many arrays and steps as few."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from os.path import basename
-from string import digits
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from residuals_lab.show import size
 from residuals_lab.trace import Kind, Step, Trace
+from residuals_lab.trace.groups import alike, kinds
 from residuals_lab.trace.lifetimes import Lane, lanes
 
-MOST_ROWS = 40
-# (whether an array is new memory, its kind) → its colour and its title, in the order in which bars are stacked, from
-# the bottom. New memory is warm and memory that is alive anyway is cool, so that every eye tells the two apart; dark
-# text is readable on all.
-LOOKS: dict[tuple[bool, Kind], tuple[str, str]] = {
-    (True, "new"): ("#ee8a4a", "new memory"),
-    (True, "view"): ("#fad27a", "new memory: view"),
-    (True, "hidden"): ("#d4568f", "new memory: hidden"),
-    (False, "output"): ("#5cc79d", "already alive: output"),
-    (False, "input"): ("#7fb8ee", "already alive: input"),
-    (False, "parameter"): ("#b3bbc5", "already alive: parameter"),
-    (False, "view"): ("#a6e6e2", "already alive: view"),
-    (False, "hidden"): ("#8474cc", "already alive: hidden"),
+MOST_ROWS = 24
+ALL_PARAMETERS = "all parameters"
+Order = Literal["program", "bytes"]
+# (whether an array is new memory, its kind) → its colour on a light page, its colour on a dark page, and its title; in
+# the order in which they are stacked, from the bottom. New memory is warm and memory that is alive anyway is cool, so
+# that every eye tells the two apart.
+LOOKS: dict[tuple[bool, Kind], tuple[str, str, str]] = {
+    (True, "new"): ("#d9602a", "#f28a3c", "new memory"),
+    (True, "view"): ("#e8b84a", "#d8ae4a", "new memory: a view"),
+    (True, "hidden"): ("#b5397d", "#d862a0", "new memory: hidden"),
+    (False, "output"): ("#6fb898", "#5a9c80", "alive anyway: output"),
+    (False, "input"): ("#9db1c9", "#6f8fb8", "alive anyway: input"),
+    (False, "parameter"): ("#c9d1d9", "#656d7a", "alive anyway: parameter"),
+    (False, "view"): ("#8fcfd0", "#4f9496", "alive anyway: a view"),
+    (False, "hidden"): ("#8a78c8", "#8574c4", "alive anyway: hidden"),
 }
 
 
-class Row(NamedTuple):
-    """A row of the picture: one lane, or the rest of a module with a part for each kind."""
+class Note(NamedTuple):
+    """A sentence below the picture; its number stands beside the rows of these storages."""
 
-    label: str
-    short: str  # shown where the label has no room
-    parts: tuple[Lane, ...]  # as they are stacked, from the bottom
+    text: str
+    storages: frozenset[Hashable]
+
+
+class Picture(NamedTuple):
+    """What one column shows."""
+
+    trace: Trace
+    wasted: frozenset[Hashable] = frozenset()  # storages that are drawn hatched, beside those that nobody needs
+    notes: tuple[Note, ...] = ()
+
+
+class Part(NamedTuple):
+    """The arrays of a row that look alike in one column."""
+
+    is_new: bool
+    kind: Kind
+    is_wasted: bool
+    nbytes: int
+    arrays: int
+
+
+class Level(NamedTuple):
+    """The bytes that are alive from a place on, up to the next level: one number for each colour that is stacked."""
+
+    place: int
+    amounts: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.amounts)
+
+
+class Side(NamedTuple):
+    """What one column has in a row."""
+
+    parts: tuple[Part, ...]  # as they are stacked, from the bottom
+    levels: tuple[Level, ...]  # with a number for each part; the last has none alive
+    notes: tuple[int, ...]  # the numbers of the notes about these arrays
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
 
     @property
-    def begin(self) -> int:
-        return min(part.begin for part in self.parts)
+    def arrays(self) -> int:
+        return sum(part.arrays for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the picture: all arrays that are alike, in each column."""
+
+    module: str  # "" if they are made in none, or if the row is of several
+    name: str
+    what: str  # `float32[4, 8]` where all its arrays are of one shape
+    sides: tuple[Side | None, ...]  # one a column; None: it keeps none of them
 
     @property
-    def end(self) -> int:
-        return max(part.end for part in self.parts)
+    def nbytes(self) -> int:
+        """The most bytes that a column has."""
+        return max(side.nbytes for side in self.sides if side)
+
+    @property
+    def notes(self) -> list[int]:
+        return sorted({number for side in self.sides if side for number in side.notes})
 
 
 class Run(NamedTuple):
@@ -55,81 +109,148 @@ class Run(NamedTuple):
     end: int
 
 
-def rows_of(trace: Trace, most: int = MOST_ROWS) -> list[Row]:
-    """The rows of a trace's picture, at most so many, in the order in which they begin; together they have all bytes.
+# What makes two arrays alike: the names on their module's path without the numbers of layers, their own name without
+# numbers, and then what tells the arrays of one name apart.
+_Module = tuple[str, ...]
 
-    Where there are more lanes, only the largest have a row of their own.
+
+class _Key(NamedTuple):
+    module: _Module
+    name: str
+    dtype: str = ""
+    axes: int = -1
+    again: int = 0  # the number of its line, among the lines that make arrays like it in this module
+
+
+def rows_of(pictures: Sequence[Picture], most: int = MOST_ROWS, order: Order = "program") -> list[Row]:
+    """The rows of all columns, at most so many; in each column all rows together have all bytes.
+
+    A row is all arrays of one module, name, dtype and line that a stack of layers has. Where these are more rows than
+    asked for, all parameters are one row; where they still are, a row is of one module and name; and then the largest
+    of these are shown, and one row of all others.
     """
+    numbers = {note: i for i, note in enumerate(dict.fromkeys(note for p in pictures for note in p.notes), 1)}
+    for is_fine, has_parameters in ((True, True), (True, False), (False, False)):
+        columns = [_keyed(picture.trace, is_fine, has_parameters) for picture in pictures]
+        keys = _merged([[*column] for column in columns])
+        if len(keys) <= most:
+            break
+    weight = {key: max(sum(a.nbytes for a in column.get(key, ())) for column in columns) for key in keys}
+    largest = sorted(keys, key=lambda key: -weight[key])[: most if len(keys) <= most else most - 1]
+    chosen = largest if order == "bytes" else [key for key in keys if key in {*largest}]
+    titles, names = _titles({key.module for key in chosen}), _names(chosen)
+    found = []
+    for key in chosen:
+        sides = [_side(column.get(key, ()), p, numbers) for column, p in zip(columns, pictures, strict=True)]
+        found.append(Row(titles[key.module], names[key], _shape(key, columns), tuple(sides)))
+    rest = [[a for key, these in column.items() if key not in {*largest} for a in these] for column in columns]
+    if any(rest):
+        sides = [_side(these, picture, numbers) for these, picture in zip(rest, pictures, strict=True)]
+        found.append(Row("", "all others", "", tuple(sides)))
+    return found
+
+
+def _keyed(trace: Trace, is_fine: bool, has_parameters: bool) -> dict[_Key, list[Lane]]:
+    """The lanes by what makes them alike, in the order of the program; parameters that are one row come last."""
     outer = outermost(trace)
-    found = [a._replace(module=within(a.module, outer)) for a in lanes(trace)]
-    alone, rests = grouped(found, most)
-    lines = [_alone(a) for a in alone]
-    lines += [_rest(name, *rest) for name, rest in rests.items()]
-    return sorted(lines, key=lambda row: (row.begin, -row.end))
+    lines: dict[_Key, list[str]] = defaultdict(list)
+    found: dict[_Key, list[Lane]] = defaultdict(list)
+    together = []
+    for lane in sorted(lanes(trace), key=lambda a: (a.begin, a.is_new, -a.end)):
+        if lane.kind == "parameter" and not has_parameters:
+            together.append(lane)
+            continue
+        module = lane.module.rpartition("/")[2]
+        name = lane.name.rpartition(f"{module}.")[2] if module else lane.name  # `weight`, in the module that has it
+        key = _Key(kinds(trace, lane.module)[outer:], alike(name))
+        if is_fine:
+            key = key._replace(dtype=lane.value.dtype, axes=len(lane.value.shape))
+            if lane.line not in lines[key]:
+                lines[key].append(lane.line)
+            key = key._replace(again=lines[key].index(lane.line))
+        found[key].append(lane)
+    return dict(found) | ({_Key((), ALL_PARAMETERS): together} if together else {})
 
 
-def _alone(lane: Lane) -> Row:
-    short = f"{lane.name} {size(lane.nbytes)}" + (", never needed" if lane.is_unused else "")
-    where = (lane.module or basename(lane.line)) if lane.op else ""  # an input's own name says where it belongs
-    return Row(f"{where}: {short}" if where else short, short, (lane,))
+def _merged(orders: Sequence[Sequence[_Key]]) -> list[_Key]:
+    """One order for all columns: between the keys that two have in common are those of the one, then of the other."""
+    merged: list[_Key] = []
+    for order in orders:
+        spans = SequenceMatcher(None, merged, order, autojunk=False).get_opcodes()
+        merged = [*dict.fromkeys(key for _, a, b, c, d in spans for key in (*merged[a:b], *order[c:d]))]
+    first = {module: i for i, module in reversed([*enumerate(key.module for key in merged)])}
+    return sorted(merged, key=lambda key: (key.name == ALL_PARAMETERS, first[key.module]))
 
 
-def _rest(name: str, rest: Sequence[Lane], is_all: bool) -> Row:
-    """One row for many lanes of a module; `is_all`: no lane of the module has a row of its own."""
-    if len(rest) == 1:
-        return _alone(rest[0])
-    parts = [
-        Lane(name, kind, is_new, sum(a.nbytes for a in same), same[0].begin, max(a.end for a in same), unused, "", name)
-        for is_new, kind in LOOKS
-        for unused in (False, True)
-        if (same := [a for a in rest if (a.is_new, a.kind, a.is_unused) == (is_new, kind, unused)])
-    ]
-    largest, others = max(rest, key=lambda a: (a.is_new, a.nbytes)), len(rest) - 1
-    is_one_name = len({a.name for a in rest}) == 1
-    what = f"{len(rest)} × {largest.name}" if is_one_name else f"{largest.name} and {others} more"
-    unneeded = sum(a.nbytes for a in rest if a.is_unused)
-    end = size(sum(a.nbytes for a in rest)) + (f", {size(unneeded)} never needed" if unneeded else "")
-    name = name or "elsewhere"
-    return Row(f"{name}: {what if is_all else f'{len(rest)} more'}, {end}", f"{name}: {end}", tuple(parts))
+def _titles(modules: set[_Module]) -> dict[_Module, str]:
+    """A title for each module: as much of the end of its path as tells it from the others."""
+    named = {path: [name.removesuffix(" *") for name in path if name != "*"] for path in modules}
+
+    def ends(length: int) -> dict[_Module, str]:
+        return {path: "/".join(names[-length:]) for path, names in named.items()}
+
+    titles: dict[_Module, str] = {}
+    for length in range(1, max(map(len, named.values()), default=0) + 1):
+        counted = Counter(ends(length).values())
+        titles |= {p: t for p, t in ends(length).items() if p not in titles and counted[t] == 1}
+    return {path: titles.get(path, "/".join(named[path])) for path in modules}
 
 
-def grouped(found: Sequence[Lane], most: int) -> tuple[list[Lane], dict[str, tuple[list[Lane], bool]]]:
-    """Lanes in at most so many rows: those that have one by themselves, and by module the rest.
-
-    The largest lanes are by themselves; of equal ones all or none, since none of them stands out. Beside the rest of a
-    module is whether that is all of its lanes.
-    """
-    if len(found) <= most:
-        return [*found], {}
-    places = _places(found, most // 8)
-    modules = _modules(places, most - most // 10)
-    sizes = sorted((a.nbytes for a in found), reverse=True)
-    first_without_room = sizes[most - len({*modules.values()})]
-    alone, shown = [], set()
-    rests: dict[str, list[Lane]] = defaultdict(list)
-    for a, place in zip(found, places, strict=True):
-        if a.nbytes > first_without_room:
-            alone.append(a)
-            shown.add(modules[place])
-        else:
-            rests[modules[place]].append(a)
-    return alone, {name: (rest, name not in shown) for name, rest in rests.items()}
+def _names(keys: Sequence[_Key]) -> dict[_Key, str]:
+    """A name for each row: with its dtype, or its number, where a module has several of one name."""
+    same = Counter((key.module, key.name) for key in keys)
+    typed = Counter(key[:3] for key in keys)
+    names, so_far = {}, Counter[tuple[str | _Module, ...]]()
+    for key in keys:
+        name = key.name
+        if same[key.module, key.name] > 1 and typed[key[:3]] < same[key.module, key.name]:
+            name = f"{name}, {key.dtype}"
+        if typed[key[:3]] > 1:
+            so_far[key[:3]] += 1
+            name = f"{name} ({so_far[key[:3]]})"
+        names[key] = name
+    return names
 
 
-def _places(found: Sequence[Lane], many: int) -> list[str]:
-    """The module of each lane; of a lane in a crowded module also its line and name, and a number if these are equal.
+def _shape(key: _Key, columns: Sequence[Mapping[_Key, Sequence[Lane]]]) -> str:
+    shapes = {str(lane.value) for column in columns for lane in column.get(key, ())}
+    return shapes.pop() if len(shapes) == 1 else ""
 
-    This tells lanes apart in code without modules, and in a large module.
-    """
-    crowded = {module for module, n in Counter(a.module for a in found).items() if n > many}
-    detailed = ["/".join(part for part in (a.module, basename(a.line), a.name) if part) for a in found]
-    alike, so_far = Counter(detailed), Counter[str]()
-    places = []
-    for a, place in zip(found, detailed, strict=True):
-        so_far[place] += 1
-        numbered = f"{place} {so_far[place]}" if alike[place] > 1 else place
-        places.append(numbered if a.module in crowded else a.module)
-    return places
+
+def _side(found: Sequence[Lane], picture: Picture, numbers: Mapping[Note, int]) -> Side | None:
+    """The arrays of a row in one column, those that look alike as one part."""
+    if not found:
+        return None
+    parts: dict[tuple[bool, Kind, bool], list[Lane]] = defaultdict(list)
+    for lane in found:
+        parts[lane.is_new, lane.kind, lane.is_unused or lane.storage in picture.wasted].append(lane)
+    stacked = dict(sorted(parts.items(), key=lambda item: [*LOOKS].index(item[0][:2])))
+    storages = {lane.storage for lane in found}
+    return Side(
+        tuple(Part(*look, sum(a.nbytes for a in same), len(same)) for look, same in stacked.items()),
+        _levels([*stacked.values()]),
+        tuple(numbers[note] for note in picture.notes if note.storages & storages),
+    )
+
+
+def _levels(parts: Sequence[Sequence[Lane]]) -> tuple[Level, ...]:
+    """What is alive of each part, at each place where it changes."""
+    changes: dict[int, Counter[int]] = defaultdict(Counter)
+    for i, part in enumerate(parts):
+        for lane in part:
+            changes[lane.begin][i] += lane.nbytes
+            changes[lane.end][i] -= lane.nbytes
+    levels, alive = [], Counter[int]()
+    for place, change in sorted(changes.items()):
+        alive.update(change)
+        levels.append(Level(place, tuple(alive[i] for i in range(len(parts)))))
+    return tuple(levels)
+
+
+def outline(trace: Trace) -> tuple[Level, ...]:
+    """The bytes that are alive at each place where they change, with a number for each of `LOOKS`."""
+    found = lanes(trace)
+    return _levels([[lane for lane in found if (lane.is_new, lane.kind) == look] for look in LOOKS])
 
 
 def within(module: str, begin: int = 0, end: int | None = None) -> str:
@@ -145,34 +266,6 @@ def outermost(trace: Trace) -> int:
     first, last = min(modules), max(modules)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return max(same - any(path[same].isdigit() for path in modules if len(path) > same), 0)
-
-
-def _modules(places: Sequence[str], most: int) -> dict[str, str]:
-    """Place → the module in which it is counted, on the deepest level that has at most so many modules.
-
-    If that level has only a few, and the next one too many, neighbours on the next level are counted together.
-    """
-    deepest = max(place.count("/") for place in places) + 1
-    levels = [[*dict.fromkeys(within(place, 0, depth) for place in places)] for depth in range(deepest + 1)]
-    depth = max(depth for depth, level in enumerate(levels) if len(level) <= most)
-    names = {name: name for name in levels[depth]}
-    if len(names) <= most // 4 and depth < deepest:
-        depth += 1
-        level = levels[depth]
-        many = -(-len(level) // most)
-        parts = [level[i : i + many] for i in range(0, len(level), many)]
-        names = {name: _span(part[0], part[-1]) for part in parts for name in part}
-    return {place: names[within(place, 0, depth)] for place in places}
-
-
-def _span(first: str, last: str) -> str:
-    """`layers/3 to 5` where only the number differs, `layers/3/up to down`, else `embedding to layers/0`."""
-    if first == last:
-        return first
-    (outer, slash, _), stem = first.rpartition("/"), first.rstrip(digits)
-    if last.rstrip(digits) != stem:
-        stem = outer + slash if last.rpartition("/")[0] == outer else ""
-    return f"{first} to {last.removeprefix(stem)}"
 
 
 def runs(trace: Trace, most: int) -> tuple[list[Run], list[Run]]:

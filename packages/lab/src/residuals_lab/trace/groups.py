@@ -89,16 +89,16 @@ def _modules(trace: Trace) -> Callable[[Residual], str]:
     """A function that gives the title of a residual's module: alike ones have the same."""
     alike_ones: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for r in trace.residuals:
-        alike_ones[_kinds(trace, r.module)].add(r.module)
+        alike_ones[kinds(trace, r.module)].add(r.module)
 
     def label(r: Residual) -> str:
-        kinds = _kinds(trace, r.module)
-        return ("/".join(kinds) if len(alike_ones[kinds]) > 1 else r.module) or "(no module)"
+        path = kinds(trace, r.module)
+        return ("/".join(path) if len(alike_ones[path]) > 1 else r.module) or "(no module)"
 
     return label
 
 
-def _kinds(trace: Trace, module: str) -> tuple[str, ...]:
+def kinds(trace: Trace, module: str) -> tuple[str, ...]:
     """The names on a module's path, the same for alike modules of one class: the `Linear *` of a `Sequential`."""
     names = module.split("/") if module else []
     places = ["/".join(names[: i + 1]) for i in range(len(names))]
@@ -114,7 +114,7 @@ def tree(trace: Trace) -> Branch:
     for r in stored(trace):
         names = r.module.split("/") if r.module else []
         for depth in range(len(names) + 1):
-            branch = _reach(root, _kinds(trace, "/".join(names[:depth])))
+            branch = _reach(root, kinds(trace, "/".join(names[:depth])))
             branch.paths.add("/".join(names[:depth]))
             branch.count += 1
             branch.nbytes += r.storage_bytes

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from residuals_lab.trace import Kind, Residual, Trace
+from residuals_lab.trace import Kind, Residual, Trace, Value
 
 
 class Lane(NamedTuple):
@@ -23,7 +23,9 @@ class Lane(NamedTuple):
     is_unused: bool  # no gradient needs it: it stays to the end for nothing
     op: str  # the operation that makes it; "" if none does
     module: str  # of that operation; if there is none, of the one that reads it last
-    line: str = ""  # of the same operation
+    line: str  # of the same operation
+    value: Value  # of the largest residual in it
+    storage: Hashable
 
 
 class Stair(NamedTuple):
@@ -89,4 +91,6 @@ def _lane(trace: Trace, residuals: Sequence[Residual]) -> Lane:
         op=largest.op,
         module=largest.module or (reader.module if reader else ""),
         line=largest.line or (reader.line if reader else ""),
+        value=largest.value,
+        storage=largest.storage,
     )

@@ -20,6 +20,7 @@ class Advice:
     arrays: int
     nbytes: int  # new bytes as it is
     instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
+    storages: frozenset[Hashable] = frozenset()  # of these arrays
 
     @property
     def freed(self) -> int:
@@ -32,7 +33,9 @@ Found = Iterator[tuple[Saved, Advice]]
 
 def found_advice(what: str, line: str, op: str, saved: Saved, instead: int) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
-    return saved, Advice(what, line, op, len(saved), sum(r.storage_bytes for r in saved.values()), instead)
+    return saved, Advice(
+        what, line, op, len(saved), sum(r.storage_bytes for r in saved.values()), instead, frozenset(saved)
+    )
 
 
 class Ours:
