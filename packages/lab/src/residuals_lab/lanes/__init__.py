@@ -91,4 +91,4 @@ def _lean(svg: str) -> str:
     """The same picture in fewer bytes, and with fonts that may stand in for the one that comes with matplotlib."""
     svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+|\s*\n", r"\1", path[0]), svg)
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+|\s*\n", r"\1", path[0]), svg)
