@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 
 def console() -> "Console":
@@ -25,16 +28,55 @@ def console() -> "Console":
     return Pipeable(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
 
 
+def say(console: "Console", line: "str | Text", indent: int = 0) -> None:
+    """Print a line: on a terminal in as many lines as it needs, all but the first of them indented.
+
+    It is broken at blanks, and within a word that is longer than a line, such as a path, after one of `/._,`.
+    """
+    from rich.text import Text
+
+    text = Text(line) if isinstance(line, str) else line
+    for part in _wrapped(text, console.width, indent) if console.is_terminal else [text]:
+        console.print(part)
+
+
+def _wrapped(text: "Text", width: int, indent: int) -> "list[Text]":
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    cuts, x = list[int](), 0
+    for word in re.finditer(r"\s*\S+", text.plain):
+        pieces = [(word.start(), word[0])]
+        if x + cell_len(word[0]) > width and cell_len(word[0].lstrip()) > width - indent:
+            pieces = [(word.start() + piece.start(), piece[0]) for piece in re.finditer(r"\s*[^/._,]*[/._,]?", word[0])]
+        for start, piece in pieces:
+            if x and x + cell_len(piece) > width:
+                cuts.append(start + len(piece) - len(piece.lstrip()))
+                x, piece = indent, piece.lstrip()
+            x += cell_len(piece)
+    first, *others = text.divide(cuts)
+    for line in (first, *others):
+        line.rstrip()
+    return [first, *(Text.assemble(" " * indent, line) for line in others)]
+
+
+def fits(console: "Console", table: "Table") -> bool:
+    """Whether a table is no wider than the terminal, with no cell of it in two lines."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
+
+
 @contextmanager
-def progress(what: str) -> Iterator[None]:
-    """Say on stderr that something long is going on, where there is somebody to see it."""
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr that something long is going on, where there is somebody to see it; gives what says how far."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda what: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(what):
-        yield
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
 def wrote(path: Path) -> None:

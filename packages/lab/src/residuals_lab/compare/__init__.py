@@ -79,9 +79,13 @@ class Comparison:
 
 
 def compare(
-    ops: Sequence[Op], adapters: Sequence[Framework], options: Options, target: Target | None = None
+    ops: Sequence[Op],
+    adapters: Sequence[Framework],
+    options: Options,
+    target: Target | None = None,
+    tell: Callable[[str], None] = lambda what: None,
 ) -> Comparison:
-    """Compare ops, or one op and somebody's function, in these frameworks.
+    """Compare ops, or one op and somebody's function, in these frameworks; `tell` is told how far it is.
 
     Raises:
         UsageError: if an array that is given does not fit, or the function cannot be compared.
@@ -93,7 +97,11 @@ def compare(
     calls = [make_call(op, options) for op in ops]
     for call in calls:
         _check_finite(call, adapters[0], options)
-    return Comparison(options, tuple(_entry(call, adapters, options, target) for call in calls))
+    entries = []
+    for i, call in enumerate(calls, 1):
+        tell(f"comparing {f'{i} of {len(calls)}: ' if len(calls) > 1 else ''}{call.op.name}")
+        entries.append(_entry(call, adapters, options, target))
+    return Comparison(options, tuple(entries))
 
 
 def make_call(op: Op, options: Options) -> Call:

@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     for adapter in adapters:
         if how.device not in adapter.devices():
             raise UsageError(f"device: {adapter.TITLE} finds no {how.device} here")
-    with show.progress(f"comparing {', '.join(op.name for op in ops)}"), contextlib.redirect_stdout(sys.stderr):
-        comparison = compare(ops, adapters, how, target)
+    with show.progress("comparing") as tell, contextlib.redirect_stdout(sys.stderr):
+        comparison = compare(ops, adapters, how, target, tell)
     if arguments.plot:
         from residuals_lab import lanes
 

@@ -1,46 +1,67 @@
 """A comparison in detail: a table an op."""
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from residuals_lab.compare import Comparison, Entry
 from residuals_lab.compare.measure import Errors, Kept, Options
 from residuals_lab.frameworks import TITLES
-from residuals_lab.show import size
+from residuals_lab.show import fits, say, size
 from residuals_lab.trace import Residual
 
 Row = tuple[str, str, list[str]]
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print every op's table, and the verdict."""
+    """Print every op's table, and the verdict.
+
+    Where a line of a terminal is too short for all columns, each framework has a table of its own, with its groups as
+    titles.
+    """
     for entry in comparison.entries:
-        console.print(_title(entry, comparison.options))
+        say(console, _title(entry, comparison.options))
         heads, rows = _rows(entry, comparison.options)
-        table = _table(heads, rows)
-        needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-        if needed <= console.width:
+        table = _table(["", "", *heads])
+        before = None
+        for group, label, cells in rows:
+            table.add_row("" if group == before else group, label, *cells)
+            before = group
+        if fits(console, table):
             console.print(table)
-        else:  # one framework under the other
+        else:
             for i, head in enumerate(heads):
-                console.print(_table([head], [(group, label, [cells[i]]) for group, label, cells in rows]))
+                _show_narrow(head, [(group, label, cells[i]) for group, label, cells in rows], console)
         if entry.difference:
-            console.print(_between(entry.difference, comparison.options))
+            say(console, _between(entry.difference, comparison.options))
         console.print()
     framework, *_ = comparison.entries[0].sides
     show_verdict(comparison, console, f"Next: residuals learn extra_residual --framework {framework}")
 
 
+def _show_narrow(head: str, rows: Sequence[tuple[str, str, str]], console: Console) -> None:
+    console.print(Text(head, "bold"))
+    wide = max(len(label) for _, label, _ in rows) + 6
+    before = None
+    for group, label, cell in rows:
+        if cell and group != before:
+            say(console, f"  {group}", indent=4)
+            before = group
+        if cell:
+            say(console, f"    {label:<{wide - 4}}{cell}", indent=wide)
+    console.print()
+
+
 def show_verdict(comparison: Comparison, console: Console, following: str) -> None:
     """Print the verdict: what failed, or that all is well, and how to go on."""
     for finding in comparison.findings:
-        console.print(Text.assemble(("FAILED", "red"), f" {finding.line}"))
+        say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
     if not comparison.findings:
-        console.print(f"{_verdict(comparison)} {following}")
+        say(console, _verdict(comparison))
+        say(console, following)
 
 
 def _title(entry: Entry, options: Options) -> Text:
@@ -48,14 +69,10 @@ def _title(entry: Entry, options: Options) -> Text:
     return Text.assemble((entry.call.op.name, "bold"), f"  {shapes}; {options.device}, seed {options.seed}")
 
 
-def _table(heads: list[str], rows: list[Row]) -> Table:
+def _table(heads: list[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for head in ("", "", *heads):
+    for head in heads:
         table.add_column(head, no_wrap=True)
-    before = None
-    for group, label, cells in rows:
-        table.add_row("" if group == before else group, label, *cells)
-        before = group
     return table
 
 
