@@ -1,15 +1,15 @@
 """Four residual sets, one gradient: y = Σ x·sin x and dx = g·(sin x + x·cos x), in JAX and in PyTorch.
 
-`python docs/four_residual_sets.py` measures the sets in the frameworks that are installed and draws the figure
-`docs/figures/four-residual-sets.svg`. What a backward keeps is one NamedTuple; `fwd` makes it and `bwd` reads it. `np`
-stands for `jax.numpy` or `torch`, which have the same names for sin, cos and sum.
+`python docs/four_residual_sets.py` measures the sets in the frameworks that are installed and draws the figures
+`docs/figures/four-residual-sets-light.svg` and `…-dark.svg`. What a backward keeps is one NamedTuple; `fwd` makes it and
+`bwd` reads it. `np` stands for `jax.numpy` or `torch`, which have the same names for sin, cos and sum.
 """
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FIGURE = Path(__file__).parent / "figures" / "four-residual-sets.svg"
+FIGURES = {look: Path(__file__).parent / "figures" / f"four-residual-sets-{look}.svg" for look in ("light", "dark")}
 
 
 class OnlyX(NamedTuple):
@@ -155,7 +155,7 @@ def print_table(rows):
         print(f"{name:<17}{m.saved:>6}{m.new:>5}{m.trigonometry:>14}{m.arithmetic:>12}  {m.repeats}")
 
 
-def draw(measured, path=FIGURE):
+def draw(measured, path, look):
     """The figure: bytes saved, x, which is alive anyway, below new arrays, and the trigonometry of the backward above.
 
     One picture for all frameworks, which measure the same. The file carries their numbers, as its description.
@@ -163,12 +163,15 @@ def draw(measured, path=FIGURE):
     import matplotlib
     from matplotlib.figure import Figure
 
+    from residuals_lab.lanes.figure import DARK, LIGHT
+
     rows, *others = measured.values()
     if any(other != rows for other in others):
         raise ValueError(f"the frameworks differ, and one picture cannot show it: {measured}")
     alive = [m.saved - m.new for m in rows.values()]
     new = [m.new for m in rows.values()]
-    with matplotlib.rc_context({"svg.hashsalt": "four residual sets", "font.size": 10}):
+    theme = {"light": LIGHT, "dark": DARK}[look]
+    with matplotlib.rc_context({**theme.settings, "svg.hashsalt": "four residual sets", "font.size": 10}):
         figure = Figure(figsize=(7, 3.4), layout="constrained")
         axes = figure.subplots()
         names = [f"{{{name}}}" for name in rows]
@@ -192,4 +195,5 @@ if __name__ == "__main__":
     for name, rows in measured.items():
         print(frameworks.TITLES[name])
         print_table(rows)
-    draw(measured)
+    for look, path in FIGURES.items():
+        draw(measured, path, look)

@@ -1,8 +1,8 @@
 """From weights to a log-sum-exp: the bytes that attention holds for its backward, from 256 to 8,192 tokens.
 
 `python docs/from_weights_to_logsumexp.py` traces the same attention written in several ways, in the frameworks that are
-installed, and draws the figure `docs/figures/from-weights-to-logsumexp.svg`. Nothing is computed at these lengths: JAX
-traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints how long the rules take.
+installed, and draws the figures `docs/figures/from-weights-to-logsumexp-light.svg` and `…-dark.svg`. Nothing is computed
+at these lengths: JAX traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints how long the rules take.
 """
 
 import json
@@ -14,7 +14,9 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-FIGURE = Path(__file__).parent / "figures" / "from-weights-to-logsumexp.svg"
+FIGURES = {
+    look: Path(__file__).parent / "figures" / f"from-weights-to-logsumexp-{look}.svg" for look in ("light", "dark")
+}
 
 TOKENS = (256, 512, 1024, 2048, 4096, 8192)  # as many queries as keys
 FEATURES = 64  # of one head, in float32
@@ -122,13 +124,13 @@ def print_table(rows):
 STYLES = {  # a line, or markers alone for what may lie on somebody else's line
     "plain autodiff": {"color": "#b9c3cc", "linewidth": 6},
     "attention": {"color": "#d1622b", "linewidth": 2},
-    "flash_attention": {"color": "#1f6f8b", "linewidth": 2},
-    "framework's own": {"color": "#222222", "linewidth": 0, "marker": "o", "markersize": 9, "fillstyle": "none"},
-    "flash, dots_saveable": {"color": "#1f6f8b", "linewidth": 0, "marker": "D", "markersize": 6, "fillstyle": "none"},
+    "flash_attention": {"color": "#3a8fae", "linewidth": 2},
+    "framework's own": {"linewidth": 0, "marker": "o", "markersize": 9, "fillstyle": "none"},
+    "flash, dots_saveable": {"color": "#3a8fae", "linewidth": 0, "marker": "D", "markersize": 6, "fillstyle": "none"},
 }
 
 
-def draw(measured, path=FIGURE):
+def draw(measured, path, look):
     """The figure: a panel for each framework, bytes against tokens, both in powers of two.
 
     The file carries the numbers that it shows, as its description.
@@ -137,14 +139,16 @@ def draw(measured, path=FIGURE):
     from matplotlib.figure import Figure
 
     from residuals_lab import frameworks
+    from residuals_lab.lanes.figure import DARK, LIGHT
 
-    with matplotlib.rc_context({"svg.hashsalt": "from weights to a log-sum-exp", "font.size": 9.5}):
+    theme = {"light": LIGHT, "dark": DARK}[look]
+    with matplotlib.rc_context({**theme.settings, "svg.hashsalt": "from weights to a log-sum-exp", "font.size": 9.5}):
         figure = Figure(figsize=(10, 4.6), layout="constrained")
         panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
         for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
             ends = {}  # which lines end at the same place: what is within 5 % cannot be told apart
             for name, m in rows.items():
-                panel.plot(TOKENS, m.saved, label=name, clip_on=False, **STYLES[name])
+                panel.plot(TOKENS, m.saved, label=name, clip_on=False, **{"color": theme.ink, **STYLES[name]})
                 end = next((n for n in ends if abs(m.saved[-1] / n - 1) < 0.05), m.saved[-1])
                 ends.setdefault(end, []).append(name)
             for end, names in ends.items():
@@ -159,7 +163,7 @@ def draw(measured, path=FIGURE):
             panel.minorticks_off()
             panel.set_xlim(TOKENS[0] / 1.2, TOKENS[-1])
             panel.set_xlabel("tokens")
-            panel.grid(color="#e6e6e6", linewidth=0.7)
+            panel.grid(linewidth=0.7)
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("bytes saved for the backward,\none head of 64 features, float32")
@@ -226,4 +230,5 @@ if __name__ == "__main__":
         for name, rows in measured.items():
             print(frameworks.TITLES[name])
             print_table(rows)
-        draw(measured)
+        for look, path in FIGURES.items():
+            draw(measured, path, look)

@@ -1,7 +1,8 @@
 """What to save: the bytes that each way of saving holds alone, and those that it adds to a chain of layers.
 
 `python docs/what_to_save.py` measures seven ops of this project in the frameworks that are installed and draws the
-figure `docs/figures/what-to-save.svg`. An op is measured twice: with its rule, and as plain autodiff of the same maths.
+figures `docs/figures/what-to-save-light.svg` and `…-dark.svg`. An op is measured twice: with its rule, and as plain
+autodiff of the same maths.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-FIGURE = Path(__file__).parent / "figures" / "what-to-save.svg"
+FIGURES = {look: Path(__file__).parent / "figures" / f"what-to-save-{look}.svg" for look in ("light", "dark")}
 
 # The ladder: what each op saves for its backward.
 KEEPS = {
@@ -107,7 +108,7 @@ def units(nbytes):
     return f"{nbytes} B" if 0 < nbytes < 1024 else f"{nbytes / X_BYTES:.2f}".rstrip("0").rstrip(".")
 
 
-def draw(measured, path=FIGURE):
+def draw(measured, path, look):
     """The figure: a panel for each framework, and for each op a bar for its rule and one for plain autodiff.
 
     The length of a bar is the bytes saved alone; its dark part is those added in a chain. The file carries the numbers
@@ -117,12 +118,14 @@ def draw(measured, path=FIGURE):
     from matplotlib.figure import Figure
 
     from residuals_lab import frameworks
+    from residuals_lab.lanes.figure import DARK, LIGHT
 
     sides = (  # whose bar it is, where it is, and the colours of what is added and of what is free in a chain
         ("this rule", "", -0.2, "#d1622b", "#f2cdb8"),
         ("plain autodiff", "plain_", 0.2, "#5f7285", "#cfd7de"),
     )
-    with matplotlib.rc_context({"svg.hashsalt": "what to save", "font.size": 9.5}):
+    theme = {"light": LIGHT, "dark": DARK}[look]
+    with matplotlib.rc_context({**theme.settings, "svg.hashsalt": "what to save", "font.size": 9.5}):
         figure = Figure(figsize=(9, 5.6), layout="constrained")
         panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
         for panel, (framework, rows) in zip(panels, measured.items(), strict=True):
@@ -135,7 +138,7 @@ def draw(measured, path=FIGURE):
                 panel.barh(places, in_x[0], 0.36, color=dark, label=f"{whose}: added in a chain")
                 panel.barh(places, in_x[1], 0.36, left=in_x[0], color=light, label=f"{whose}: free in a chain")
                 for place, end, s, a in zip(places, in_x[2], saved, added, strict=True):
-                    panel.text(end + 0.06, place, f"{units(s)}  →  {units(a)}", va="center", color=dark)
+                    panel.text(end + 0.06, place, f"{units(s)}  →  {units(a)}", va="center", color=theme.ink)
             panel.set_title(frameworks.TITLES[framework], fontweight="bold", loc="left")
             panel.set_yticks(range(len(rows)), [f"{name}\n{KEEPS[name]}" for name in rows])
             panel.set_xticks(range(4))
@@ -156,4 +159,5 @@ if __name__ == "__main__":
     for name, rows in measured.items():
         print(frameworks.TITLES[name])
         print_table(rows)
-    draw(measured)
+    for look, path in FIGURES.items():
+        draw(measured, path, look)

@@ -74,7 +74,7 @@ def four() -> ModuleType:
 
 def carried(drawing: ModuleType) -> dict[str, Any]:
     """The numbers that the committed figure was drawn from, by framework."""
-    description = ET.parse(drawing.FIGURE).find(".//{http://purl.org/dc/elements/1.1/}description")
+    description = ET.parse(drawing.FIGURES["light"]).find(".//{http://purl.org/dc/elements/1.1/}description")
     assert description is not None
     return {
         name: {row: drawing.Measured(**numbers) for row, numbers in rows.items()}
@@ -145,8 +145,9 @@ def test_the_matplotlib_of_the_figures_is_pinned(path: Path) -> None:
 
 
 def test_figure_is_drawn_from_its_numbers(drawing: ModuleType, tmp_path: Path) -> None:
-    drawing.draw(carried(drawing), tmp_path / "again.svg")
-    assert_same_figure(drawing.FIGURE, tmp_path / "again.svg")
+    for look, path in drawing.FIGURES.items():
+        drawing.draw(carried(drawing), tmp_path / path.name, look)
+        assert_same_figure(path, tmp_path / path.name)
 
 
 @pytest.mark.needs("torch")  # the figure is of the decoder in PyTorch

@@ -33,6 +33,13 @@ class Theme(NamedTuple):
     rule: str
     badge: str
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The same colours as settings of matplotlib, for other figures that stand beside this one."""
+        inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), self.ink)
+        papers = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), self.paper)
+        return {**inks, **papers, "axes.edgecolor": self.muted, "grid.color": self.rule}
+
 
 LIGHT = Theme(0, "#ffffff", "#f3f5f7", "#1f2328", "#59636e", "#dfe3e8", "#0550ae")
 DARK = Theme(1, "#0d1117", "#151b23", "#e6edf3", "#9198a1", "#2b323a", "#79c0ff")
