@@ -1,8 +1,8 @@
 """Four residual sets, one gradient: y = Σ x·sin x and dx = g·(sin x + x·cos x), in JAX and in PyTorch.
 
 `python docs/four_residual_sets.py` measures the sets in the frameworks that are installed and draws the figures
-`docs/figures/four-residual-sets-light.svg` and `…-dark.svg`. What a backward keeps is one NamedTuple; `fwd` makes it and
-`bwd` reads it. `np` stands for `jax.numpy` or `torch`, which have the same names for sin, cos and sum.
+`docs/figures/four-residual-sets-light.svg` and `…-dark.svg`. What a backward keeps is one NamedTuple; `fwd` makes it
+and `bwd` reads it. `np` stands for `jax.numpy` or `torch`, which have the same names for sin, cos and sum.
 """
 
 import json

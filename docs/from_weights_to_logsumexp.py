@@ -1,8 +1,9 @@
 """From weights to a log-sum-exp: the bytes that attention holds for its backward, from 256 to 8,192 tokens.
 
 `python docs/from_weights_to_logsumexp.py` traces the same attention written in several ways, in the frameworks that are
-installed, and draws the figures `docs/figures/from-weights-to-logsumexp-light.svg` and `…-dark.svg`. Nothing is computed
-at these lengths: JAX traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints how long the rules take.
+installed, and draws the figures `docs/figures/from-weights-to-logsumexp-light.svg` and `…-dark.svg`. Nothing is
+computed at these lengths: JAX traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints
+how long the rules take.
 """
 
 import json
