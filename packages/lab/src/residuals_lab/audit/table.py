@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.tree import Tree
 from residuals_lab.audit import Audit, titled
 from residuals_lab.audit.advice import Advice
 from residuals_lab.audit.matching import explained, matched
-from residuals_lab.show import can_draw, size
+from residuals_lab.show import can_draw, fits, say, size
 from residuals_lab.trace import Residual, Trace
 from residuals_lab.trace.groups import Branch, By, by, rows, tree
 
@@ -23,34 +23,37 @@ DEPTH = 4  # of modules in modules
 def show(report: Audit, console: Console, top: int = 12, group: By | None = None) -> None:
     """Print the report: the totals, the largest arrays, the modules, then waste, repeats and advice."""
     trace: Trace = report.trace
-    console.print(Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
-    console.print(_totals(report))
+    say(console, Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
+    say(console, _totals(report))
     console.print()
-    console.print(_groups(trace, group, top) if group else _largest(trace, top))
+    if group:
+        _show_groups(trace, group, top, console)
+    else:
+        _show_largest(trace, top, console)
     if not group and len(trace.residuals) > top and (modules := tree(trace)).branches:
         console.print()
         console.print(_modules(modules))
-    parts: dict[str, Sequence[str | Text]] = {
-        "Wasted": _waste(report),
-        "Repeated": _repeats(report, top),
-        "Advice": _advice(report),
-        "After compilation": _after(report),
+    parts: dict[str, tuple[int, Sequence[str | Text]]] = {  # with the indent of what has no room on the first line
+        "Wasted": (23, _waste(report)),
+        "Repeated": (17, _repeats(report, top)),
+        "Advice": (17, _advice(report)),
+        "After compilation": (12, _after(report)),
     }
-    for title, lines in parts.items():
+    for title, (indent, lines) in parts.items():
         if lines:
             console.print()
             console.print(Text(title, "bold"))
             for line in lines:
-                console.print(line)
+                say(console, line, indent)
     for op, line in trace.unsure.items():
         console.print()
-        console.print(f"Not exact: what {op} at {line} saves shows only in a real run; add --concrete.")
+        say(console, f"Not exact: what {op} at {line} saves shows only in a real run; add --concrete.")
     if not trace.boundary:
         console.print()
-        console.print("A real run of JAX does not show how arrays are made; an audit without --concrete says more.")
+        say(console, "A real run of JAX does not show how arrays are made; an audit without --concrete says more.")
     elif not report.findings and not report.advice and not any(r.is_kept for r in report.repeats):
         console.print()
-        console.print("Nothing that this looks for: every array is read, is kept once, and is not cheap to make again.")
+        say(console, "Nothing that this looks for: every array is read, is kept once, and is not cheap to make again.")
 
 
 def _after(report: Audit) -> list[str]:
@@ -97,29 +100,28 @@ def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | 
         every = len(rows(reports[0].trace))
         more = f"--top {every} shows every array, " if not group and every > top else ""
         more += "--plot lanes.svg draws it, " if can_draw() else ""
-        console.print(f"Next: {more}--beside TARGET compares, --by module sums up")
+        say(console, f"Next: {more}--beside TARGET compares, --by module sums up")
 
 
 def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
     titles = list(titled([left, right]))
     console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
     short = [title.rpartition("/")[2] for title in titles]
-    table = _table(
-        "difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why", right=(0, 1, 2)
-    )
     found = matched(left.trace, right.trace)
+    shown = []
     for m in found[:top]:
         sign = "+" if m.difference > 0 else "−" if m.difference else ""
         sides = [f"{size(side.nbytes)} {side.count:>4} ×" if side.count else "–" for side in (m.left, m.right)]
         lines = [side.lines[0] if side.lines else "–" for side in (m.left, m.right) if side.count]
         at = " | ".join(line.rpartition("/")[2] for line in lines)
-        table.add_row(f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m))
-    console.print(table)
+        shown.append([f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m)])
+    heads = ["difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why"]
+    _show_rows(console, heads, shown, 3, 5, ("at ", ""))
     difference = right.new_bytes - left.new_bytes
     what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
-    console.print(
-        f"{titles[1]} keeps {what} new memory{f'; {len(found) - top} more rows' if len(found) > top else ''}."
-    )
+    rest = len(found) - top
+    more = f"; {rest} more row{'' if rest == 1 else 's'}" if rest > 0 else ""
+    say(console, f"{titles[1]} keeps {what} new memory{more}.")
 
 
 def _totals(report: Audit) -> str:
@@ -134,37 +136,65 @@ def _totals(report: Audit) -> str:
     )
 
 
-# The columns that wrap where a terminal is narrow; bytes, counts and lines are never cut.
-_WRAPS = {"residual", "array", "read by", "why"}
+Cell = str | Text
 
 
-def _table(*heads: str, right: Iterable[int] = ()) -> Table:
+def _show_rows(
+    console: Console,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    numbers: int,
+    above: int,
+    words: Sequence[str],
+) -> None:
+    """A table of some numbers, a name, and what else is known.
+
+    Where a terminal is too narrow for the table, a row is two lines: `above` cells, and below them the others, each
+    with a word before it.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for i, head in enumerate(heads):
-        table.add_column(
-            head, no_wrap=head not in _WRAPS, overflow="fold", max_width=44, justify="right" if i in right else "left"
-        )
-    return table
+        table.add_column(head, no_wrap=True, justify="right" if i < numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    if fits(console, table):
+        console.print(table)
+        return
+    wide = [max(len(str(row[i])) for row in rows) for i in range(numbers)]
+    named = [head if len(head) <= n else f"({i})" for i, (head, n) in enumerate(zip(heads, wide, strict=False), 1)]
+    for short, head in zip(named, heads, strict=False):
+        if short != head:
+            say(console, f"{short} {head}", indent=4)
+    for row in [[Text(head, "bold") for head in (*named, *heads[numbers:above])], *rows]:
+        amounts = [Text(" " * (n - len(str(cell)))) + cell for cell, n in zip(row, wide, strict=False)]
+        indent = sum(wide) + 2 * numbers
+        say(console, Text("  ").join([*amounts, *(Text.assemble(cell) for cell in row[numbers:above])]), indent)
+        below = [f"{word}{cell}" for word, cell in zip(words, row[above:], strict=False) if str(cell) not in "–"]
+        if below:
+            say(console, " " * indent + ", ".join(below), indent)
 
 
-def _largest(trace: Trace, top: int) -> Table:
+def _show_largest(trace: Trace, top: int, console: Console) -> None:
     found = rows(trace)
-    table = _table("saved", "", "residual", "kind", "array", "made at", "read by", right=(0, 1))
+    shown = list[list[Cell]]()
     for row in found[:top]:
         r = row.residual
-        table.add_row(
-            size(row.nbytes),
-            f"{row.count} ×" if row.count > 1 else "",
-            r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}",
-            Text(r.kind, COLOURS[r.kind]),
-            str(r.value),
-            r.line or "–",
-            "nothing" if r.is_unused else _readers(trace, r),
+        shown.append(
+            [
+                size(row.nbytes),
+                f"{row.count} ×" if row.count > 1 else "",
+                r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}",
+                Text(r.kind, COLOURS[r.kind]),
+                row.array,
+                r.line or "–",
+                "nothing" if r.is_unused else _readers(trace, r),
+            ]
         )
     if rest := found[top:]:
         more = f"more, {size(sum(row.new_bytes for row in rest))} new"
-        table.add_row(size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", more)
-    return table
+        shown.append([size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", more])
+    heads = ["saved", "", "residual", "kind", "array", "made at", "read by"]
+    _show_rows(console, heads, shown, 2, 5, ("made at ", "read by "))
 
 
 def _readers(trace: Trace, r: Residual) -> str:
@@ -172,15 +202,13 @@ def _readers(trace: Trace, r: Residual) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _groups(trace: Trace, group: By, top: int) -> Table:
-    table = _table("new", "saved", "arrays", group, right=(0, 1, 2))
+def _show_groups(trace: Trace, group: By, top: int, console: Console) -> None:
     found = by(trace, group)
-    for label, count, nbytes, new in found[:top]:
-        table.add_row(size(new), size(nbytes), f"{count:,}", label)
+    shown = [[size(new), size(nbytes), f"{count:,}", label] for label, count, nbytes, new in found[:top]]
     if rest := found[top:]:
         new, nbytes = sum(g.new_bytes for g in rest), sum(g.nbytes for g in rest)
-        table.add_row(size(new), size(nbytes), f"{sum(g.arrays for g in rest):,}", f"({len(rest)} more)")
-    return table
+        shown.append([size(new), size(nbytes), f"{sum(g.arrays for g in rest):,}", f"({len(rest)} more)"])
+    _show_rows(console, ["new", "saved", "arrays", group], shown, 3, 4, ())
 
 
 def _modules(root: Branch) -> Tree:

@@ -29,6 +29,7 @@ class Waste:
     names: tuple[str, ...]
     line: str
     nbytes: int
+    storages: frozenset[Hashable]
 
     @property
     def is_copy_of_parameters(self) -> bool:
@@ -48,7 +49,14 @@ def waste(trace: Trace) -> list[Waste]:
     for f in _Kept(trace).wasted():
         found[f.what, f.why, f.residual.line].append(f)
     together = [
-        Waste(what, why, tuple(f.residual.name for f in these), line, sum(f.nbytes for f in these))
+        Waste(
+            what,
+            why,
+            tuple(f.residual.name for f in these),
+            line,
+            sum(f.nbytes for f in these),
+            frozenset(f.residual.storage for f in these),
+        )
         for (what, why, line), these in found.items()
     ]
     return sorted(together, key=lambda f: -f.nbytes)

@@ -72,7 +72,7 @@ def _drawn(pictures: Mapping[str, Picture], suffix: str, is_dark: bool, rows: in
     settings: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same widths everywhere
         "font.size": TEXT,
-        "hatch.linewidth": 1.1,
+        "hatch.linewidth": 0.8,
         "svg.fonttype": "none",  # text that can be read, searched and copied; its widths are checked with DejaVu Sans,
         "svg.hashsalt": "lanes",  # and the fonts that stand in for it are as wide or narrower
         "text.parse_math": False,  # a name may have a $ in it

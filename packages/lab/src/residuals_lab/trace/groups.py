@@ -13,12 +13,19 @@ By = Literal["source", "module", "kind"]
 
 @dataclass
 class Row:
-    """Residuals that look alike, as in the layers of a stack: of one name, kind, shape and line."""
+    """Residuals that look alike, as in the layers of a stack: of one name, kind and line, of one shape or of many."""
 
     residual: Residual  # the first
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
     count: int = 0
     nbytes: int = 0  # each storage once
     new_bytes: int = 0
+
+    @property
+    def array(self) -> str:
+        """`float32[4, 8]`, or `float32, 500 shapes`."""
+        value = self.residual.value
+        return str(value) if len(self.shapes) == 1 else f"{value.dtype}, {len(self.shapes)} shapes"
 
 
 class Group(NamedTuple):
@@ -59,11 +66,23 @@ def stored(trace: Trace) -> list[Residual]:
     return list(largest.values())
 
 
+FEW_SHAPES = 3  # in a row each; more, such as those of layers of different widths, are one row
+
+
 def rows(trace: Trace) -> list[Row]:
     """All storages, alike ones together, the largest first; new memory before memory that is alive anyway."""
+
+    def look(r: Residual) -> tuple[Any, ...]:
+        return alike(r.name), r.kind, r.op, r.line, r.value.dtype
+
+    shapes: dict[Any, set[tuple[int, ...]]] = defaultdict(set)
+    for r in stored(trace):
+        shapes[look(r)].add(r.value.shape)
     found: dict[Any, Row] = {}
     for r in stored(trace):
-        row = found.setdefault((alike(r.name), r.kind, r.op, r.line, r.value.shape, r.value.dtype), Row(r))
+        shape = r.value.shape if len(shapes[look(r)]) <= FEW_SHAPES else None
+        row = found.setdefault((look(r), shape), Row(r))
+        row.shapes.add(r.value.shape)
         row.count += 1
         row.nbytes += r.storage_bytes
         row.new_bytes += r.storage_bytes * r.is_new
