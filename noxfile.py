@@ -152,6 +152,13 @@ def models(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def pages(session: nox.Session) -> None:
+    """Open the audit's page in a real browser, light, dark and narrow; needs a Chromium on the path."""
+    install(session, "torch", extra=["pytest", "matplotlib"])
+    session.run("python", "-m", "pytest", "page_tests", "-s", *session.posargs)
+
+
+@nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Run the shared tests on this machine's GPU, with the frameworks that are already installed in this Python."""
     folders = [os.path.abspath(f"packages/{name}/src") for name in PACKAGES]

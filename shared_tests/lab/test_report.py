@@ -62,10 +62,33 @@ def test_html_is_readable_on_a_light_page_and_on_a_dark_one(target: str) -> None
                 assert contrast(colour, paper) >= 4.5, (hue, paper)
 
 
-def test_a_page_follows_its_reader(target: str) -> None:
+def test_a_page_stands_alone_and_follows_its_reader(target: str) -> None:
     found = page.page([report(target)])
     assert "color-scheme: light dark" in found
     assert "@media (prefers-color-scheme: dark)" in found
+    outside = set(re.findall(r'(?:src|href)="(?!#)([^"]+)"|url\((?!#)([^)]+)\)|@import', found))
+    assert not outside, "one file, without anything from elsewhere"
+
+
+def test_a_page_has_all_that_the_audit_has(target: str) -> None:
+    audit = report(target)
+    found = page.page([audit, audit])
+    assert found.count("<section>") == 2
+    values = [int(n) for n in re.findall(r'<td class="number" data-value="(\d+)">', found)]
+    assert sum(values[0::3]) == 2 * audit.saved_bytes
+    assert sum(values[1::3]) == 2 * audit.new_bytes
+    places = re.findall(r'<tr id="([^"]+)"', found)
+    assert len(places) == len({*places})
+    assert {*re.findall(r'<a href="#([^"]+)"', found)} <= {*places}
+    assert all(f"<code>{r.line}</code>" in found for r in audit.residuals if r.line)
+
+
+def test_what_a_page_shows_is_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "a <b> & c.py"
+    path.write_text(SOURCE)
+    found = page.page([report(f"{path}:f")])
+    assert "<b> & c.py" not in found
+    assert "&lt;b&gt; &amp; c.py" in found
 
 
 def test_no_blanks_at_the_ends_of_lines(target: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         lanes.draw(pictures, arguments.plot, **options.drawing(arguments))
         show.wrote(arguments.plot)
     if arguments.html:
-        arguments.html.write_text(page.page(audits, arguments.top), encoding="utf-8")
+        arguments.html.write_text(page.page(audits), encoding="utf-8")
         show.wrote(arguments.html)
     if arguments.json:
         show.print_json(document.documents(audits, arguments.by))

@@ -24,7 +24,7 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     """Print the report: the totals, the largest arrays, the modules, then waste, repeats and advice."""
     trace: Trace = report.trace
     say(console, Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
-    say(console, _totals(report))
+    say(console, totals(report))
     console.print()
     if group:
         _show_groups(trace, group, top, console)
@@ -124,7 +124,8 @@ def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
     say(console, f"{titles[1]} keeps {what} new memory{more}.")
 
 
-def _totals(report: Audit) -> str:
+def totals(report: Audit) -> str:
+    """The sums in one line."""
     trace: Trace = report.trace
     alive = trace.saved_bytes - trace.new_bytes
     arrays = len({r.storage for r in trace.residuals if r.is_new})

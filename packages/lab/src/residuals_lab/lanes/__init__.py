@@ -10,11 +10,12 @@ have.
 import io
 import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes.figure import DARK, LIGHT, TEXT, figure_of, summary
+from residuals_lab.lanes.figure import DARK, LIGHT, ROW, TEXT, figure_of, spoken, summary
 from residuals_lab.lanes.rows import MOST_ROWS, Note, Order, Picture, rows_of
 from residuals_lab.show import can_draw
 
@@ -46,11 +47,24 @@ def draw(
 
 
 def svg(
-    pictures: Mapping[str, Picture], *, is_dark: bool = False, rows: int = MOST_ROWS, order: Order = "program"
+    pictures: Mapping[str, Picture],
+    *,
+    is_dark: bool = False,
+    rows: int = MOST_ROWS,
+    order: Order = "program",
+    is_live: bool = False,
 ) -> str:
-    """The same drawing as an `<svg>` element, for a page."""
+    """The same drawing as an `<svg>` element, for a page; `is_live`: its rows say their numbers, also by keyboard."""
     text = _drawn(pictures, ".svg", is_dark, rows, order).decode()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    if not is_live:
+        return text
+    spots = [
+        f'<rect class="spot" tabindex="0" role="img" aria-label="{escape(said, quote=True)}" x="0" y="{y:.1f}" '
+        f'width="100%" height="{ROW}"><title>{escape(said)}</title></rect>'
+        for y, said in spoken(pictures, rows_of([*pictures.values()], rows, order))
+    ]
+    return text.replace("</svg>", "\n".join([*spots, "</svg>"]))
 
 
 def check(path: Path) -> None:

@@ -86,6 +86,21 @@ def summary(pictures: Mapping[str, Picture]) -> str:
     return "; ".join(f"{name}: {_peak(picture.trace)}" for name, picture in pictures.items())
 
 
+def spoken(pictures: Mapping[str, Picture], rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Each row's place from the top, and what it shows in words."""
+    top = HEAD + STAIRS + AXIS
+    lines = []
+    for i, row in enumerate(rows):
+        sides = [
+            f"{name}: {size(side.nbytes)} in {side.arrays:,} array{'' if side.arrays == 1 else 's'}"
+            if side
+            else f"{name}: not kept"
+            for name, side in zip(pictures, row.sides, strict=True)
+        ]
+        lines.append((top + i * ROW, f"{' '.join(filter(None, (row.module, row.name, row.what)))}. {'; '.join(sides)}"))
+    return lines
+
+
 def _peak(trace: Trace) -> str:
     stairs = staircase(trace)
     peak = size(max((s.nbytes for s in stairs), default=0))

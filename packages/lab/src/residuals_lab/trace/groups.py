@@ -15,17 +15,24 @@ By = Literal["source", "module", "kind"]
 class Row:
     """Residuals that look alike, as in the layers of a stack: of one name, kind and line, of one shape or of many."""
 
-    residual: Residual  # the first
-    shapes: set[tuple[int, ...]] = field(default_factory=set)
-    count: int = 0
+    residuals: list[Residual] = field(default_factory=list)
     nbytes: int = 0  # each storage once
     new_bytes: int = 0
 
     @property
+    def residual(self) -> Residual:
+        """The first of them."""
+        return self.residuals[0]
+
+    @property
+    def count(self) -> int:
+        return len(self.residuals)
+
+    @property
     def array(self) -> str:
         """`float32[4, 8]`, or `float32, 500 shapes`."""
-        value = self.residual.value
-        return str(value) if len(self.shapes) == 1 else f"{value.dtype}, {len(self.shapes)} shapes"
+        shapes = len({r.value.shape for r in self.residuals})
+        return str(self.residual.value) if shapes == 1 else f"{self.residual.value.dtype}, {shapes} shapes"
 
 
 class Group(NamedTuple):
@@ -81,9 +88,8 @@ def rows(trace: Trace) -> list[Row]:
     found: dict[Any, Row] = {}
     for r in stored(trace):
         shape = r.value.shape if len(shapes[look(r)]) <= FEW_SHAPES else None
-        row = found.setdefault((look(r), shape), Row(r))
-        row.shapes.add(r.value.shape)
-        row.count += 1
+        row = found.setdefault((look(r), shape), Row())
+        row.residuals.append(r)
         row.nbytes += r.storage_bytes
         row.new_bytes += r.storage_bytes * r.is_new
     return sorted(found.values(), key=lambda row: (-row.new_bytes, -row.nbytes))
