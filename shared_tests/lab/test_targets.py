@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command import assert_usage, run
-from residuals_lab import frameworks
+from residuals_lab import cli, frameworks
+from residuals_lab.targets.numbers import read_array
 
 INSTALLED = frameworks.installed()
+FRAMEWORK = INSTALLED[0]
 
 MINE = {
     "jax": """
@@ -73,7 +76,10 @@ def test_a_wrong_function_fails(framework: str, tmp_path: Path, capsys: pytest.C
     code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x")
     assert code == 1
     assert f"FAILED {path}:fn: gradient error in float64: expected at most 1.0e-09, got 2.0e+00" in out
-    assert_usage(run(capsys, f"{path}:gn", "--like", "x_sin_x"), f"target: {path} has no function 'gn'; it has fn")
+    assert_usage(
+        run(capsys, f"{path}:gn", "--like", "x_sin_x"),
+        f"target: {path} has no function 'gn'; it has fn",
+    )
 
 
 BAD_FUNCTIONS = {
@@ -85,7 +91,7 @@ BAD_FUNCTIONS = {
         "def fn(x): return 3": "fn: expected one float64[], as x_sin_x returns, got int",
         "def fn(x): return None": "fn: expected one float64[], as x_sin_x returns, got NoneType",
         "def fn(x, *, k): return x.sum()": "fn raised TypeError: fn() missing 1 required keyword-only argument: 'k'",
-        "class fn: pass": "has no function 'fn'",
+        "class fn: pass": "is a class; expected a function",
         "raise SystemExit(3)": "bad.py could not be imported: bad.py:2: SystemExit: 3",
         "raise ValueError('first line\\nsecond line')": "could not be imported: bad.py:2: ValueError: first line",
     },
@@ -143,3 +149,69 @@ def test_json_is_valid_when_a_function_is_not(
     code, out, _ = run(capsys, f"{path}:fn", "--like", "x_sin_x", "--json")
     target = json.loads(out, parse_constant=lambda name: pytest.fail(name))["ops"][0]["target"]
     assert (code, target["errors"]["value"]["float64"]) == (1, None)
+
+
+SAYS = """
+class C:
+    def method(self, x): return x.sum()
+def loss(x): return (x * x).sum()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "{path}:C"], "is a class; expected a function, or an object"),
+        (["audit", "{path}:C.method"], "is a method; expected a function, or an object"),
+        (["audit", "{path}:lss"], "has no function 'lss'; it has loss; did you mean 'loss'?"),
+        (
+            ["audit", "{path}:loss", "--args", "f32[4]"],
+            "--args f32[4]; did you mean '--arg'? (see residuals audit --help)",
+        ),
+        (["audit", "{path}:loss"], "give it its arguments: --arg 'f32[4,8]'"),
+        (["audit", "{path}:loss", "--frozen", "f32[4]"], "--arg and --param of floating numbers are differentiated"),
+        (["audit", "{path}:loss", "--html", "{folder}"], "--html: expected a file, got the folder"),
+        (["audit", "{path}:loss", "--plot", "{folder}"], "--plot: expected a file, got the folder"),
+        (["lock", "write", "--flie", "a"], "did you mean '--file'? (see residuals lock write --help)"),
+        (["audti"], "did you mean 'audit'?"),
+        (["learn", "extra_residul"], "did you mean 'extra_residual'?"),
+        (["compare", "{path}:loss"], "to compare it with an op of the same arguments: residuals compare"),
+        (["compare", "rmsnorm"], "expected the name of an op, got 'rmsnorm'; did you mean 'rms_norm'?"),
+        (
+            ["compare", "x_sin_x", "--input", "x={folder}/s.csv:vlt"],
+            "no column 'vlt'; it has t, volt; did you mean 'volt'?",
+        ),
+        (["compare", "x_sin_x", "--input", "x={folder}"], "expected a file ending in"),
+        (["compare", "x_sin_x", "--input", "x={folder}/objects.npy"], "it has Python objects in it"),
+    ],
+)
+def test_what_helps_is_said(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"import {FRAMEWORK}\n{SAYS}")
+    (tmp_path / "s.csv").write_text("t,volt\n0,1\n1,2\n2,4\n")
+    np.save(tmp_path / "objects.npy", np.array([{}, None], dtype=object))
+    code = cli.main([a.format(path=path, folder=tmp_path) for a in arguments])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1, "one line"
+
+
+def test_a_file_of_a_package_is_named_as_its_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner, inner.parent):
+        (folder / "__init__.py").touch()
+    (inner / "a.py").write_text("from .b import fn\n")
+    assert cli.main(["audit", f"{inner / 'a.py'}:fn", "--framework", FRAMEWORK]) == 2
+    assert f"name it outer.inner.a:FUNCTION, in the folder {tmp_path.resolve()}" in capsys.readouterr().err
+
+
+def test_a_column_of_a_table_by_its_title(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("t,volt\n0,1\n1,2\n2,4\n")
+    assert read_array("x", Path(f"{path}:volt")).tolist() == [1, 2, 4]
+    assert read_array("t", path).tolist() == [0, 1, 2], "the column of the argument's own name"
+    assert read_array("x", path).shape == (3, 2)

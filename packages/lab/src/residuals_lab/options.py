@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import UsageError, guess
 
 FRAMEWORKS = ("jax", "torch")
 DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -19,7 +20,21 @@ class Parser(argparse.ArgumentParser):
     """One line for a wrong argument instead of a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        chosen = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        near = guess(chosen[1], re.findall(r"[\w-]+", chosen[2])) if chosen else ""
+        raise UsageError(f"{message}{near} (see {self.prog} --help)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; an option that is not known is blamed on the command that does not know it."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser: argparse.ArgumentParser = self
+            for word in args:
+                commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+                parser = next((a.choices[word] for a in commands if word in a.choices), parser)
+            near = guess(unknown[0], [option for action in parser._actions for option in action.option_strings])
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return found
 
 
 class Target(argparse.Action):
@@ -74,6 +89,9 @@ def check_files(arguments: argparse.Namespace, targets: Sequence[str]) -> None:
     page = getattr(arguments, "html", None)
     if page and not page.parent.is_dir():
         raise UsageError(f"{page}: no folder {page.parent}")
+    for option, file in (("--html", page), ("--plot", arguments.plot)):
+        if file and file.is_dir():
+            raise UsageError(f"{option}: expected a file, got the folder {file}")
     for target in targets if arguments.plot or page else ():
         if not target.isprintable():  # a path whose bytes are no UTF-8
             raise UsageError(f"target: expected a name that can be written into a file, got {target!r}")

@@ -51,11 +51,23 @@ def audit_target(
             try:
                 return audit(fn, *args, **how, name=target, **kwargs)
             except UsageError as problem:
-                raise UsageError(f"{target}: {problem}") from problem
+                raise UsageError(f"{target}: {problem}{_hint(problem, arguments)}") from problem
             except KeyboardInterrupt:
                 raise
             except BaseException as problem:  # such as SystemExit: the target is not ours
                 raise UsageError(f"{target}: {explained(problem, is_concrete)}") from problem
+
+
+def _hint(problem: UsageError, arguments: Sequence[Argument]) -> str:
+    """Which options may help."""
+    text = str(problem)
+    if not arguments and any(part in text for part in ("missing", "to differentiate", "requires a gradient")):
+        return (
+            "; give it its arguments: --arg 'f32[4,8]', --param for parameters, --frozen for what is not differentiated"
+        )
+    if "to differentiate" in text or "requires a gradient" in text:
+        return "; --arg and --param of floating numbers are differentiated, --frozen is not"
+    return ""
 
 
 def _loaded(

@@ -9,7 +9,7 @@ import numpy as np
 
 from residuals_lab.compare import measure, verdict
 from residuals_lab.compare.measure import Errors, Kept, Options
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import UsageError, guess
 from residuals_lab.finding import Finding
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import Axes, Op
@@ -93,7 +93,7 @@ def compare(
     known = {name for op in ops for name in op.arrays}
     for name in options.inputs:
         if name not in known:
-            raise UsageError(f"input: expected one of {', '.join(sorted(known))}, got {name!r}")
+            raise UsageError(f"input: expected one of {', '.join(sorted(known))}, got {name!r}{guess(name, known)}")
     calls = [make_call(op, options) for op in ops]
     for call in calls:
         _check_finite(call, adapters[0], options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from residuals_lab import options
-from residuals_lab.errors import MissingFramework, UsageError
+from residuals_lab.errors import MissingFramework, UsageError, guess
 
 IN_DETAIL = 3  # so many ops have a table each; more have a line each
 
@@ -120,6 +120,10 @@ def _op(name: str) -> Any:
     from residuals_lab.ops import BY_NAME
 
     if name not in BY_NAME:
-        own = f"; for your own function: {shlex.join(['residuals', 'compare', name, '--like', 'OP'])}"
-        raise UsageError(f"op: expected one of {', '.join(BY_NAME)}, got {name!r}{own if ':' in name else ''}")
+        if ":" in name:
+            like = shlex.join(["residuals", "compare", name, "--like", "OP"])
+            raise UsageError(f"op: {name} is a function; to compare it with an op of the same arguments: {like}")
+        near = guess(name, BY_NAME)
+        expected = "the name of an op" if near else f"one of {', '.join(BY_NAME)}"
+        raise UsageError(f"op: expected {expected}, got {name!r}{near}")
     return BY_NAME[name]

@@ -5,7 +5,7 @@ import textwrap
 from typing import Any
 
 from residuals_lab import options
-from residuals_lab.errors import MissingFramework, UsageError
+from residuals_lab.errors import MissingFramework, UsageError, guess
 
 
 def add_to(commands: Any, help: str) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     exercise, names = arguments.exercise, learn.names()
     if exercise not in names:
-        raise UsageError(f"exercise: expected one of {', '.join(names)}, got {exercise!r}")
+        raise UsageError(f"exercise: expected one of {', '.join(names)}, got {exercise!r}{guess(exercise, names)}")
     if arguments.json and not arguments.check:
         raise UsageError("--json: goes with --check")
     framework = _framework(arguments.framework)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import UsageError, guess
 from residuals_lab.frameworks.messages import explained
 
 T = TypeVar("T")
@@ -25,10 +25,21 @@ def load_target(target: str, ran: dict[Path, types.ModuleType] | None = None) ->
     module = _load_file(Path(place), {} if ran is None else ran) if place.endswith(".py") else _load_module(place)
     found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import a module
     if not callable(found) or isinstance(found, type):
-        public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
-        functions = [key for key, value in public.items() if not isinstance(value, type)]
-        raise UsageError(f"target: {place} has no function {name!r}; it has {', '.join(functions) or 'none'}")
+        raise UsageError(f"target: {_not_a_function(module, place, name, found)}")
     return found
+
+
+def _not_a_function(module: types.ModuleType, place: str, name: str, found: Any) -> str:
+    """What is wrong with a name that is no function, and what there is instead."""
+    outer, _, method = name.rpartition(".")
+    owner = getattr(module, outer, None) if outer else found
+    if isinstance(owner, type):
+        what = f"{name} in {place} is a method" if method and outer else f"{name} in {place} is a class"
+        call = f"{owner.__name__}(...){f'.{method}' if outer else ''}(...)"
+        return f"{what}; expected a function, or an object of a class that can be called: write one that does {call}"
+    public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
+    functions = [key for key, value in public.items() if not isinstance(value, type)]
+    return f"{place} has no function {name!r}; it has {', '.join(functions) or 'none'}{guess(name, functions)}"
 
 
 def _load_file(path: Path, ran: dict[Path, types.ModuleType]) -> types.ModuleType:
@@ -38,7 +49,7 @@ def _load_file(path: Path, ran: dict[Path, types.ModuleType]) -> types.ModuleTyp
         return ran[path.resolve()]
     loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
     module = types.ModuleType(loader.name)
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""  # of none: what it imports relatively is refused as such
     sys.modules.setdefault(loader.name, module)  # where decorators such as dataclass look for it
 
     def run() -> types.ModuleType:
@@ -53,6 +64,14 @@ def _load_module(name: str) -> types.ModuleType:
     return executed(name, Path.cwd(), lambda: importlib.import_module(name))
 
 
+def _as_module(path: Path) -> str:
+    """How a file of a package is named as a module, and from which folder."""
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").is_file():
+        parts, folder = [folder.name, *parts], folder.parent
+    return f"name it {'.'.join(parts)}:FUNCTION, in the folder {folder}"
+
+
 def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
     """The result of `run`, which imports `place`; `folder` is first on the path, as for a file that Python runs."""
     sys.path.insert(0, str(folder))
@@ -62,6 +81,8 @@ def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
         raise
     except BaseException as problem:
         why = explained(problem, is_concrete=True)
+        if "attempted relative import" in str(problem):
+            why += f"; as a part of its package it can: {_as_module(Path(place).resolve())}"
         raise UsageError(f"target: {place} could not be imported: {why}") from problem
     finally:
         sys.path.remove(str(folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import UsageError, guess
 
 
 def named_file(text: str) -> tuple[str, Path]:
@@ -25,17 +25,27 @@ def read_array(name: str, path: Path) -> np.ndarray:
 def read_numbers(name: str, path: Path) -> np.ndarray:
     """The numbers in a `.npy`, `.npz` or `.csv` file, in the dtype of the file, but for long doubles.
 
-    An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles.
+    An `.npz` file gives the array called `name`, or the only one it has. A `.csv` file may begin with a line of titles:
+    `signal.csv:volt` is one of its columns, and a column that is called `name` is taken without being asked for.
     Raises UsageError, in one line, for a file that is missing, empty, non-numeric, complex, or not finite.
     """
+    column = ""
+    if ".csv:" in str(path):
+        whole, _, column = str(path).rpartition(":")
+        path = Path(whole)
     if path.suffix not in _READERS:
         raise UsageError(f"{name}: expected a file ending in {', '.join(_READERS)}, got {path}")
+    if path.is_dir():
+        raise UsageError(f"{name}: expected a file, got the folder {path}")
     if not path.is_file():
         raise UsageError(f"{name}: no file at {path}")
     try:
-        a = np.asarray(_READERS[path.suffix](name, path))
+        a = np.asarray(_read_csv(name, path, column) if column else _READERS[path.suffix](name, path))
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as problem:
-        raise UsageError(f"{name}: {path} could not be read as numbers: {str(problem).splitlines()[0]}") from None
+        why = str(problem).splitlines()[0]
+        if "pickle" in why:  # NumPy's own hint names an option that there is not here
+            why = "it has Python objects in it"
+        raise UsageError(f"{name}: {path} could not be read as numbers: {why}") from None
     if a.dtype.kind == "c":
         raise UsageError(f"{name}: expected real numbers, got {a.dtype} in {path}")
     if a.dtype.kind not in "fiu":
@@ -63,13 +73,19 @@ def _read_npz(name: str, path: Path) -> np.ndarray:
         return arrays[arrays.files[0]]
 
 
-def _read_csv(name: str, path: Path) -> np.ndarray:
+def _read_csv(name: str, path: Path, column: str = "") -> np.ndarray:
     text = path.read_text(encoding="utf-8-sig")  # a spreadsheet puts a byte-order mark first
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return np.zeros(0)
-    titles = 1 if len(lines) > 1 and not _is_number(lines[0].split(",")[0]) else 0
-    return np.loadtxt(lines[titles:], delimiter=",", ndmin=1)
+    first = [title.strip().strip('"') for title in lines[0].split(",")]
+    titles = [] if len(lines) == 1 or _is_number(first[0]) else first
+    if column and column not in titles:
+        has = f"it has {', '.join(titles)}" if titles else "it has no line of titles"
+        raise UsageError(f"{name}: {path} has no column {column!r}; {has}{guess(column, titles)}")
+    of_the_name = name if name in titles and len(titles) > 1 else ""
+    chosen = titles.index(column or of_the_name) if column or of_the_name else None
+    return np.loadtxt(lines[1 if titles else 0 :], delimiter=",", ndmin=1, usecols=chosen)
 
 
 def _is_number(text: str) -> bool:
