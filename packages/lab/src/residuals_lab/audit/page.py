@@ -72,7 +72,7 @@ def _section(title: str, audit: Audit, number: int) -> str:
     ]
     table = "\n".join(_row(row, audit, f"row-{number}-{i}") for i, row in enumerate(found))
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button>{head}</button></th>'
+        f'<th aria-sort="none"><button>{head}</button></th>'
         for head in ("saved", "new", "arrays", "residual", "kind", "array", "made at", "read by")
     )
     return f"""<section>
