@@ -81,7 +81,7 @@ def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
         raise
     except BaseException as problem:
         why = explained(problem, is_concrete=True)
-        if "attempted relative import" in str(problem):
+        if "attempted relative import" in why:
             why += f"; as a part of its package it can: {_as_module(Path(place).resolve())}"
         raise UsageError(f"target: {place} could not be imported: {why}") from problem
     finally:
