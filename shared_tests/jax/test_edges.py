@@ -11,9 +11,7 @@ import pytest
 
 import residuals_jax as R
 from residuals_lab import frameworks
-from residuals_lab.ops import BY_NAME
-from residuals_lab.ops.call import Call
-from residuals_lab.ops.tolerance import ULP, error
+from residuals_lab.ops.tolerance import ULP
 
 NARROW = ["bfloat16", "float16"]
 UNARY: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -170,36 +168,3 @@ def test_a_number_may_be_traced(what: str) -> None:
         np.testing.assert_allclose(dnumber, jnp.sum(jnp.cos(y) * slope), rtol=1e-2)
     else:
         assert dnumber == 0
-
-
-BROADCASTS = {
-    "k and v of batch 1": ((5, 4, 3, 6), (1, 2, 7, 6), (1, 2, 7, 3)),
-    "q without a batch": ((4, 3, 8), (5, 2, 6, 8), (5, 2, 6, 8)),
-    "v of more": ((1, 4, 300, 8), (2, 6, 8), (3, 2, 6, 8)),
-}
-
-
-@each_attention
-@pytest.mark.parametrize("shapes", BROADCASTS)
-def test_leading_axes_broadcast(op: str, shapes: str) -> None:
-    """The gradients are summed over them, as NumPy's analytic ones are."""
-    scale = {"scale": np.array(2.0)} if op == "qk_norm_attention" else {}
-    given = dict(zip("qkv", map(np.asarray, draw(*BROADCASTS[shapes])), strict=True)) | scale
-    call, adapter = Call.of(BY_NAME[op], {**given, "is_causal": True}), frameworks.load("jax")
-    truth = call.forward()
-    g = np.random.default_rng(1).standard_normal(truth.shape)
-    args = [adapter.array(a, "float32") for a in call.arrays.values()]
-    y, gradients = adapter.value_and_vjp(call.ours(adapter), args, adapter.array(g, "float32"))
-    for one, true in zip((y, *gradients), (truth, *call.vjp(g).values()), strict=True):
-        assert one.shape == true.shape
-        assert error(np.asarray(one), true) <= 1e-5
-
-
-@each_attention
-def test_arrays_without_heads_are_of_one(op: str) -> None:
-    qkv = draw((4, 3), (5, 3), (5, 2))
-    expected = ATTENTIONS[op](*(a[None] for a in qkv))[0]
-    np.testing.assert_array_equal(ATTENTIONS[op](*qkv), expected)
-    if op == "flash_attention":
-        y, logsumexp = R.flash_attention(*qkv, return_logsumexp=True)
-        assert (y.shape, logsumexp.shape) == ((4, 2), (4,))

@@ -10,6 +10,7 @@ from residuals_lab import frameworks
 from residuals_lab.ops import BY_NAME
 from residuals_lab.ops.call import Call
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
+from residuals_numpy.ops import flash_attention as numpy_flash
 
 FAMILY = ("attention", "qk_norm_attention", "flash_attention")
 each_op = pytest.mark.parametrize("op", FAMILY)
@@ -118,3 +119,91 @@ def test_a_scale_may_be_a_python_number(framework: str) -> None:
     assert np.array_equal(one, other)
     with pytest.raises(TypeError, match="scale"):
         ours(q, k, v)
+
+
+BROADCASTS = {
+    "k and v of batch 1": {"q": (5, 4, 3, 6), "k": (1, 2, 7, 6), "v": (1, 2, 7, 3)},
+    "q without a batch": {"q": (4, 3, 8), "k": (5, 2, 6, 8), "v": (5, 2, 6, 8)},
+    "v of more": {"q": (1, 4, 300, 8), "k": (2, 6, 8), "v": (3, 2, 6, 8)},
+}
+
+
+@each_framework
+@each_op
+@pytest.mark.parametrize("shapes", BROADCASTS)
+def test_leading_axes_broadcast(op: str, framework: str, shapes: str) -> None:
+    """The gradients are summed over them, as NumPy's analytic ones are."""
+    call = Call.of(BY_NAME[op], {**arrays(op, **BROADCASTS[shapes]), "is_causal": True})
+    y, found, g = gradients(frameworks.load(framework), call, "float64")
+    for one, truth in zip((y, *found), (call.forward(), *call.vjp(g).values()), strict=True):
+        assert error(one, truth) <= FLOAT64_LIMIT
+
+
+@each_framework
+def test_the_log_sum_exp_has_one_gradient_however_often_values_are_spread(framework: str) -> None:
+    """v has a leading axis that q and k have not: the log-sum-exp has none either, and its gradient is not repeated."""
+    adapter = frameworks.load(framework)
+    flash = adapter.public("flash_attention")
+    q, k, v = arrays("flash_attention", v=(3, 2, 5, 2)).values()
+    with adapter.precision("float64"):
+        args = [adapter.array(a) for a in (q, k, v)]
+        g = np.random.default_rng(1).standard_normal((2, 4))
+        _, found = adapter.value_and_vjp(lambda *qkv: flash(*qkv, return_logsumexp=True)[1], args, adapter.array(g))
+    zero = np.zeros((3, 2, 4, 2))
+    truths = numpy_flash.vjp(q, k, v, None, None, zero, g_logsumexp=g)
+    for one, truth in zip(found, truths, strict=False):
+        assert error(adapter.to_numpy(one), truth) <= FLOAT64_LIMIT
+
+
+@each_framework
+@each_op
+def test_arrays_without_heads_are_of_one(op: str, framework: str) -> None:
+    adapter = frameworks.load(framework)
+    public = adapter.public(op)
+    given = arrays(op, q=(4, 3), k=(5, 3), v=(5, 2))
+    static = {"scale": 2.0} if "scale" in given else {}
+    qkv = [adapter.array(given[name], "float32") for name in "qkv"]
+    expected = adapter.to_numpy(public(*(a[None] for a in qkv), **static)[0])
+    np.testing.assert_array_equal(adapter.to_numpy(public(*qkv, **static)), expected)
+    if op == "flash_attention":
+        y, logsumexp = public(*qkv, return_logsumexp=True)
+        assert (y.shape, logsumexp.shape) == ((4, 2), (4,))
+
+
+@each_framework
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+@pytest.mark.parametrize("shape", [(), (2, 1, 1), (2, 4, 1)])
+def test_a_scale_may_be_learned(op: str, framework: str, shape: tuple[int, ...]) -> None:
+    """As an array it is the same as its product with q, in the gradients and their derivatives too."""
+    adapter = frameworks.load(framework)
+    public, rng = adapter.public(op), np.random.default_rng(3)
+    given = {**arrays(op), "scale": rng.uniform(0.5, 2, shape)}
+    scaled = Call.of(BY_NAME[op], {**given, "q": given["q"] * given["scale"], "scale": 1.0})
+
+    def fn(q: Any, k: Any, v: Any, scale: Any) -> Any:
+        return public(q, k, v, scale=scale)
+
+    with adapter.precision("float64"):
+        args = [adapter.array(a) for a in given.values()]
+        g = rng.standard_normal(np.shape(scaled.forward()))
+        y, found = adapter.value_and_vjp(fn, args, adapter.array(g))
+        us = [adapter.array(rng.standard_normal(np.shape(a))) for a in given.values()]
+        seconds, truths = (
+            adapter.second_vjp(called, args, adapter.array(g), us)
+            for called in (fn, lambda q, k, v, scale: scaled.plain(adapter)(q * scale, k, v))
+        )
+    dq, dk, dv = scaled.vjp(g).values()
+    dscale = (dq * given["q"]).sum(tuple(i for i in range(3) if i >= len(shape) or shape[i] == 1), keepdims=True)
+    expected = (scaled.forward(), dq * given["scale"], dk, dv, dscale.reshape(shape))
+    for one, truth in zip((y, *found, *seconds), (*expected, *map(adapter.to_numpy, truths)), strict=True):
+        assert error(adapter.to_numpy(one), truth) <= FLOAT64_LIMIT
+
+
+@each_framework
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+def test_a_scale_that_does_not_fit_is_named(op: str, framework: str) -> None:
+    adapter = frameworks.load(framework)
+    given = [adapter.array(a, "float32") for a in arrays(op).values()]
+    expected = r"scale: expected a shape that broadcasts to \[2, 4, 1\], got \[3\]"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        adapter.public(op)(*given, scale=adapter.array(np.ones(3), "float32"))

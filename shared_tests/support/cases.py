@@ -152,10 +152,16 @@ def has_extremes(call: Call) -> bool:
 
 def structure(call: Call) -> Any:
     """What of a call makes a difference to a transformation: which arrays there are, whether they are scalars or empty,
-    and the static arguments, but for numbers between 0 and 1 such as an epsilon.
+    whether leading axes broadcast, and the static arguments, but for numbers between 0 and 1 such as an epsilon.
     """
     arrays = tuple((name, a.ndim == 0, a.size == 0) for name, a in (call.arrays | call.constants).items())
-    return arrays, tuple((name, a) for name, a in call.static.items() if not (isinstance(a, float) and 0 < a < 1))
+    axes = {name: call.op.axes_of(name).split() for name in call.arrays}
+    leads = {a.shape[: a.ndim - len(axes[name]) + 1] for name, a in call.arrays.items() if "..." in axes[name][:1]}
+    return (
+        arrays,
+        len(leads) > 1,
+        tuple((name, a) for name, a in call.static.items() if not (isinstance(a, float) and 0 < a < 1)),
+    )
 
 
 _samples = cache(samples)  # one call shared by the frameworks: their cases are twins

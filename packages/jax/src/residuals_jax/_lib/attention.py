@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from residuals_jax._lib.checks import described, floating
-from residuals_jax._lib.cotangents import to_rank
+from residuals_jax._lib.cotangents import sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
 
@@ -94,6 +94,11 @@ def times_keys(a: Array, b: Array) -> Array:
         return product(a, b)
     y = product(grouped(a, b.shape[-3]), b[..., None, :, :])
     return y.reshape(*y.shape[:-4], a.shape[-3], *y.shape[-2:])
+
+
+def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
+    """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
+    return sum_to(times_keys(g, v.mT), weights.shape)
 
 
 def sum_of_queries(a: Array, b: Array, key_heads: int) -> Array:

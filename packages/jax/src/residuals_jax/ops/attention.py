@@ -16,6 +16,7 @@ from residuals_jax._lib.attention import (
     scores_gradient,
     sum_of_queries,
     times_keys,
+    weights_gradient,
 )
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
@@ -60,7 +61,7 @@ def bwd(
     _, _, _, like_bias = like or likes(q, k, v, weights)
     heads = k.shape[-3]
     dv = match(sum_of_queries(weights, g, heads), v)
-    dscores = scores_gradient(weights, times_keys(g, v.mT))
+    dscores = scores_gradient(weights, weights_gradient(g, v, weights))
     dq = match(times_keys(dscores, k) * scaling(scale, q), q)
     dk = match(sum_of_queries(dscores, q, heads) * scaling(scale, q), k)
     dbias = None if like_bias is None else match(dscores, like_bias)

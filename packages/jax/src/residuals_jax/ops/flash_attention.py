@@ -17,6 +17,7 @@ from residuals_jax._lib.attention import (
     scaling,
     sum_of_queries,
     times_keys,
+    weights_gradient,
 )
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match, sum_to, to_rank
@@ -89,8 +90,8 @@ def fwd(
 ) -> tuple[Results, Residuals]:
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
         e, total, logsumexp = attended(_scores(rows, k, scale), rows["mask"], is_causal, first)
-        out = times_keys(e, v) / total
-        return (to_dtype(out, q.dtype), logsumexp[..., None]), None
+        out = times_keys(e, v)
+        return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
 
     (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
     logsumexp = logsumexp[..., 0]
@@ -105,13 +106,13 @@ def bwd(
     heads = k.shape[-3]
     is_none = logsumexp == -jnp.inf  # no key attended
     # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
-    dot = jnp.zeros_like(logsumexp) if out is None else jnp.sum(wide(g) * wide(out), axis=-1)
+    dot = jnp.zeros_like(logsumexp) if out is None else sum_to(jnp.sum(wide(g) * wide(out), axis=-1), logsumexp.shape)
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
     def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
         g, scores = rows["g"], _scores(rows, k, scale)
         weights = attended_again(scores, rows["logsumexp"], rows["mask"], is_causal, first)
-        dweights = times_keys(g, v.mT)
+        dweights = weights_gradient(g, v, weights)
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = weights * (dweights - dot)
         dq = times_keys(dscores, k) * scaling(scale, q)

@@ -15,9 +15,10 @@ from residuals_jax._lib.attention import (
     scores_gradient,
     sum_of_queries,
     times_keys,
+    weights_gradient,
 )
 from residuals_jax._lib.checks import floating
-from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
+from residuals_jax._lib.cotangents import Likes, likes, match, sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -73,15 +74,15 @@ def bwd(
     _, _, _, _, like_bias = like or likes(q, k, v, scale, weights)
     heads, wide_scale = k.shape[-3], to_rank(wide(scale), q.ndim)
     dv = match(sum_of_queries(weights, g, heads), v)
-    dscores = scores_gradient(weights, times_keys(g, v.mT))
+    dscores = scores_gradient(weights, weights_gradient(g, v, weights))
     dbias = None if like_bias is None else match(dscores, like_bias)
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     # The norm divides a vector's length out, so the part of a gradient along the vector is taken off.
-    dproduct = times_keys(dscores, unit_k)  # the gradient of scale·q̂
+    dproduct = sum_to(times_keys(dscores, unit_k), q.shape)  # the gradient of scale·q̂
     along = jnp.sum(unit_q * dproduct, axis=-1, keepdims=True)
     dscale = match(along, scale)
     dq = match(wide_scale * _inverse(q_norm) * (dproduct - unit_q * along), q)
-    dunit = sum_of_queries(dscores, wide_scale * unit_q, heads)
+    dunit = sum_to(sum_of_queries(dscores, wide_scale * unit_q, heads), k.shape)
     along = jnp.sum(unit_k * dunit, axis=-1, keepdims=True)
     dk = match(_inverse(k_norm) * (dunit - unit_k * along), k)
     return dq, dk, dv, dscale, dbias, None

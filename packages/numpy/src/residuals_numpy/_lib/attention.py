@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuals_numpy._lib.arrays import Array, Mask
+from residuals_numpy._lib.cotangents import sum_to
 
 
 def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
@@ -17,6 +18,11 @@ def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
 def unfold(a: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` has the h and s."""
     return a.reshape(*a.shape[:-3], *like.shape[-3:-1], a.shape[-1])
+
+
+def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
+    """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
+    return sum_to(unfold(fold(g, v.shape[-3]) @ v.mT, g), weights.shape)
 
 
 def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:

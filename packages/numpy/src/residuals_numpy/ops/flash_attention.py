@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold
+from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
@@ -52,7 +52,7 @@ def vjp(
     """`dq, dk, dv, dbias` for the cotangents of y and the log-sum-exp, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
     weights, _, scale = _weights(q, k, bias, mask, is_causal, scale)
-    dweights = unfold(fold(g, heads) @ v.mT, g)
+    dweights = weights_gradient(g, v, weights)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
     if g_logsumexp is not None:
         dscores = dscores + weights * g_logsumexp[..., None]
@@ -89,6 +89,7 @@ def samples(rng: np.random.Generator) -> Samples:
         return {"bias": rng.standard_normal(shape)}
 
     rows = np.arange(4)[:, None] != 1  # no key for one query
+    spread = {**call(heads=4), "q": rng.standard_normal((2, 4, 4, 3)), "v": rng.standard_normal((3, 1, 2, 5, 2))}
     huge = {**call(), **bias(4, 5)}
     huge["bias"][2:] *= 1e4  # beside ordinary ones, as the gradients of a saturated row are all rounding
     return {
@@ -99,6 +100,7 @@ def samples(rng: np.random.Generator) -> Samples:
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "long-causal": {**call(heads=1, kv=1, s=600, t=5), **bias(600, 5), "is_causal": True},
         "long-grouped": {**call(heads=3, kv=1, s=513, t=4), **bias(1, 4), "mask": rng.random((513, 4)) < 0.7},
+        "broadcast": {**spread, **bias(2, 1, 1, 5)},
         "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},
         "no-keys": call(t=0),
         "no-queries": call(s=0),

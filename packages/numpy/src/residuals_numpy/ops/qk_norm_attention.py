@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold
+from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
@@ -60,7 +60,7 @@ def vjp(
     heads = k.shape[-3]
     (unit_q, inverse_q), (unit_k, inverse_k) = _unit(q), _unit(k)
     weights = _weights(q, k, scale, bias, mask, is_causal)
-    dweights = unfold(fold(g, heads) @ v.mT, g)
+    dweights = weights_gradient(g, v, weights)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
     dproduct = unfold(fold(dscores, heads) @ unit_k, q)  # of scale·q̂
     dunit_q = scale * dproduct
@@ -107,6 +107,7 @@ def samples(rng: np.random.Generator) -> Samples:
         return {"bias": rng.standard_normal(shape)}
 
     rows = np.arange(4)[:, None] != 1  # no key for one query
+    spread = {**call(heads=4), "q": rng.standard_normal((2, 4, 4, 3)), "v": rng.standard_normal((3, 1, 2, 5, 2))}
     huge = call()
     huge["scale"][:, 2:] *= 100
     return {
@@ -115,6 +116,7 @@ def samples(rng: np.random.Generator) -> Samples:
         "one-scale": {**call(heads=1, kv=1, s=3), "scale": np.array(3.0)},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
+        "broadcast": {**spread, **bias(2, 1, 1, 5)},
         "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},
         "no-keys": call(t=0),
         "no-queries": call(s=0),

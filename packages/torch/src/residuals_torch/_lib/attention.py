@@ -1,12 +1,13 @@
 """What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import described
-from residuals_torch._lib.dtypes import wide
+from residuals_torch._lib.checks import described, floating
+from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import may_write
 
 
@@ -17,26 +18,28 @@ def check_attention(
     bias: Tensor | None,
     mask: Tensor | None,
     is_causal: bool,
-    scale: float | None = None,
+    scale: Any = None,
 ) -> None:
-    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), h a multiple of kv, and bias and
-    mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and scale is a number or None.
+    """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), whose leading axes broadcast, h is a
+    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and
+    scale is a number or None.
     """
     if not isinstance(is_causal, bool):
         raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
-    if isinstance(scale, bool) or not isinstance(scale, Real | None):
+    if isinstance(scale, bool) or not isinstance(scale, Real | Tensor | None):
         raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
     if q.ndim < 3:
         raise ValueError(f"q: expected at least 3 axes, (..., heads, queries, features), got shape {list(q.shape)}")
-    *lead, heads, rows, features = q.shape
-    key_heads, keys = k.shape[-3:-1] if k.ndim == q.ndim else (0, 0)
-    if k.shape != (*lead, key_heads, keys, features):
-        raise ValueError(
-            f"k: expected {[*lead, 'kv', 't', features]}, to go with q {list(q.shape)}, got {list(k.shape)}"
-        )
+    heads, rows, features = q.shape[-3:]
+    lead = _common(q.shape[:-3], k.shape[:-3])
+    if k.ndim < 3 or lead is None or k.shape[-1] != features:
+        expected = [*q.shape[:-3], "kv", "t", features]
+        raise ValueError(f"k: expected {expected}, to go with q {list(q.shape)}, got {list(k.shape)}")
+    key_heads, keys = k.shape[-3:-1]
     if heads != key_heads and (key_heads == 0 or heads % key_heads):
         raise ValueError(f"k: expected heads that divide the {heads} of q, got {key_heads}")
-    if v.shape[:-1] != k.shape[:-1]:
+    lead = _common(lead, v.shape[:-3])
+    if lead is None or v.shape[-3:-1] != k.shape[-3:-1]:
         raise ValueError(f"v: expected {[*k.shape[:-1], 'e']}, as k is {list(k.shape)}, got {list(v.shape)}")
     for name, a in (("k", k), ("v", v), ("bias", bias)):  # no product of float64 and another dtype, which JAX promotes
         if a is not None and a.dtype != q.dtype and torch.float64 in (a.dtype, q.dtype):
@@ -46,6 +49,14 @@ def check_attention(
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape to which both broadcast; None where there is none."""
+    try:
+        return torch.broadcast_shapes(one, other)
+    except RuntimeError:
+        return None
 
 
 def check_broadcasts(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
@@ -67,11 +78,12 @@ def fold(a: Tensor, key_heads: int) -> Tensor:
 
 
 def unfold(a: Tensor, like: Tensor) -> Tensor:
-    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` is (..., h, s, any).
+    """(..., key_heads, h/key_heads·s, d) as (..., h, s, d), where `like` has the h and s.
 
     A copy, not a view of the folded tensor: autograd takes no view as a residual.
     """
-    return a if a.shape[:-1] == like.shape[:-1] else a.reshape(*like.shape[:-1], a.shape[-1]).clone()
+    rows = like.shape[-3:-1]
+    return a if a.shape[-3:-1] == rows else a.reshape(*a.shape[:-3], *rows, a.shape[-1]).clone()
 
 
 def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -> Tensor:
@@ -100,6 +112,19 @@ def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     is_none = total == 0
     total = torch.where(is_none, 1, total)
     return e, total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
+
+
+def weights_gradient(g: Tensor, v: Tensor, weights: Tensor) -> Tensor:
+    """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
+    return unfold(fold(g, v.shape[-3]) @ v.mT, g).sum_to_size(weights.shape)
+
+
+def apart(q: Tensor, scale: Tensor | float | None) -> tuple[Tensor, float | None]:
+    """`q` and a Python number as scale; a tensor as scale is multiplied into q, and its gradient plain autograd's."""
+    if not isinstance(scale, Tensor):
+        return q, scale
+    check_broadcasts("scale", floating("scale", scale), (*q.shape[:-1], 1))
+    return to_dtype(wide(q) * wide(scale), q.dtype), 1.0
 
 
 def scores_gradient(weights: Tensor, dweights: Tensor) -> Tensor:

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, scores_gradient, unfold
+from residuals_torch._lib.attention import (
+    apart,
+    attended,
+    check_attention,
+    fold,
+    hide,
+    scaling,
+    scores_gradient,
+    unfold,
+    weights_gradient,
+)
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -59,7 +69,7 @@ def bwd(
     if v is None or (like_q is None and like_k is None and like_bias is None):  # nobody asks for more than dv
         return dq, dk, dv, dbias
     heads = v.shape[-3]
-    dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dweights = torch.zeros_like(rows) if g is None else weights_gradient(wide(g), wide(v), weights)
     if g_weights is not None:
         dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
@@ -115,7 +125,7 @@ def attention(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Tensor | float | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -123,13 +133,15 @@ def attention(
     serves several adjacent query heads, as `enable_gqa=True` has it there.
 
     Args:
-        q: (..., h, s, d) floating.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three tensors without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y.
         k: (..., kv, t, d) floating; kv divides h.
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
         is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
-        scale: a Python number, or None for 1/√d.
+        scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
+            is multiplied into q first, and that product saved in place of q: new bytes.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -151,8 +163,12 @@ def attention(
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     q, k, v, bias = autocasted(q, k, v, bias)
+    q, scale = apart(q, scale)
     y, _ = Attention.apply(q, k, v, bias, mask, is_causal, scale)
-    return y
+    return y[0] if is_one_head else y

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.attention import attended, check_attention, fold, hide, scaling, unfold
+from residuals_torch._lib.attention import (
+    apart,
+    attended,
+    check_attention,
+    fold,
+    hide,
+    scaling,
+    unfold,
+    weights_gradient,
+)
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -98,7 +107,7 @@ def bwd(
     # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
     dot = torch.zeros_like(shift) if g_logsumexp is None else -torch.where(is_none, 0, g_logsumexp).unsqueeze(-1)
     if g is not None and out is not None:
-        dot = dot + torch.sum(wide(g) * wide(out), dim=-1, keepdim=True)
+        dot = dot + torch.sum(wide(g) * wide(out), dim=-1, keepdim=True).sum_to_size(shift.shape)
 
     dqs, dbiases = [], []
     dk = dv = dbias = None
@@ -113,7 +122,7 @@ def bwd(
         if not need_scores:
             continue
         v_keys = None if wide_v is None else wide_v[..., keys, :]
-        dscores = _scores_gradient(weights, _queries(dot, rows), g_rows, v_keys, heads, out is None, in_place)
+        dscores = _scores_gradient(weights, _queries(dot, rows), g_rows, v_keys, out is None, in_place)
         if like_q is not None:
             dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
         if like_k is not None:
@@ -137,14 +146,13 @@ def _scores_gradient(
     dot: Tensor,
     g: Tensor | None,
     v: Tensor | None,
-    heads: int,
     is_out_missing: bool,
     in_place: bool,
 ) -> Tensor:
     """P·(dP − dot) of one block, where dP = g·vᵀ; dot has Σ P·dP in it, unless `out`, which gives it, is not saved."""
     if g is None or v is None:
         return -dot * weights
-    dweights = unfold(fold(g, heads) @ v.mT, weights)
+    dweights = weights_gradient(g, v, weights)
     if is_out_missing:
         dot = dot + torch.sum(weights * dweights, dim=-1, keepdim=True)
     dscores = dweights.sub_(dot) if in_place else dweights - dot
@@ -244,8 +252,10 @@ def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None,
 def _(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Results:
-    rows = q.shape[:-1]
-    return q.new_empty(*rows, v.shape[-1]), wide(q).new_empty(rows)
+    leads = [a.shape[:-3] for a in (q, k, bias, mask) if a is not None]
+    lead, rows = torch.broadcast_shapes(*leads), q.shape[-3:-1]
+    out = q.new_empty(*torch.broadcast_shapes(lead, v.shape[:-3]), *rows, v.shape[-1])
+    return out, wide(q).new_empty(*lead, *rows)
 
 
 @_backward.register_fake
@@ -264,7 +274,7 @@ def flash_attention(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     is_causal: bool = False,
-    scale: float | None = None,
+    scale: Tensor | float | None = None,
     return_logsumexp: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without a tensor of queries times keys.
@@ -275,13 +285,15 @@ def flash_attention(
     makes memory quadratic again.
 
     Args:
-        q: (..., h, s, d) floating.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three tensors without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y.
         k: (..., kv, t, d) floating; kv divides h.
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
         is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
-        scale: a Python number, or None for 1/√d.
+        scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
+            is multiplied into q first, and that product saved in place of q: new bytes.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -312,9 +324,15 @@ def flash_attention(
         "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     q, k, v, bias = autocasted(q, k, v, bias)
+    q, scale = apart(q, scale)
     rule = _forward if is_program() else FlashAttention.apply
     out, logsumexp = rule(q, k, v, bias, mask, is_causal, scale)
+    if is_one_head:
+        out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out

@@ -14,6 +14,7 @@ from residuals_torch._lib.attention import (
     hide,
     scores_gradient,
     unfold,
+    weights_gradient,
 )
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
@@ -81,7 +82,7 @@ def bwd(
     if v is None or all(a is None for a in (like_q, like_k, like_scale, like_bias)):  # nobody asks for more than dv
         return dq, dk, dv, dscale, dbias
     heads = v.shape[-3]
-    dweights = torch.zeros_like(rows) if g is None else unfold(fold(wide(g), heads) @ wide(v).mT, g)
+    dweights = torch.zeros_like(rows) if g is None else weights_gradient(wide(g), wide(v), weights)
     if g_weights is not None:
         dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
@@ -92,13 +93,13 @@ def bwd(
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     # The norm divides a vector's length out, so the part of a gradient along the vector is taken off.
     if like_q is not None or like_scale is not None:
-        dproduct = unfold(fold(dscores, heads) @ unit_k, weights)  # the gradient of scale·q̂
+        dproduct = unfold(fold(dscores, heads) @ unit_k, weights).sum_to_size(unit_q.shape)  # the gradient of scale·q̂
         along = torch.sum(unit_q * dproduct, dim=-1, keepdim=True)
         dscale = None if like_scale is None else match(along, like_scale)
         if like_q is not None and scale is not None:
             dq = match(wide(scale) * _inverse(q_norm) * (dproduct - unit_q * along), like_q)
     if like_k is not None and scale is not None:
-        dunit = fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)
+        dunit = (fold(dscores, heads).mT @ fold(wide(scale) * unit_q, heads)).sum_to_size(unit_k.shape)
         along = torch.sum(unit_k * dunit, dim=-1, keepdim=True)
         dk = match(_inverse(k_norm) * (dunit - unit_k * along), like_k)
     return dq, dk, dv, dscale, dbias
@@ -182,8 +183,9 @@ def qk_norm_attention(
     serves several adjacent query heads, as `enable_gqa=True` has it there.
 
     Args:
-        q: (..., h, s, d) floating. A vector of zeros has no direction: its scores, and its gradient, are 0.
-            Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
+        q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three tensors without heads, (s, d), (t, d)
+            and (t, e), are of one head, and so is y. A vector of zeros has no direction: its scores, and its gradient,
+            are 0. Neither has a vector whose squares are beyond float32: of numbers below 1e-22 or above 1e19.
         k: (..., kv, t, d) floating; kv divides h. A vector of zeros as in q.
         v: (..., kv, t, e) floating.
         scale: a number, or floating and broadcasts to (..., h, s, 1), such as a scalar or (h, 1, 1); it has no default,
@@ -222,9 +224,12 @@ def qk_norm_attention(
     scale = floating("scale", scale)
     if scale.ndim and scale.dtype != q.dtype and torch.float64 in (scale.dtype, q.dtype):
         raise TypeError(f"scale: expected {q.dtype}, the dtype of q, got {scale.dtype}")
+    is_one_head = q.ndim == k.ndim == v.ndim == 2
+    if is_one_head:
+        q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal)
     check_broadcasts("scale", scale, (*q.shape[:-1], 1))
     q, k, v, bias = autocasted(q, k, v, bias)
     y, *_ = QKNormAttention.apply(q, k, v, scale, bias, mask, is_causal)
-    return y
+    return y[0] if is_one_head else y
