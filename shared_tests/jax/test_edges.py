@@ -1,5 +1,6 @@
 """JAX's own edges: weak types and Python numbers, debug flags, and where a float32 kernel loses what it need not."""
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -168,3 +169,26 @@ def test_a_number_may_be_traced(what: str) -> None:
         np.testing.assert_allclose(dnumber, jnp.sum(jnp.cos(y) * slope), rtol=1e-2)
     else:
         assert dnumber == 0
+
+
+def branches_of(queries: int) -> tuple[int, list[list[int]]]:
+    """Of the gradient of a causal flash attention: the length of its program, and the sizes of the scores in the
+    branches of each of its loops.
+    """
+    q = jax.ShapeDtypeStruct((queries, 4), "float32")
+    jaxpr = jax.make_jaxpr(jax.grad(lambda q: R.flash_attention(q, q, q, is_causal=True).sum()))(q)
+    loops = [eqn.params["jaxpr"].eqns for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    switches = [eqn.params["branches"] for eqns in loops for eqn in eqns if eqn.primitive.name == "cond"]
+    largest = [[max(v.aval.size for e in b.eqns for v in e.outvars) for b in branches] for branches in switches]
+    return len(str(jaxpr).splitlines()), largest
+
+
+def test_a_causal_block_looks_at_few_keys_that_it_does_not_attend() -> None:
+    """Each branch serves as many blocks, so the mean of their scores is the share of the square that is computed."""
+    block = importlib.import_module("residuals_jax.ops.flash_attention").BLOCK
+    (short, of_short), (long, of_long) = branches_of(16 * block), branches_of(64 * block)
+    assert short == long  # the program does not grow
+    for blocks, switches in ((16, of_short), (64, of_long)):
+        assert len(switches) == 2  # forward and backward
+        for scores in switches:
+            assert np.mean(scores) <= 0.6 * blocks * block * block

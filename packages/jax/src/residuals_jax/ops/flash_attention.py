@@ -24,6 +24,7 @@ from residuals_jax._lib.cotangents import match, sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 BLOCK = 256  # queries at a time: their scores are the only array that grows with queries times keys
+SPANS = 8  # branches of the loop, with more and more keys, if a query attends no later ones: 9/16 of the square
 
 
 class Residuals(NamedTuple):
@@ -43,25 +44,42 @@ Results = tuple[Array, Array]  # out and logsumexp
 Rows = dict[str, Any]  # arrays by name, or None; an array has a row for each query, or one for all, or no rows
 
 
-def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: int, arrays: Rows) -> tuple[Any, Any]:
+def _spans(q: Array, k: Array, is_causal: bool) -> list[tuple[int, slice]]:
+    """The keys that are looked at up to a query, for each span of queries; a span ends with a block."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    head = queries - max(queries - 1, 0) // BLOCK * BLOCK
+    if not is_causal or jax.typeof(k).sharding.spec[-2] is not None:  # an axis that an Explicit mesh splits is not cut
+        return [(queries, slice(0, keys))]
+    blocks = -(-max(min(queries, keys) - head, 0) // BLOCK)  # after the first, until all keys are attended
+    stops = sorted({head + blocks * (i + 1) // SPANS * BLOCK for i in range(SPANS)})
+    return [(queries if stop == stops[-1] else stop, slice(0, min(stop, keys))) for stop in stops]
+
+
+def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], arrays: Rows, is_causal: bool) -> tuple[Any, Any]:
     """`body(first, arrays)` for block after block of queries: its first results, rows, joined, its second summed.
 
-    The first block may be shorter. It runs outside of the loop, so that the sums start with the right type.
+    The first block may be shorter. It runs outside of the loop, so that the sums start with the right type. A block
+    sees the keys of its span: the loop is one, and has a branch for each span.
     """
+    queries, spans = arrays["q"].shape[-2], _spans(arrays["q"], arrays["k"], is_causal)
     rest = max(queries - 1, 0) // BLOCK
     head = queries - rest * BLOCK
-    split = {name: a for name, a in arrays.items() if a is not None and a.ndim > 1 and a.shape[-2] == queries > 1}
-    rows, sums = body(0, arrays | {name: a[..., :head, :] for name, a in split.items()})
+    split = {name: a for name, a in arrays.items() if _has_rows(name, a, queries)}
+    first = arrays | {name: a[..., :head, :] for name, a in split.items()}
+    rows, sums = body(0, _of_keys(first, slice(0, head) if len(spans) > 1 else spans[0][1]))
     if rest == 0:
         return rows, sums
     blocks = {
         name: jnp.moveaxis(a[..., head:, :].reshape(*a.shape[:-2], rest, BLOCK, a.shape[-1]), -3, 0)
         for name, a in split.items()
     }
+    branches = [lambda first, some, keys=keys: body(first, _of_keys(arrays | some, keys)) for _, keys in spans]
 
     def step(total: Any, block: tuple[Array, Rows]) -> tuple[Any, Any]:
         i, some = block
-        more_rows, more = body(head + i * BLOCK, arrays | some)
+        first = head + i * BLOCK
+        span = sum((first >= stop).astype(jnp.int32) for stop, _ in spans[:-1])
+        more_rows, more = jax.lax.switch(span, branches, first, some)
         return jax.tree.map(jnp.add, total, more), more_rows
 
     def join(first: Array, others: Array) -> Array:
@@ -72,10 +90,34 @@ def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], queries: in
     return jax.tree.map(join, rows, others), sums
 
 
-def _scores(rows: Rows, k: Array, scale: float | None) -> Array:
+def _has_rows(name: str, a: Array | None, queries: int) -> bool:
+    """Whether an array has a row for each query, not one for all."""
+    return name not in "kv" and a is not None and a.ndim > 1 and a.shape[-2] == queries > 1
+
+
+def _of_keys(arrays: Rows, keys: slice) -> Rows:
+    """The arrays, with these keys alone; a bias or mask may have one column for all."""
+    if keys.stop == arrays["k"].shape[-2]:
+        return arrays
+    columns = {
+        name: arrays[name][..., keys] for name in ("bias", "mask") if arrays[name] is not None and arrays[name].ndim
+    }
+    columns = {name: a for name, a in columns.items() if arrays[name].shape[-1] > 1}
+    return arrays | columns | {name: arrays[name][..., keys, :] for name in "kv"}
+
+
+def _padded(a: Array, like: Array, axis: int) -> Array:
+    """`a` with zeros for the keys that no query of the block attends, up to the keys of `like`."""
+    missing = like.shape[axis] - a.shape[axis]
+    sides = [(0, 0)] * a.ndim
+    sides[axis] = (0, missing)
+    return jnp.pad(a, sides) if missing else a
+
+
+def _scores(rows: Rows, scale: float | None) -> Array:
     """(..., h, b, t): the scores of a block of b queries, before any is hidden."""
     q, bias = rows["q"], rows["bias"]
-    scores = times_keys(wide(q) * scaling(scale, q), k.mT)  # q is scaled, and not the scores, as in `attention`
+    scores = times_keys(wide(q) * scaling(scale, q), rows["k"].mT)  # q is scaled, and not the scores, as in `attention`
     return scores if bias is None else scores + to_rank(wide(bias), scores.ndim)
 
 
@@ -89,11 +131,12 @@ def fwd(
     scale: float | None,
 ) -> tuple[Results, Residuals]:
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
-        e, total, logsumexp = attended(_scores(rows, k, scale), rows["mask"], is_causal, first)
-        out = times_keys(e, v)
+        e, total, logsumexp = attended(_scores(rows, scale), rows["mask"], is_causal, first)
+        out = times_keys(e, rows["v"])
         return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
 
-    (out, logsumexp), _ = _blockwise(block, q.shape[-2], {"q": q, "bias": bias, "mask": mask})
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
+    (out, logsumexp), _ = _blockwise(block, arrays, is_causal)
     logsumexp = logsumexp[..., 0]
     is_narrow = out.dtype != logsumexp.dtype
     return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
@@ -110,23 +153,26 @@ def bwd(
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
     def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
-        g, scores = rows["g"], _scores(rows, k, scale)
+        g, scores = rows["g"], _scores(rows, scale)
         weights = attended_again(scores, rows["logsumexp"], rows["mask"], is_causal, first)
-        dweights = weights_gradient(g, v, weights)
+        dweights = weights_gradient(g, rows["v"], weights)
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = weights * (dweights - dot)
-        dq = times_keys(dscores, k) * scaling(scale, q)
+        dq = times_keys(dscores, rows["k"]) * scaling(scale, q)
         dk = sum_of_queries(dscores, rows["q"], heads) * scaling(scale, q)
         dv = sum_of_queries(weights, g, heads)
         dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
         if dq.shape[:-2] == q.shape[:-2]:  # else it is summed before it is rounded
             dq = to_dtype(dq, q.dtype)
+        if dbias is not None and bias is not None and bias.ndim and bias.shape[-1] > 1:
+            dbias = _padded(dbias, bias, -1)
+        dk, dv = _padded(dk, k, -2), _padded(dv, v, -2)
         return (dq, dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
 
-    arrays = {"q": q, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
+    arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
     arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]
-    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, q.shape[-2], arrays)
+    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, arrays, is_causal)
     dbias = dbias_sum if dbias_rows is None else dbias_rows
     return match(dq, q), match(dk, k), match(dv, v), None if bias is None else match(dbias, bias), None
 
@@ -156,7 +202,7 @@ def flash_attention(
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
-    Forward and backward go over blocks of queries. The layout is PyTorch's, heads before the
+    Forward and backward go over blocks of queries, each with the keys of its span of blocks. The layout is PyTorch's, heads before the
     sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key heads than query
     heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable` keeps the scores of
     every block, and makes memory quadratic again.
