@@ -96,6 +96,19 @@ def times_keys(a: Array, b: Array) -> Array:
     return y.reshape(*y.shape[:-4], a.shape[-3], *y.shape[-2:])
 
 
+def scores_of(q: Array, k: Array, scale: float) -> Array:
+    """scale·q·kᵀ, of float32 or wider.
+
+    q is scaled, and not the scores: XLA would fuse that product with the subtraction of their maximum, into one that is
+    rounded once, and no longer at most 0. In a narrow dtype the scaled q would be rounded, or multiplied in float32; so
+    there the scores are scaled, and a floor that no score reaches keeps the two apart.
+    """
+    if q.dtype != k.dtype or q.dtype == wider(q):
+        return times_keys(wide(q) * scale, k.mT)
+    scores = times_keys(q, k.mT) * scale
+    return jnp.maximum(scores, jnp.finfo(scores.dtype).min)
+
+
 def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
     """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
     return sum_to(times_keys(g, v.mT), weights.shape)

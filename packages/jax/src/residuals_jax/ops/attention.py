@@ -13,6 +13,7 @@ from residuals_jax._lib.attention import (
     attended,
     check_attention,
     scaling,
+    scores_of,
     scores_gradient,
     sum_of_queries,
     times_keys,
@@ -42,9 +43,7 @@ def fwd(
     is_causal: bool,
     scale: float | None,
 ) -> tuple[Array, Residuals]:
-    # q is scaled, and not the scores: XLA would fuse that product with the subtraction of their maximum, into one that
-    # is rounded once, and no longer at most 0.
-    scores = times_keys(wide(q) * scaling(scale, q), k.mT)
+    scores = scores_of(q, k, scaling(scale, q))
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, is_causal)

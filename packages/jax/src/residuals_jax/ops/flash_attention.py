@@ -15,6 +15,7 @@ from residuals_jax._lib.attention import (
     attended_again,
     check_attention,
     scaling,
+    scores_of,
     sum_of_queries,
     times_keys,
     weights_gradient,
@@ -117,7 +118,7 @@ def _padded(a: Array, like: Array, axis: int) -> Array:
 def _scores(rows: Rows, scale: float | None) -> Array:
     """(..., h, b, t): the scores of a block of b queries, before any is hidden."""
     q, bias = rows["q"], rows["bias"]
-    scores = times_keys(wide(q) * scaling(scale, q), rows["k"].mT)  # q is scaled, and not the scores, as in `attention`
+    scores = scores_of(q, rows["k"], scaling(scale, q))
     return scores if bias is None else scores + to_rank(wide(bias), scores.ndim)
 
 
