@@ -203,10 +203,10 @@ def flash_attention(
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
-    Forward and backward go over blocks of queries, each with the keys of its span of blocks. The layout is PyTorch's, heads before the
-    sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key heads than query
-    heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable` keeps the scores of
-    every block, and makes memory quadratic again.
+    Forward and backward go over blocks of queries, each with the keys of its span of blocks. The layout is PyTorch's,
+    heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key
+    heads than query heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable`
+    keeps the scores of every block, and makes memory quadratic again.
 
     Args:
         q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)

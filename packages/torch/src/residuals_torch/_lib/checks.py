@@ -8,9 +8,13 @@ from torch import Tensor
 
 
 def floating(name: str, a: Tensor) -> Tensor:
-    """`a` itself; TypeError unless it is a real floating tensor of 16 bits or more (float8 has no arithmetic)."""
+    """`a` itself; TypeError unless it is a real floating tensor of 16 bits or more (float8 has no arithmetic), and not
+    a nested one, which many operations of the backwards do not take.
+    """
     if not isinstance(a, Tensor) or not a.dtype.is_floating_point or a.dtype.itemsize < 2:
         raise TypeError(f"{name}: expected a floating tensor, got {described(a)}")
+    if a.is_nested:
+        raise TypeError(f"{name}: expected a tensor of one shape, got a nested tensor; give its values, or pad it")
     return a
 
 
