@@ -9,7 +9,7 @@ import pytest
 from residuals_lab import frameworks
 from residuals_lab.ops import BY_NAME
 from residuals_lab.ops.call import Call
-from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
+from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, limit
 from residuals_numpy.ops import flash_attention as numpy_flash
 
 FAMILY = ("attention", "qk_norm_attention", "flash_attention")
@@ -207,3 +207,19 @@ def test_a_scale_that_does_not_fit_is_named(op: str, framework: str) -> None:
     expected = r"scale: expected a shape that broadcasts to \[2, 4, 1\], got \[3\]"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         adapter.public(op)(*given, scale=adapter.array(np.ones(3), "float32"))
+
+
+@each_framework
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+def test_what_all_keys_have_in_common_does_not_blur_the_gradient_of_q(op: str, framework: str) -> None:
+    """It cancels there, as a row of the scores' gradient adds up to 0; a rounded row does not."""
+    adapter, given = frameworks.load(framework), arrays(op, q=(2, 64, 8), k=(2, 64, 8), v=(2, 64, 8))
+    given["q"] = given["q"] / 8
+    given["k"] = given["k"] + 30
+    call = Call.of(BY_NAME[op], given).rounded(adapter, "bfloat16")
+    _, (dq, *_), g = gradients(adapter, call, "bfloat16")
+    _, (plain, *_) = adapter.value_and_vjp(
+        call.plain(adapter), [adapter.array(a, "bfloat16") for a in call.arrays.values()], adapter.array(g, "bfloat16")
+    )
+    truth = call.vjp(g)["q"]
+    assert error(dq, truth) <= limit("bfloat16", error(adapter.to_numpy(plain), truth))

@@ -12,6 +12,7 @@ from residuals_jax._lib.attention import (
     apart,
     attended,
     check_attention,
+    rounded,
     scaling,
     scores_gradient,
     scores_of,
@@ -48,7 +49,7 @@ def fwd(
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, is_causal)
     weights = e / total
-    y = times_keys(weights, v)
+    y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
@@ -62,7 +63,7 @@ def bwd(
     dv = match(sum_of_queries(weights, g, heads), v)
     dscores = scores_gradient(weights, weights_gradient(g, v, weights))
     dq = match(times_keys(dscores, k) * scaling(scale, q), q)
-    dk = match(sum_of_queries(dscores, q, heads) * scaling(scale, q), k)
+    dk = match(sum_of_queries(rounded(dscores, q, k), q, heads) * scaling(scale, q), k)
     dbias = None if like_bias is None else match(dscores, like_bias)
     return dq, dk, dv, dbias, None
 
@@ -114,8 +115,9 @@ def attention(
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
 
     Returns:
-        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
-        and its gradients are 0.
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
+        rounded to be multiplied by v, and added up in float32. A query that attends no key gets zeros, and its
+        gradients are 0.
 
     Saves:
         q: (..., h, s, d), an input, no new bytes.

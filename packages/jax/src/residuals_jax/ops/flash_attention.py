@@ -14,6 +14,7 @@ from residuals_jax._lib.attention import (
     attended,
     attended_again,
     check_attention,
+    rounded,
     scaling,
     scores_of,
     sum_of_queries,
@@ -133,7 +134,7 @@ def fwd(
 ) -> tuple[Results, Residuals]:
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
         e, total, logsumexp = attended(_scores(rows, scale), rows["mask"], is_causal, first)
-        out = times_keys(e, rows["v"])
+        out = times_keys(rounded(e, v, q), rows["v"])
         return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
@@ -160,8 +161,8 @@ def bwd(
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = weights * (dweights - dot)
         dq = times_keys(dscores, rows["k"]) * scaling(scale, q)
-        dk = sum_of_queries(dscores, rows["q"], heads) * scaling(scale, q)
-        dv = sum_of_queries(weights, g, heads)
+        dk = sum_of_queries(rounded(dscores, q, k), rows["q"], heads) * scaling(scale, q)
+        dv = sum_of_queries(rounded(weights, g, v), g, heads)
         dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
         if dq.shape[:-2] == q.shape[:-2]:  # else it is summed before it is rounded
@@ -221,8 +222,9 @@ def flash_attention(
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
-        y: (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets
-            zeros, and its gradients are 0.
+        y: (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
+            rounded to be multiplied by v, and added up in float32. A query that attends no key gets zeros, and its
+            gradients are 0.
         logsumexp: (..., h, s), float32 or wider, differentiable, only if asked for; −∞ where no key is attended. With
             it, attention to parts of the keys can be merged.
 

@@ -12,6 +12,7 @@ from residuals_jax._lib.attention import (
     attended,
     check_attention,
     check_broadcasts,
+    rounded,
     scores_gradient,
     sum_of_queries,
     times_keys,
@@ -62,7 +63,7 @@ def fwd(
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, is_causal)
     weights = e / total
-    y = times_keys(weights, v)
+    y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
@@ -136,8 +137,9 @@ def qk_norm_attention(
         is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
 
     Returns:
-        (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
-        and its gradients are 0.
+        (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
+        rounded to be multiplied by v, and added up in float32. A query that attends no key gets zeros, and its
+        gradients are 0.
 
     Saves:
         q: (..., h, s, d), an input, no new bytes.
