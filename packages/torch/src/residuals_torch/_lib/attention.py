@@ -114,8 +114,8 @@ def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return e, total, torch.where(is_none, -torch.inf, torch.log(total) + top).squeeze(-1)
 
 
-# Products of narrow tensors are of float32 copies of them. PyTorch rounds the result of a product of narrow tensors, and
-# scores, their gradients and sums over blocks must not be rounded; its `out_dtype` is for some devices alone.
+# Narrow tensors are multiplied as float32 copies. PyTorch rounds a product of narrow tensors to their dtype, too coarse
+# for scores, their gradients and sums over blocks; its `out_dtype` is for some devices alone.
 def weights_gradient(g: Tensor, v: Tensor, weights: Tensor) -> Tensor:
     """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
     return unfold(fold(g, v.shape[-3]) @ v.mT, g).sum_to_size(weights.shape)
