@@ -76,3 +76,18 @@ def small(case: Case) -> bool:
     arrays = case.source.arrays.values()
     is_small = case.dtype == "float64" and all(0 < a.size <= 30 and abs(a).max() < 100 for a in arrays)
     return is_small and bool(np.isfinite(case.source.forward()).all())
+
+
+def reversed_axes(a: Tensor) -> tuple[int, ...]:
+    return tuple(range(a.ndim))[::-1]
+
+
+# The same values, or some of them, in memory that is laid out otherwise.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "every-second": lambda a: torch.stack([a, a.neg() if a.is_floating_point() else a], -1)[..., 0],
+    "offset": lambda a: torch.stack([a, a])[1],
+    "slice": lambda a: torch.cat([a, a], -1)[..., : a.shape[-1]] if a.ndim else a,
+    "transposed": lambda a: a.permute(reversed_axes(a)).contiguous().permute(reversed_axes(a)),
+    "repeated": lambda a: a[:1].expand_as(a) if a.ndim else a,
+    "constant": lambda a: a.flatten()[0].expand_as(a) if a.numel() else a,
+}

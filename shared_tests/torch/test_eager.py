@@ -1,6 +1,5 @@
 """What only PyTorch asks of an op: finite differences, frozen inputs, strides, purity; all eagerly."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from cases import Case, only, where
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, limit
-from torch_calls import assert_right, assert_same, cotangent, leaf, other, small, subsets, value_and_vjp
+from torch_calls import LAYOUTS, assert_right, assert_same, cotangent, leaf, other, small, subsets, value_and_vjp
 
 
 @where(small)
@@ -53,21 +52,6 @@ def test_nothing_to_differentiate(torch_case: Case) -> None:
             y = call.ours(adapter)(*args)
         assert not y.requires_grad
         assert error(adapter.to_numpy(y), truth) <= limit(torch_case.dtype, error(plain_y, truth))
-
-
-def reversed_axes(a: Tensor) -> tuple[int, ...]:
-    return tuple(range(a.ndim))[::-1]
-
-
-# The same values, or some of them, in memory that is laid out otherwise.
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "every-second": lambda a: torch.stack([a, a.neg() if a.is_floating_point() else a], -1)[..., 0],
-    "offset": lambda a: torch.stack([a, a])[1],
-    "slice": lambda a: torch.cat([a, a], -1)[..., : a.shape[-1]] if a.ndim else a,
-    "transposed": lambda a: a.permute(reversed_axes(a)).contiguous().permute(reversed_axes(a)),
-    "repeated": lambda a: a[:1].expand_as(a) if a.ndim else a,
-    "constant": lambda a: a.flatten()[0].expand_as(a) if a.numel() else a,
-}
 
 
 @only(dtype=("float64", "bfloat16"), novel=True)  # one that ops take as it is, and one that they widen

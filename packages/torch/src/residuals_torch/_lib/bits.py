@@ -16,6 +16,13 @@ def pack_bits(a: Tensor) -> Tensor:
     return packed
 
 
+def where_set(mask: Tensor, a: Tensor) -> Tensor:
+    """`a` where the mask is set, 0 elsewhere even where `a` is infinite or NaN, laid out in memory as `a` is."""
+    if not a.is_contiguous():  # the first argument decides how `where` lays out its result
+        mask = torch.ones_like(a, dtype=torch.bool) & mask
+    return torch.where(mask, a, 0)
+
+
 def unpack_bits(packed: Tensor, shape: torch.Size) -> Tensor:
     """The booleans of this shape that `pack_bits` packed."""
     bits = torch.stack([packed & 2**i for i in range(8)], dim=-1) != 0

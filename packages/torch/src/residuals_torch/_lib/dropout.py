@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
+from residuals_torch._lib.bits import where_set
+from residuals_torch._lib.blocks import block_size, in_blocks
 from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -19,9 +21,9 @@ def two_words(name: str, key: Tensor) -> Tensor:
     return key
 
 
-@torch.library.custom_op("residuals_torch::threefry_uniform", mutates_args=())
-def _uniform(key: Tensor, shape: Sequence[int], device: str) -> Tensor:
-    """`jax.random.uniform(key, shape, "float32")`: 23 bits of Threefry-2x32 of each element's flat 64-bit index.
+@torch.library.custom_op("residuals_torch::threefry_keep", mutates_args=())
+def _keep(key: Tensor, shape: Sequence[int], rate: float, device: str) -> Tensor:
+    """`jax.random.uniform(key, shape, "float32") < 1 - rate`: of 23 bits of Threefry-2x32 of each flat 64-bit index.
 
     It is one operation to Inductor, which would never finish fusing the 20 rounds. Inside it goes in blocks that fit a
     cache. The device is a name, since `torch.jit.trace` records no `torch.device`.
@@ -30,8 +32,8 @@ def _uniform(key: Tensor, shape: Sequence[int], device: str) -> Tensor:
     """
     k0, k1 = key.view(torch.int32).unbind()  # uint32 has no arithmetic, and int32's gives the same bits
     keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
-    out = torch.empty(math.prod(shape), dtype=torch.float32, device=device)
-    block = 2**18 if out.is_cpu else 2**24
+    out = torch.empty(math.prod(shape), dtype=torch.bool, device=device)
+    block = block_size(out)
     for start in range(0, out.numel(), block):
         part = out[start : start + block]
         low = (start + 2**31) % 2**32 - 2**31
@@ -44,13 +46,14 @@ def _uniform(key: Tensor, shape: Sequence[int], device: str) -> Tensor:
                 x1.bitwise_left_shift_(r).bitwise_or_(wrapped).bitwise_xor_(x0)
             x0.add_(keys[(i + 1) % 3])
             x1.add_(keys[(i + 2) % 3]).add_(i + 1)
-        torch.mul((x0 ^ x1).bitwise_right_shift_(9).bitwise_and_(2**23 - 1), 2**-23, out=part)
+        bits = x0.bitwise_xor_(x1).bitwise_right_shift_(9).bitwise_and_(2**23 - 1)
+        torch.lt(bits * 2**-23, 1 - rate, out=part)
     return out.reshape(shape)
 
 
-_uniform.register_fake(lambda key, shape, device: torch.empty(shape, dtype=torch.float32, device=device))
-_uniform.register_vmap(
-    lambda info, in_dims, key, *rest: (torch.stack([_uniform(k, *rest) for k in key.unbind(in_dims[0])]), 0)
+_keep.register_fake(lambda key, shape, rate, device: torch.empty(shape, dtype=torch.bool, device=device))
+_keep.register_vmap(
+    lambda info, in_dims, key, *rest: (torch.stack([_keep(k, *rest) for k in key.unbind(in_dims[0])]), 0)
 )
 
 
@@ -62,10 +65,10 @@ def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:
     if rate in (0.0, 1.0):
         return None
     if key is None:
-        return torch.rand_like(like, dtype=torch.float32) < 1 - rate
+        return in_blocks(lambda like: torch.rand_like(like, dtype=torch.float32) < 1 - rate, like)
     # Under torch.jit.trace a size is a tensor, and an operator takes integers alone.
     shape = [int(n) for n in like.shape] if is_tracing() else like.shape
-    mask = _uniform(key, shape, str(like.device)) < 1 - rate
+    mask = _keep(key, shape, rate, str(like.device))
     if hasattr(like, "device_mesh"):  # a DTensor: every process draws the whole mask and takes its part
         whole: Tensor = cast(Any, type(like)).from_local(mask, like.device_mesh)
         return whole & torch.ones_like(like, dtype=torch.bool)
@@ -76,4 +79,5 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     if mask is None:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
-    return to_dtype(torch.where(mask, wide(a) * (1 / (1 - rate) if rate < 1 else 1.0), 0), a.dtype)
+    scale = 1 / (1 - rate) if rate < 1 else 1.0
+    return in_blocks(lambda a, mask: to_dtype(where_set(mask, wide(a) * scale), a.dtype), a, mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.bits import pack_bits, unpack_bits
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating, nonnegative
 from residuals_torch._lib.dropout import drop, keep_mask, two_words
 
@@ -19,7 +20,7 @@ RECOMPUTES: dict[str, str] = {}
 
 def fwd(x: Tensor, key: Tensor | None, rate: float) -> tuple[Tensor, Residuals]:
     mask = keep_mask(key, x, rate)
-    return drop(x, mask, rate), Residuals(None if mask is None else pack_bits(mask))
+    return drop(x, mask, rate), Residuals(None if mask is None else in_blocks(pack_bits, mask, axis=-1))
 
 
 def bwd(rate: float, residuals: Residuals, g: Tensor) -> tuple[Tensor, None]:
@@ -45,7 +46,10 @@ class Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, _mask: None) -> tuple[Tensor | None, None, None]:
-        return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
+        if g is None:
+            return None, None, None
+        dx = in_blocks(lambda g, mask: bwd(ctx.rate, Residuals(mask), g)[0], g, *ctx.saved_tensors, axis=-1)
+        return dx, None, None
 
 
 def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Likes, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
@@ -25,7 +26,8 @@ def _cdf(x: Tensor) -> Tensor:
 
 
 def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
-    gelu = wide(gate) * _cdf(wide(gate))
+    a = wide(gate)
+    gelu = a * _cdf(a)
     return to_dtype(gelu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
@@ -36,9 +38,9 @@ def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Ten
     dgate = dup = None
     if like_gate is not None and residuals.up is not None:
         slope = torch.exp(-0.5 * gate * gate) * math.sqrt(0.5 / math.pi)  # Φ′
-        dgate = match(g * wide(residuals.up) * torch.addcmul(phi, gate, slope), like_gate)
+        dgate = to_dtype(g * wide(residuals.up) * torch.addcmul(phi, gate, slope), like_gate.dtype)
     if like_up is not None:
-        dup = match(g * (gate * phi), like_up)
+        dup = to_dtype(g * (gate * phi), like_up.dtype)
     return dgate, dup
 
 
@@ -47,7 +49,7 @@ class GEGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(gate: Tensor, up: Tensor) -> Tensor:
-        return fwd(gate, up)[0]
+        return in_blocks(lambda gate, up: fwd(gate, up)[0], gate, up)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -58,7 +60,10 @@ class GEGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, wanted(ctx))
+        if g is None:
+            return None, None
+        like = wanted(ctx)
+        return in_blocks(lambda gate, up, g: bwd(Residuals(gate, up), g, like), *ctx.saved_tensors, g)
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.bits import pack_bits, unpack_bits
+from residuals_torch._lib.bits import pack_bits, unpack_bits, where_set
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating
 
 
@@ -22,7 +23,7 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     (mask,) = residuals
-    return (torch.where(unpack_bits(mask, g.shape), g, 0),)
+    return (where_set(unpack_bits(mask, g.shape), g),)
 
 
 class ReLUBits(torch.autograd.Function):
@@ -30,8 +31,11 @@ class ReLUBits(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        y, residuals = fwd(x)
-        return y, residuals.mask
+        def of_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+            y, residuals = fwd(x)
+            return y, residuals.mask
+
+        return in_blocks(of_rows, x, axis=-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -41,7 +45,9 @@ class ReLUBits(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, _mask: None) -> Tensor | None:
-        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+        return (
+            None if g is None else in_blocks(lambda g, mask: bwd(Residuals(mask), g)[0], g, *ctx.saved_tensors, axis=-1)
+        )
 
 
 def relu_bits(x: Tensor) -> Tensor:

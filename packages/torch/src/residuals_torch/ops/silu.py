@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -18,7 +19,8 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 
 def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
-    return to_dtype(wide(x) * torch.sigmoid(wide(x)), x.dtype), Residuals(x)
+    a = wide(x)
+    return to_dtype(a * torch.sigmoid(a), x.dtype), Residuals(x)
 
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
@@ -33,7 +35,7 @@ class SiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return fwd(x)[0]
+        return in_blocks(lambda x: fwd(x)[0], x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -42,7 +44,7 @@ class SiLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
-        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+        return None if g is None else in_blocks(lambda x, g: bwd(Residuals(x), g)[0], *ctx.saved_tensors, g)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -42,7 +43,7 @@ class Softmax(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, axis: int) -> Tensor:
-        return fwd(x, axis)[0]
+        return in_blocks(lambda x: fwd(x, axis)[0], x, axis=axis)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], y: Tensor) -> None:
@@ -52,7 +53,10 @@ class Softmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None]:
-        return (None if g is None else bwd(ctx.axis, Residuals(*ctx.saved_tensors), g)[0]), None
+        if g is None:
+            return None, None
+        dx = in_blocks(lambda y, g: bwd(ctx.axis, Residuals(y), g)[0], *ctx.saved_tensors, g, axis=ctx.axis)
+        return dx, None
 
 
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating
-from residuals_torch._lib.cotangents import Likes, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, likes, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
@@ -19,7 +20,8 @@ RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would
 
 
 def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
-    silu = wide(gate) * torch.sigmoid(wide(gate))
+    a = wide(gate)
+    silu = a * torch.sigmoid(a)
     return to_dtype(silu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
 
 
@@ -31,9 +33,9 @@ def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Ten
     dgate = dup = None
     if like_gate is not None and residuals.up is not None:
         # σ + gate·σ·(1 − σ) lies σ of the way from gate·σ to 1: one pass.
-        dgate = match(g * wide(residuals.up) * torch.lerp(silu, s.new_ones(()), s), like_gate)
+        dgate = to_dtype(g * wide(residuals.up) * torch.lerp(silu, s.new_ones(()), s), like_gate.dtype)
     if like_up is not None:
-        dup = match(g * silu, like_up)
+        dup = to_dtype(g * silu, like_up.dtype)
     return dgate, dup
 
 
@@ -42,7 +44,7 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(gate: Tensor, up: Tensor) -> Tensor:
-        return fwd(gate, up)[0]
+        return in_blocks(lambda gate, up: fwd(gate, up)[0], gate, up)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -53,7 +55,10 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if g is None else bwd(Residuals(*ctx.saved_tensors), g, wanted(ctx))
+        if g is None:
+            return None, None
+        like = wanted(ctx)
+        return in_blocks(lambda gate, up, g: bwd(Residuals(gate, up), g, like), *ctx.saved_tensors, g)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

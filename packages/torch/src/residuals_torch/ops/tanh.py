@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import wide
@@ -42,7 +43,7 @@ class Tanh(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
-        return None if g is None else bwd(Residuals(*ctx.saved_tensors), g)[0]
+        return None if g is None else in_blocks(lambda y, g: bwd(Residuals(y), g)[0], *ctx.saved_tensors, g)
 
 
 def tanh(x: Tensor) -> Tensor:

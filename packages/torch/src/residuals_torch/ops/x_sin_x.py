@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import described, floating
 from residuals_torch._lib.cotangents import add
 
@@ -49,7 +50,7 @@ class XSinX(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_sin_x: Tensor | None) -> Tensor | None:
         residuals = Residuals(*ctx.saved_tensors)
-        dx = None if g is None else bwd(residuals, g)[0]
+        dx = None if g is None else in_blocks(lambda x, sin_x, g: bwd(Residuals(x, sin_x), g)[0], *residuals, g)
         if g_sin_x is not None:  # second order only: sin x is an output, so its cotangent arrives here
             dx = add(dx, bwd_residuals(residuals, g_sin_x=g_sin_x))
         return dx

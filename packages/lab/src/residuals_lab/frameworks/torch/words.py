@@ -38,7 +38,7 @@ OPS = {
     "randn": "random_number",
     "randn_like": "random_number",
     "t": "transpose",
-    "threefry_uniform": "random",
+    "threefry_keep": "random",
     "uniform": "random_number",
 }
 IDENTITIES = {"alias", "detach", "lift_fresh"}
