@@ -70,6 +70,13 @@ def test_what_is_dropped_is_zero_whatever_it_was(adapter: ModuleType, op: str, d
         np.testing.assert_array_equal(y, np.where(kept, x * 2, 0))
 
 
+@each_op
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_where_nothing_is_drawn_no_key_is_needed(adapter: ModuleType, op: str, rate: float, device: str) -> None:
+    y = adapter.public(op)(adapter.array(np.ones(3), "float32", device), rate, None)
+    np.testing.assert_array_equal(adapter.to_numpy(y), np.full(3, 1 - rate))
+
+
 BAD: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "rate above 1": (1.5, KEYS[0], ValueError, "rate: expected a number from 0 to 1, got 1.5"),
     "rate below 0": (-0.5, KEYS[0], ValueError, "rate: expected a number from 0 to 1, got -0.5"),

@@ -1,11 +1,13 @@
 """What only PyTorch asks of an op: finite differences, frozen inputs, strides, purity; all eagerly."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+import residuals_torch
 from cases import Case, only, where
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, limit
 from torch_calls import LAYOUTS, assert_right, assert_same, cotangent, leaf, other, small, subsets, value_and_vjp
@@ -131,3 +133,23 @@ def test_global_random_state_is_untouched(torch_case: Case) -> None:
     before = [state() for state in states]
     value_and_vjp(torch_case.call.ours(torch_case.adapter), args, g)
     assert_same([state() for state in states], before)
+
+
+# Of ops that save what they give: PyTorch's twins of those that save less, as `F.dropout`, refuse as ours do.
+PENALIZED = {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softmax": partial(torch.softmax, dim=-1),
+}
+
+
+@pytest.mark.parametrize("op", PENALIZED)
+def test_a_gradient_penalty_on_an_op_alone(op: str) -> None:
+    """A gradient that depends on x at no point, as that of relu, is still differentiated: to zero."""
+    found = []
+    for fn in (getattr(residuals_torch, op), PENALIZED[op]):
+        x = torch.tensor([[-1.0, 0.0, 2.0, torch.nan]], dtype=torch.float64, requires_grad=True)
+        (dx,) = torch.autograd.grad(fn(x).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), x))
+    torch.testing.assert_close(*found, equal_nan=True)

@@ -14,7 +14,7 @@ from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
-def two_words(name: str, key: Tensor) -> Tensor:
+def two_words(name: str, key: Tensor | None) -> Tensor:
     """`key` itself; TypeError unless it is two uint32."""
     if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
         raise TypeError(f"{name}: expected two uint32, got {described(key)}")

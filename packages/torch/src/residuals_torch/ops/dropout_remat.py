@@ -18,7 +18,7 @@ RECOMPUTES: dict[str, str] = {
 }
 
 
-def fwd(x: Tensor, key: Tensor, rate: float) -> tuple[Tensor, Residuals]:
+def fwd(x: Tensor, key: Tensor | None, rate: float) -> tuple[Tensor, Residuals]:
     return drop(x, keep_mask(key, x, rate), rate), Residuals(key if 0 < rate < 1 else None)
 
 
@@ -30,11 +30,11 @@ class DropoutRemat(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, key: Tensor, rate: float) -> Tensor:
+    def forward(x: Tensor, key: Tensor | None, rate: float) -> Tensor:
         return fwd(x, key, rate)[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: Tensor) -> None:
         _, key, ctx.rate = inputs
         ctx.save_for_backward(*Residuals(key if 0 < ctx.rate < 1 else None))
         ctx.set_materialize_grads(False)
@@ -44,7 +44,7 @@ class DropoutRemat(torch.autograd.Function):
         return (None, None, None) if g is None else (*bwd(ctx.rate, Residuals(*ctx.saved_tensors), g), None)
 
 
-def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
+def dropout_remat(x: Tensor, rate: float, key: Tensor | None) -> Tensor:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -55,7 +55,7 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
         x: (...) floating.
         rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.
         key: two uint32: the mask is a function of it and x's shape, the same bit for bit in NumPy, JAX and PyTorch and
-            on every device.
+            on every device. It may be None at the rates 0 and 1, where nothing is drawn.
 
     Returns:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
@@ -70,5 +70,7 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
-    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), two_words("key", key)
+    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
+    if key is not None or 0 < rate < 1:
+        key = two_words("key", key)
     return DropoutRemat.apply(x, key, rate)

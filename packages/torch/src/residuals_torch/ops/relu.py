@@ -23,7 +23,8 @@ def fwd(x: Tensor) -> tuple[Tensor, Residuals]:
 
 def bwd(residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     (y,) = residuals
-    return (torch.where(y <= 0, 0, g),)
+    # Where y is 0, y and not the number 0: dx is then a function of x, of slope 0, and can be differentiated again.
+    return (torch.where(y <= 0, y, g),)
 
 
 class ReLU(torch.autograd.Function):

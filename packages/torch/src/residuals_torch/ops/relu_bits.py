@@ -54,7 +54,8 @@ def relu_bits(x: Tensor) -> Tensor:
     """y = x where x > 0, else 0, with dx = g where the saved bit is set, else 0.
 
     Values and gradients are those of `relu`, at 0 and NaN too: dx = 0 at 0, and dx = g at NaN, as `torch.relu` has it;
-    `jax.nn.relu` gives 0 there.
+    `jax.nn.relu` gives 0 there. The bits carry no derivative: a second one, as of a gradient penalty on this op
+    alone, raises, where that of `relu` is 0.
 
     Args:
         x: (..., n) floating, any shape; a scalar counts as n = 1.
