@@ -1,5 +1,6 @@
 """An op where no numbers are, or not yet: on the meta device, exported, traced to be run later."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from cases import Case, only
+from cases import Case, only, where
 from residuals_torch import attention, dropout, dropout_remat, flash_attention, qk_norm_attention, relu_bits
 from torch_calls import assert_right, cotangent, value_and_vjp
 
@@ -31,16 +32,20 @@ def test_meta(torch_case: Case) -> None:
     assert [(d.shape, d.dtype) for d in gradients] == [(a.shape, a.dtype) for a in args]
 
 
+def named(fn: Any, count: int) -> Any:
+    """`fn` with that many parameters, each of a name: an export and `torch.fx` name their inputs so."""
+    names = ", ".join(f"a{i}" for i in range(count))
+    scope: dict[str, Any] = {"fn": fn}
+    exec(f"def forward({names}): return fn({names})", scope)
+    return scope["forward"]
+
+
 class Module(torch.nn.Module):
     """A call as a module, which is what an export takes."""
 
     def __init__(self, fn: Any, count: int) -> None:
         super().__init__()
-        self.fn = fn
-        names = [f"a{i}" for i in range(count)]  # an export names its inputs after the parameters of `forward`
-        scope: dict[str, Any] = {}
-        exec(f"def forward(self, {', '.join(names)}): return self.fn({', '.join(names)})", scope)
-        self.forward = scope["forward"].__get__(self)
+        self.forward = named(fn, count)
 
 
 @only(first=True, dtype="float64")
@@ -65,6 +70,22 @@ def test_a_traced_mask_is_that_of_its_key(op: Any) -> None:
     x, key = torch.ones(3, 4), torch.tensor([1, 2], dtype=torch.uint32)
     traced = torch.jit.trace(lambda x: op(x, 0.5, key), (x,), check_trace=False)
     torch.testing.assert_close(traced(2 * x), op(2 * x, 0.5, key))
+
+
+# Ops that `torch.fx` records; another one joins with its name.
+RECORDED_BY_FX = {"x_sin_x", "scaled", "relu", "relu_bits", "sigmoid", "tanh", "silu", "gelu", "swiglu", "geglu"}
+RECORDED_BY_FX |= {"softmax", "dropout", "dropout_remat"}
+
+
+@where(lambda case: case.first and case.dtype == "float64" and case.source.op.name in RECORDED_BY_FX)
+def test_fx_records_an_op_as_one_call(torch_case: Case) -> None:
+    """The program can be copied, and be trained."""
+    args, g = torch_case.args, cotangent(torch_case)
+    recorded = torch.fx.symbolic_trace(named(torch_case.call.ours(torch_case.adapter), len(args)))
+    calls = [node.target for node in recorded.graph.nodes if node.op == "call_function"]
+    assert calls == [torch_case.adapter.public(torch_case.call.op.name)]
+    for module in (recorded, copy.deepcopy(recorded)):
+        assert_right(torch_case, args, g, *value_and_vjp(module, args, g))
 
 
 KEY = torch.tensor([1, 2], dtype=torch.uint32)

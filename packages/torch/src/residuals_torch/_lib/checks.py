@@ -18,6 +18,14 @@ def floating(name: str, a: Tensor) -> Tensor:
     return a
 
 
+def is_proxy(*given: Any) -> bool:
+    """Whether one of these stands for a tensor, as the arguments of a program that `torch.fx` records do.
+
+    `handle_torch_function` then records the op as one call, as it does for those of `torch.nn.functional`.
+    """
+    return any(not isinstance(a, Tensor) and hasattr(a, "__torch_function__") for a in given)
+
+
 def described(a: Any) -> str:
     """What came, for a message: a tensor's dtype and shape, and of anything else the type."""
     return f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}" if isinstance(a, Tensor) else type(a).__name__

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.bits import pack_bits, unpack_bits
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.checks import floating, is_proxy, nonnegative
 from residuals_torch._lib.dropout import drop, keep_mask, two_words
 
 
@@ -79,6 +80,8 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
+    if is_proxy(x, key):
+        return handle_torch_function(dropout, (x, key), x, rate, key)
     x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), None if key is None else two_words("key", key)
     y, _ = Dropout.apply(x, key, rate)
     return y

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.checks import floating, is_proxy, nonnegative
 from residuals_torch._lib.dropout import drop, keep_mask, two_words
 
 
@@ -70,6 +71,8 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor | None) -> Tensor:
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
     """
+    if is_proxy(x, key):
+        return handle_torch_function(dropout_remat, (x, key), x, rate, key)
     x, rate = floating("x", x), nonnegative("rate", rate, most=1)
     if key is not None or 0 < rate < 1:
         key = two_words("key", key)

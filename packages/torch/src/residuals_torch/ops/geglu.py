@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, likes, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -89,6 +90,8 @@ def geglu(gate: Tensor, up: Tensor) -> Tensor:
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
     """
+    if is_proxy(gate, up):
+        return handle_torch_function(geglu, (gate, up), gate, up)
     gate, up = floating("gate", gate), floating("up", up)
     if up.shape != gate.shape:
         raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")

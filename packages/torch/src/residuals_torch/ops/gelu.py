@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -101,6 +102,8 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     Source:
         Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
     """
+    if is_proxy(x):
+        return handle_torch_function(gelu, (x,), x, approximate=approximate)
     x = floating("x", x)
     if approximate not in FORMS:
         raise ValueError(f'approximate: expected "none" or "tanh", got {approximate!r}')

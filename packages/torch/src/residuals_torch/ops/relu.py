@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 
 
 class Residuals(NamedTuple):
@@ -65,4 +66,6 @@ def relu(x: Tensor) -> Tensor:
     Source:
         Nair & Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines" (2010).
     """
+    if is_proxy(x):
+        return handle_torch_function(relu, (x,), x)
     return ReLU.apply(floating("x", x))

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.bits import pack_bits, unpack_bits, where_set
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 
 
 class Residuals(NamedTuple):
@@ -73,5 +74,7 @@ def relu_bits(x: Tensor) -> Tensor:
     Source:
         Jain et al., "Gist: Efficient Data Encoding for Deep Neural Network Training" (2018), section 4.1.
     """
+    if is_proxy(x):
+        return handle_torch_function(relu_bits, (x,), x)
     y, _ = ReLUBits.apply(floating("x", x))
     return y

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype
 
@@ -77,6 +78,8 @@ def scaled(x: Tensor, scale: Tensor | float) -> Tensor:
     Source:
         The mini-example of saved residuals, which usually forgets that a broadcast argument's gradient is a sum.
     """
+    if is_proxy(x, scale):
+        return handle_torch_function(scaled, (x, scale), x, scale)
     x = floating("x", x)
     if isinstance(scale, Real) and not isinstance(scale, bool | Tensor):
         # In float32 at least: float16 would make 1e5 infinite and 1e-8 zero.

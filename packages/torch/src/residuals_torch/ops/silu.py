@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -65,4 +66,6 @@ def silu(x: Tensor) -> Tensor:
     Source:
         Elfwing, Uchibe & Doya, "Sigmoid-Weighted Linear Units" (2017), equations 5 and 6.
     """
+    if is_proxy(x):
+        return handle_torch_function(silu, (x,), x)
     return SiLU.apply(floating("x", x))

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating, integer
+from residuals_torch._lib.checks import floating, integer, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -79,6 +80,8 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     Source:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
+    if is_proxy(x):
+        return handle_torch_function(softmax, (x,), x, axis=axis)
     x = floating("x", x)
     axis = integer("axis", axis)
     axes = max(x.ndim, 1)

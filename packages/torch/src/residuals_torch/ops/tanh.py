@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import wide
 
@@ -64,4 +65,6 @@ def tanh(x: Tensor) -> Tensor:
     Source:
         LeCun et al., "Efficient BackProp" (1998), section 4.4.
     """
+    if is_proxy(x):
+        return handle_torch_function(tanh, (x,), x)
     return Tanh.apply(floating("x", x))
