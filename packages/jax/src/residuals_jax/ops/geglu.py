@@ -1,6 +1,6 @@
-"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erfc."""
+"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up; Φ is exact, or a tanh approximates it."""
 
-import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,66 +11,74 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.gates import check_halves, halves
+from residuals_jax._lib.gelu import cdf, form, slope
 
 
 class Residuals(NamedTuple):
-    gate: Array  # (...)  input: rebuilds Φ
-    up: Array  # (...)  input: scales the gate's cotangent
+    gate: Array  # (...)  input: rebuilds Φ; (..., 2d) where one array holds both
+    up: Array | None  # (...)  input: scales the gate's cotangent; None if gate holds it
 
 
-RECOMPUTES = {"erfc": "a polynomial an element, where an array of it would be as large as gate"}
+# One of the two, which depends on the form.
+RECOMPUTES = {
+    "erfc": "in the exact form: a polynomial an element, where an array of it would be as large as gate",
+    "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as gate",
+}
 
 
-def _cdf(x: Array) -> Array:
-    """Φ(x)."""
-    return 0.5 * jax.lax.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
+def fwd(gate: Array, up: Array | None, approximate: str) -> tuple[Array, Residuals]:
+    residuals = Residuals(gate, up)
+    gate, up = halves(gate, up)
+    a = wide(gate)
+    gelu = a * cdf(a, approximate)
+    return to_dtype(gelu * wide(up), jnp.result_type(gate, up)), residuals
 
 
-def fwd(gate: Array, up: Array) -> tuple[Array, Residuals]:
-    gelu = wide(gate) * _cdf(wide(gate))
-    return to_dtype(gelu * wide(up), jnp.result_type(gate, up)), Residuals(gate, up)
+def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
+    gate, up = map(wide, halves(*residuals))
+    g = wide(g)
+    phi = cdf(gate, approximate)
+    dgate, dup = g * up * (phi + gate * slope(gate, phi, approximate)), g * (gate * phi)
+    if residuals.up is None:
+        return match(jnp.concatenate([dgate, dup], axis=-1), residuals.gate), None
+    return match(dgate, residuals.gate), match(dup, residuals.up)
 
 
-def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:
-    gate, up, g = wide(residuals.gate), wide(residuals.up), wide(g)
-    phi = _cdf(gate)
-    slope = jnp.exp(-0.5 * gate * gate) * math.sqrt(0.5 / math.pi)  # Φ′
-    dgate = g * up * (phi + gate * slope)
-    return match(dgate, residuals.gate), match(g * (gate * phi), residuals.up)
-
-
-@jax.custom_vjp
-def _geglu(gate: Array, up: Array) -> Array:
-    return fwd(gate, up)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _geglu(gate: Array, up: Array | None, approximate: str) -> Array:
+    return fwd(gate, up, approximate)[0]
 
 
 _geglu.defvjp(fwd, bwd)
 
 
-def geglu(gate: ArrayLike, up: ArrayLike) -> Array:
-    """y = gate·Φ(gate)·up with Φ(x) = erfc(−x/√2)/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
+def geglu(gate: ArrayLike, up: ArrayLike | None = None, *, approximate: str = "none") -> Array:
+    """y = gate·Φ(gate)·up, with Φ the normal distribution function, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
 
-    This is the exact form; `jax.nn.gelu` has the tanh approximation unless told otherwise.
+    The default is the exact form, as in `torch.nn.functional.gelu`; that of `jax.nn.gelu` is the tanh form.
 
     Args:
-        gate: (...) floating, any shape.
+        gate: (...) floating, any shape; or (..., 2d) without up: its first half is the gate, its second is up.
         up: (...) floating, of gate's shape: nothing is broadcast.
+        approximate: "none", or "tanh" for Φ(x) ≈ ½·(1 + tanh(√(2/π)·(x + 0.044715·x³))); forward and backward
+            are of the same form.
 
     Returns:
-        (...), of the dtype to which both promote; computed in float32 if that is narrower.
+        (...), or (..., d) without up, of the dtype to which both promote; computed in float32 if that is narrower.
 
     Saves:
         gate: (...), an input, no new bytes. The backward computes Φ(gate) again.
-        up: (...), an input, no new bytes.
+        up: (...), an input, no new bytes. Halves of one array stay one array.
 
     Raises:
         TypeError: gate or up is not floating.
-        ValueError: their shapes differ.
+        ValueError: their shapes differ, or there is no up and the last axis of gate is odd or missing, or
+            approximate is neither "none" nor "tanh".
 
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
     """
-    gate, up = floating("gate", gate), floating("up", up)
-    if up.shape != gate.shape:
-        raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")
-    return _geglu(gate, up)
+    gate, up = floating("gate", gate), None if up is None else floating("up", up)
+    check_halves(gate, up)
+    return _geglu(gate, up, form("approximate", approximate))

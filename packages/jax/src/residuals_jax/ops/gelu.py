@@ -1,17 +1,16 @@
 """Gaussian error linear unit: y = x·Φ(x), and dx = g·(Φ + x·Φ′); Φ is exact, or a tanh approximates it."""
 
-import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.gelu import cdf, form, slope
 
 
 class Residuals(NamedTuple):
@@ -24,33 +23,15 @@ RECOMPUTES = {
     "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
-FORMS = ("none", "tanh")
-C = math.sqrt(2 / math.pi)
-CUBIC = 0.044715
-
-
-def _cdf(x: Array, approximate: str) -> Array:
-    """Φ(x)."""
-    if approximate == "tanh":
-        return 0.5 * (1 + jnp.tanh(C * (x + CUBIC * x * x * x)))
-    return 0.5 * jax.lax.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
-
-
-def _slope(x: Array, phi: Array, approximate: str) -> Array:
-    """Φ′(x), given Φ(x): the normal density, or in the tanh form 2·Φ·(1 − Φ)·u′ with u the argument of the tanh."""
-    if approximate == "tanh":
-        return 2 * phi * (1 - phi) * (C * (1 + 3 * CUBIC * x * x))
-    return jnp.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
-
 
 def fwd(x: Array, approximate: str) -> tuple[Array, Residuals]:
-    return to_dtype(wide(x) * _cdf(wide(x), approximate), x.dtype), Residuals(x)
+    return to_dtype(wide(x) * cdf(wide(x), approximate), x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array]:
     x, g = wide(residuals.x), wide(g)
-    phi = _cdf(x, approximate)
-    return (match(g * (phi + x * _slope(x, phi, approximate)), residuals.x),)
+    phi = cdf(x, approximate)
+    return (match(g * (phi + x * slope(x, phi, approximate)), residuals.x),)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -85,7 +66,5 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     Source:
         Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
     """
-    x = floating("x", x)
-    if approximate not in FORMS:
-        raise ValueError(f'approximate: expected "none" or "tanh", got {approximate!r}')
+    x, approximate = floating("x", x), form("approximate", approximate)
     return _gelu(x, approximate)

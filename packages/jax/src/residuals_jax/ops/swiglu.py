@@ -10,59 +10,65 @@ from jax.typing import ArrayLike
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.gates import check_halves, halves
 
 
 class Residuals(NamedTuple):
-    gate: Array  # (...)  input: rebuilds the sigmoid
-    up: Array  # (...)  input: scales the gate's cotangent
+    gate: Array  # (...)  input: rebuilds the sigmoid; (..., 2d) where one array holds both
+    up: Array | None  # (...)  input: scales the gate's cotangent; None if gate holds it
 
 
 RECOMPUTES = {"sigmoid": "one exponential an element, where an array of it would be as large as gate"}
 
 
-def fwd(gate: Array, up: Array) -> tuple[Array, Residuals]:
-    silu = wide(gate) * jax.nn.sigmoid(wide(gate))
-    return to_dtype(silu * wide(up), jnp.result_type(gate, up)), Residuals(gate, up)
+def fwd(gate: Array, up: Array | None) -> tuple[Array, Residuals]:
+    residuals = Residuals(gate, up)
+    gate, up = halves(gate, up)
+    a = wide(gate)
+    silu = a * jax.nn.sigmoid(a)
+    return to_dtype(silu * wide(up), jnp.result_type(gate, up)), residuals
 
 
-def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array]:
-    gate, up, g = wide(residuals.gate), wide(residuals.up), wide(g)
+def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
+    gate, up = map(wide, halves(*residuals))
+    g = wide(g)
     s = jax.nn.sigmoid(gate)
     silu = gate * s
-    dgate = g * up * (s + silu * (1 - s))
-    return match(dgate, residuals.gate), match(g * silu, residuals.up)
+    dgate, dup = g * up * (s + silu * (1 - s)), g * silu
+    if residuals.up is None:
+        return match(jnp.concatenate([dgate, dup], axis=-1), residuals.gate), None
+    return match(dgate, residuals.gate), match(dup, residuals.up)
 
 
 @jax.custom_vjp
-def _swiglu(gate: Array, up: Array) -> Array:
+def _swiglu(gate: Array, up: Array | None) -> Array:
     return fwd(gate, up)[0]
 
 
 _swiglu.defvjp(fwd, bwd)
 
 
-def swiglu(gate: ArrayLike, up: ArrayLike) -> Array:
+def swiglu(gate: ArrayLike, up: ArrayLike | None = None) -> Array:
     """y = gate·σ(gate)·up, with dgate = g·up·(σ + gate·σ·(1 − σ)) and dup = g·gate·σ.
 
     Args:
-        gate: (...) floating, any shape.
+        gate: (...) floating, any shape; or (..., 2d) without up: its first half is the gate, its second is up.
         up: (...) floating, of gate's shape: nothing is broadcast.
 
     Returns:
-        (...), of the dtype to which both promote; computed in float32 if that is narrower.
+        (...), or (..., d) without up, of the dtype to which both promote; computed in float32 if that is narrower.
 
     Saves:
         gate: (...), an input, no new bytes. The backward computes σ(gate) again.
-        up: (...), an input, no new bytes.
+        up: (...), an input, no new bytes. Halves of one array stay one array.
 
     Raises:
         TypeError: gate or up is not floating.
-        ValueError: their shapes differ.
+        ValueError: their shapes differ, or there is no up and the last axis of gate is odd or missing.
 
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
     """
-    gate, up = floating("gate", gate), floating("up", up)
-    if up.shape != gate.shape:
-        raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")
+    gate, up = floating("gate", gate), None if up is None else floating("up", up)
+    check_halves(gate, up)
     return _swiglu(gate, up)

@@ -109,7 +109,7 @@ OPS = (
     Op("silu", {"x": "..."}),
     Op("gelu", {"x": "..."}, {"approximate": "none"}),
     Op("swiglu", {"gate": "...", "up": "..."}),
-    Op("geglu", {"gate": "...", "up": "..."}),
+    Op("geglu", {"gate": "...", "up": "..."}, {"approximate": "none"}),
     Op("softmax", {"x": "... d"}, {"axis": -1}),
     Op("dropout", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),
     Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),

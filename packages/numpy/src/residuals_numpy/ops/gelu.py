@@ -3,35 +3,21 @@
 Source: Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
 """
 
-import math
-
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Samples
-
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
-
-
-def _cdf(x: Array, approximate: str) -> tuple[Array, Array]:
-    """Φ and its derivative."""
-    if approximate == "none":
-        return 0.5 * _erfc(-x / math.sqrt(2)), np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    c = math.sqrt(2 / math.pi)
-    u = c * (x + 0.044715 * x**3)
-    e = np.exp(-2 * np.abs(u))
-    slope = 4 * e / (1 + e) ** 2  # 1 − tanh² u, without cancellation
-    return np.where(u < 0, e, 1) / (1 + e), 0.5 * slope * c * (1 + 3 * 0.044715 * x**2)
+from residuals_numpy._lib.gelu import cdf
 
 
 def forward(x: Array, *, approximate: str = "none") -> Array:
     """y = x·Φ(x)."""
-    return x * _cdf(x, approximate)[0]
+    return x * cdf(x, approximate)[0]
 
 
 def vjp(x: Array, g: Array, *, approximate: str = "none") -> tuple[Array]:
     """`dx` for the cotangent `g` of y, from the inputs alone."""
-    cdf, density = _cdf(x, approximate)
-    return (g * (cdf + x * density),)
+    phi, density = cdf(x, approximate)
+    return (g * (phi + x * density),)
 
 
 def residuals(x: Array, *, approximate: str = "none") -> dict[str, Array]:

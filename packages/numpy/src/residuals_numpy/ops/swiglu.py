@@ -6,24 +6,27 @@ Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Samples
+from residuals_numpy._lib.gates import halves, packed
 
 
 def _sigmoid(x: Array) -> Array:
     return np.exp(-np.logaddexp(0, -x))  # overflows nowhere
 
 
-def forward(gate: Array, up: Array) -> Array:
-    """y = gate·σ(gate)·up for two arrays of one shape."""
-    return gate * _sigmoid(gate) * up
+def forward(gate: Array, up: Array | None = None) -> Array:
+    """y = gate·σ(gate)·up for two arrays of one shape, or for the halves of one array along its last axis."""
+    a, b = halves(gate, up)
+    return a * _sigmoid(a) * b
 
 
-def vjp(gate: Array, up: Array, g: Array) -> tuple[Array, Array]:
+def vjp(gate: Array, up: Array | None, g: Array) -> tuple[Array, Array | None]:
     """`dgate, dup` for the cotangent `g` of y, from the inputs alone."""
-    s = _sigmoid(gate)
-    return g * up * (s + gate * s * _sigmoid(-gate)), g * gate * s
+    a, b = halves(gate, up)
+    s = _sigmoid(a)
+    return packed(g * b * (s + a * s * _sigmoid(-a)), g * a * s, up)
 
 
-def residuals(gate: Array, up: Array) -> dict[str, Array]:
+def residuals(gate: Array, up: Array | None = None) -> dict[str, Array | None]:
     """The value each residual must have."""
     return {"gate": gate, "up": up}
 
@@ -47,4 +50,6 @@ def samples(rng: np.random.Generator) -> Samples:
         "huge-gate": {**call(3, 3), "gate": huge},
         "huge-up": {**call(4, 16), "up": 1e4 * rng.standard_normal((4, 16))},
         "tiny": {name: 1e-2 * a for name, a in call(2, 8).items()},
+        "packed-3x10": {"gate": rng.standard_normal((3, 10))},
+        "packed-0": {"gate": np.zeros((3, 0))},
     }

@@ -1,6 +1,5 @@
-"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up, Φ the normal distribution function, by erfc."""
+"""Gated linear unit with a Gaussian error gate: y = gate·Φ(gate)·up; Φ is exact, or a tanh approximates it."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,37 +10,48 @@ from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, likes, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.gates import check_halves, halves
+from residuals_torch._lib.gelu import cdf, form, slope
 
 
 class Residuals(NamedTuple):
-    gate: Tensor  # (...)  input: rebuilds Φ
-    up: Tensor | None  # (...)  input: scales the gate's cotangent; None if gate is frozen
+    gate: Tensor  # (...)  input: rebuilds Φ; (..., 2d) where one tensor holds both
+    up: Tensor | None  # (...)  input: scales the gate's cotangent; None if gate holds it, or is frozen
 
 
-RECOMPUTES = {"erfc": "a polynomial an element, where an array of it would be as large as gate"}
+# One of the two, which depends on the form.
+RECOMPUTES = {
+    "erfc": "in the exact form: a polynomial an element, where an array of it would be as large as gate",
+    "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as gate",
+}
 
 
-def _cdf(x: Tensor) -> Tensor:
-    """Φ(x)."""
-    return 0.5 * torch.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
-
-
-def fwd(gate: Tensor, up: Tensor) -> tuple[Tensor, Residuals]:
+def fwd(gate: Tensor, up: Tensor | None, approximate: str) -> tuple[Tensor, Residuals]:
+    residuals = Residuals(gate, up)
+    gate, up = halves(gate, up)
     a = wide(gate)
-    gelu = a * _cdf(a)
-    return to_dtype(gelu * wide(up), torch.promote_types(gate.dtype, up.dtype)), Residuals(gate, up)
+    gelu = a * cdf(a, approximate)
+    return to_dtype(gelu * wide(up), torch.promote_types(gate.dtype, up.dtype)), residuals
 
 
-def bwd(residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
+def bwd(
+    approximate: str, residuals: Residuals, g: Tensor, like: Likes | None = None
+) -> tuple[Tensor | None, Tensor | None]:
     like_gate, like_up = like or likes(*residuals)
-    gate, g = wide(residuals.gate), wide(g)
-    phi = _cdf(gate)
+    gate, up = residuals
+    is_packed = up is None and like_gate is not None  # the gradient of a gate needs up, so up is within gate
+    if is_packed:
+        gate, up = halves(gate, up)
+        like_up = like_gate
+    gate, g = wide(gate), wide(g)
+    phi = cdf(gate, approximate)
     dgate = dup = None
-    if like_gate is not None and residuals.up is not None:
-        slope = torch.exp(-0.5 * gate * gate) * math.sqrt(0.5 / math.pi)  # Φ′
-        dgate = to_dtype(g * wide(residuals.up) * torch.addcmul(phi, gate, slope), like_gate.dtype)
+    if like_gate is not None and up is not None:
+        dgate = to_dtype(g * wide(up) * torch.addcmul(phi, gate, slope(gate, phi, approximate)), like_gate.dtype)
     if like_up is not None:
         dup = to_dtype(g * (gate * phi), like_up.dtype)
+    if is_packed:
+        return torch.cat([d for d in (dgate, dup) if d is not None], dim=-1), None
     return dgate, dup
 
 
@@ -49,50 +59,56 @@ class GEGLU(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(gate: Tensor, up: Tensor) -> Tensor:
-        return in_blocks(lambda gate, up: fwd(gate, up)[0], gate, up)
+    def forward(gate: Tensor, up: Tensor | None, approximate: str) -> Tensor:
+        return in_blocks(lambda gate, up: fwd(gate, up, approximate)[0], gate, up, axis=-1 if up is None else None)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        gate, up = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
+        gate, up, ctx.approximate = inputs
         ctx.save_for_backward(*Residuals(gate, up if ctx.needs_input_grad[0] else None))
         ctx.like = likes(gate, up)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         if g is None:
-            return None, None
-        like = wanted(ctx)
-        return in_blocks(lambda gate, up, g: bwd(Residuals(gate, up), g, like), *ctx.saved_tensors, g)
+            return None, None, None
+        (gate, up), like = ctx.saved_tensors, wanted(ctx)
+        axis = -1 if up is None else None
+        dgate, dup = in_blocks(
+            lambda gate, up, g: bwd(ctx.approximate, Residuals(gate, up), g, like), gate, up, g, axis=axis
+        )
+        return dgate, dup, None
 
 
-def geglu(gate: Tensor, up: Tensor) -> Tensor:
-    """y = gate·Φ(gate)·up with Φ(x) = erfc(−x/√2)/2, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
+def geglu(gate: Tensor, up: Tensor | None = None, *, approximate: str = "none") -> Tensor:
+    """y = gate·Φ(gate)·up, with Φ the normal distribution function, dgate = g·up·(Φ + gate·Φ′) and dup = g·gate·Φ.
 
-    This is the exact form, as `torch.nn.functional.gelu` has it unless told otherwise.
+    The default is the exact form, as in `torch.nn.functional.gelu`; that of `jax.nn.gelu` is the tanh form.
 
     Args:
-        gate: (...) floating, any shape.
+        gate: (...) floating, any shape; or (..., 2d) without up: its first half is the gate, its second is up.
         up: (...) floating, of gate's shape: nothing is broadcast.
+        approximate: "none", or "tanh" for Φ(x) ≈ ½·(1 + tanh(√(2/π)·(x + 0.044715·x³))); forward and backward
+            are of the same form.
 
     Returns:
-        (...), of the dtype to which both promote; computed in float32 if that is narrower.
+        (...), or (..., d) without up, of the dtype to which both promote; computed in float32 if that is narrower.
 
     Saves:
         gate: (...), an input, no new bytes. The backward computes Φ(gate) again.
-        up: (...), an input, no new bytes; not saved if gate needs no gradient.
+        up: (...), an input, no new bytes; not saved if gate needs no gradient. Halves of one array stay one array.
 
     Raises:
         TypeError: gate or up is not floating.
-        ValueError: their shapes differ.
+        ValueError: their shapes differ, or there is no up and the last axis of gate is odd or missing, or
+            approximate is neither "none" nor "tanh".
 
     Source:
         Shazeer, "GLU Variants Improve Transformer" (2020), equation 5.
     """
     if is_proxy(gate, up):
-        return handle_torch_function(geglu, (gate, up), gate, up)
-    gate, up = floating("gate", gate), floating("up", up)
-    if up.shape != gate.shape:
-        raise ValueError(f"up: expected the shape of gate {list(gate.shape)}, got {list(up.shape)}")
-    return GEGLU.apply(gate, up)
+        return handle_torch_function(geglu, (gate, up), gate, up, approximate=approximate)
+    gate, up = floating("gate", gate), None if up is None else floating("up", up)
+    check_halves(gate, up)
+    return GEGLU.apply(gate, up, form("approximate", approximate))

@@ -1,6 +1,5 @@
 """Gaussian error linear unit: y = x·Φ(x), and dx = g·(Φ + x·Φ′); Φ is exact, or a tanh approximates it."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from residuals_torch._lib.blocks import in_blocks
 from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.gelu import cdf, form, slope
 
 
 class Residuals(NamedTuple):
@@ -23,39 +23,16 @@ RECOMPUTES = {
     "tanh": "in the tanh form: one exponential an element, where an array of it would be as large as x",
 }
 
-FORMS = ("none", "tanh")
-C = math.sqrt(2 / math.pi)
-CUBIC = 0.044715
-
-
-def _cdf(x: Tensor, approximate: str) -> Tensor:
-    """Φ(x)."""
-    if approximate == "tanh":
-        return 0.5 * (1 + torch.tanh(x * _polynomial(x, C, C * CUBIC)))
-    return 0.5 * torch.erfc(x * -math.sqrt(0.5))  # 1 + erf cancels where x is far to the left
-
-
-def _slope(x: Tensor, phi: Tensor, approximate: str) -> Tensor:
-    """Φ′(x), given Φ(x): the normal density, or in the tanh form 2·Φ·(1 − Φ)·u′ with u the argument of the tanh."""
-    if approximate == "tanh":
-        return torch.addcmul(phi, phi, phi, value=-1) * _polynomial(x, 2 * C, 6 * C * CUBIC)
-    return torch.exp(_polynomial(x, math.log(C / 2), -0.5))  # the density's factor as a summand: one pass less
-
-
-def _polynomial(x: Tensor, a: float, b: float) -> Tensor:
-    """a + b·x², in one pass."""
-    return torch.addcmul(x.new_full((), a), x, x, value=b)
-
 
 def fwd(x: Tensor, approximate: str) -> tuple[Tensor, Residuals]:
     a = wide(x)
-    return to_dtype(a * _cdf(a, approximate), x.dtype), Residuals(x)
+    return to_dtype(a * cdf(a, approximate), x.dtype), Residuals(x)
 
 
 def bwd(approximate: str, residuals: Residuals, g: Tensor) -> tuple[Tensor]:
     x, g = wide(residuals.x), wide(g)
-    phi = _cdf(x, approximate)
-    return (match(g * torch.addcmul(phi, x, _slope(x, phi, approximate)), residuals.x),)
+    phi = cdf(x, approximate)
+    return (match(g * torch.addcmul(phi, x, slope(x, phi, approximate)), residuals.x),)
 
 
 class GELU(torch.autograd.Function):
@@ -104,7 +81,5 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """
     if is_proxy(x):
         return handle_torch_function(gelu, (x,), x, approximate=approximate)
-    x = floating("x", x)
-    if approximate not in FORMS:
-        raise ValueError(f'approximate: expected "none" or "tanh", got {approximate!r}')
+    x, approximate = floating("x", x), form("approximate", approximate)
     return GELU.apply(x, approximate)

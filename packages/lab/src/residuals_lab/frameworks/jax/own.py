@@ -21,7 +21,10 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "silu": ("jax.nn.silu", lambda x: jax.nn.silu(x)),
     "gelu": ("jax.nn.gelu", lambda x, approximate: jax.nn.gelu(x, approximate=approximate == "tanh")),
     "swiglu": ("jax.nn.silu(gate)*up", lambda gate, up: jax.nn.silu(gate) * up),
-    "geglu": ("jax.nn.gelu(gate)*up", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
+    "geglu": (
+        "jax.nn.gelu(gate)*up",
+        lambda gate, up, approximate: jax.nn.gelu(gate, approximate=approximate == "tanh") * up,
+    ),
     "softmax": ("jax.nn.softmax", lambda x, axis: jax.nn.softmax(x, axis=axis)),
     "attention": ("jax.nn.dot_product_attention", _sdpa),
     "flash_attention": ("jax.nn.dot_product_attention", _sdpa),

@@ -25,7 +25,7 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "silu": ("F.silu", lambda x: F.silu(x)),
     "gelu": ("F.gelu", lambda x, approximate: F.gelu(x, approximate=approximate)),
     "swiglu": ("F.silu(gate)*up", lambda gate, up: F.silu(gate) * up),
-    "geglu": ("F.gelu(gate)*up", lambda gate, up: F.gelu(gate) * up),
+    "geglu": ("F.gelu(gate)*up", lambda gate, up, approximate: F.gelu(gate, approximate=approximate) * up),
     "softmax": ("torch.softmax", lambda x, axis: torch.softmax(x, axis)),
     "dropout": (
         "F.dropout",
