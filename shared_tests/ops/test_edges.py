@@ -3,6 +3,8 @@
 Finite differences say nothing at such points, so they are no samples.
 """
 
+import importlib
+import re
 from typing import Any
 
 import numpy as np
@@ -67,3 +69,32 @@ def test_huge_cotangents(op: str, static: dict[str, Any], framework: str) -> Non
     derivative, expected = (d[finite] / COTANGENTS[finite] for d in (found, truth))
     np.testing.assert_allclose(derivative, expected, rtol=1e-5, atol=2.0**-24)
     np.testing.assert_array_equal(found[~finite], truth[~finite])
+
+
+@pytest.mark.parametrize("framework", frameworks.installed())
+def test_softmax_in_another_dtype(framework: str) -> None:
+    """As if x had been converted before: the output and residual are of that dtype, the gradient of x's."""
+    adapter = frameworks.load(framework)
+    dtypes = importlib.import_module({"jax": "jax.numpy", "torch": "torch"}[framework])
+    softmax = adapter.public("softmax")
+    x = adapter.array(np.linspace(-2, 3, 12).reshape(3, 4), "bfloat16")
+    g = adapter.array(np.arange(12.0).reshape(3, 4), "float32")
+    y, (dx,) = adapter.value_and_vjp(lambda x: softmax(x, dtype=dtypes.float32), [x], g)
+    converted = adapter.array(adapter.to_numpy(x), "float32")
+    expected_y, (expected_dx,) = adapter.value_and_vjp(softmax, [converted], g)
+    assert (adapter.dtype_of(y), adapter.dtype_of(dx)) == ("float32", "bfloat16")
+    np.testing.assert_array_equal(adapter.to_numpy(y), adapter.to_numpy(expected_y))
+    rounded = adapter.to_numpy(adapter.array(adapter.to_numpy(expected_dx), "bfloat16"))
+    np.testing.assert_array_equal(adapter.to_numpy(dx), rounded)
+    with pytest.raises(TypeError, match=r"^dtype: expected a floating dtype, got int32$"):
+        softmax(x, dtype=dtypes.int32)
+
+
+@pytest.mark.parametrize("framework", frameworks.installed())
+@pytest.mark.parametrize("op", ["swiglu", "geglu"])
+def test_an_array_without_halves_is_named(op: str, framework: str) -> None:
+    adapter = frameworks.load(framework)
+    for shape in ((), (5,), (2, 3)):
+        message = f"gate: expected an even last axis, since there is no up, got shape {list(shape)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            adapter.public(op)(adapter.array(np.ones(shape), "float32"))

@@ -77,6 +77,33 @@ def test_where_nothing_is_drawn_no_key_is_needed(adapter: ModuleType, op: str, r
     np.testing.assert_array_equal(adapter.to_numpy(y), np.full(3, 1 - rate))
 
 
+@each_op
+def test_whole_channels_are_dropped(adapter: ModuleType, op: str, device: str) -> None:
+    x = adapter.array(np.ones((4, 8, 5, 6)), "float32", device)
+    key = adapter.constant(KEYS[0], device)
+    for broadcast in ((2, 3), (-1, -2), [2, 3]):
+        y = adapter.to_numpy(adapter.public(op)(x, 0.5, key, broadcast=broadcast))
+        np.testing.assert_array_equal(y, np.broadcast_to(y[:, :, :1, :1], y.shape))
+    np.testing.assert_array_equal(y[:, :, 0, 0] != 0, mask(adapter, op, KEYS[0], (4, 8, 1, 1), 0.5, device)[:, :, 0, 0])
+
+
+@each_op
+@pytest.mark.parametrize(
+    ("broadcast", "kind", "message"),
+    [
+        ((2,), ValueError, r"broadcast: expected some of the 1 axes of x, got \(2,\)"),
+        (0, TypeError, "broadcast: expected a tuple of ints, got 0"),
+        ((0.0,), TypeError, r"broadcast: expected a tuple of ints, got \(0.0,\)"),
+    ],
+)
+def test_wrong_axes_are_named(
+    adapter: ModuleType, op: str, device: str, broadcast: Any, kind: type[Exception], message: str
+) -> None:
+    args = adapter.array(np.ones(3), "float32", device), 0.5, adapter.constant(KEYS[0], device)
+    with pytest.raises(kind, match=f"^{message}$"):
+        adapter.public(op)(*args, broadcast=broadcast)
+
+
 BAD: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "rate above 1": (1.5, KEYS[0], ValueError, "rate: expected a number from 0 to 1, got 1.5"),
     "rate below 0": (-0.5, KEYS[0], ValueError, "rate: expected a number from 0 to 1, got -0.5"),

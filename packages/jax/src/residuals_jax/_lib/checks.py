@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 Number = float | Array  # an array of no axes: what a number is under a trace
 
@@ -22,6 +22,13 @@ def floating(name: str, a: ArrayLike) -> Array:
     # A Python number that is differentiated would reach the rule as a Python number, which has no shape; its copy is
     # an array, and its type as weak.
     return jnp.copy(a) if jax.typeof(a).weak_type and a.ndim == 0 else a
+
+
+def floating_dtype(name: str, dtype: DTypeLike) -> DTypeLike:
+    """`dtype` itself; TypeError unless it is a real floating one of 16 bits or more."""
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.dtype(dtype).itemsize < 2:
+        raise TypeError(f"{name}: expected a floating dtype, got {jnp.dtype(dtype).name}")
+    return dtype
 
 
 def described(a: Any) -> str:

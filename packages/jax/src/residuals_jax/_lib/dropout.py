@@ -1,5 +1,6 @@
 """Which elements dropout keeps, and what becomes of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,6 +9,15 @@ from jax import Array
 
 from residuals_jax._lib.checks import Number, described
 from residuals_jax._lib.dtypes import to_dtype, wide
+
+
+def axes(name: str, broadcast: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """`broadcast` as a tuple; TypeError unless it is a tuple or list of ints, ValueError unless x has these axes."""
+    if not isinstance(broadcast, tuple | list) or any(isinstance(i, bool) or not isinstance(i, int) for i in broadcast):
+        raise TypeError(f"{name}: expected a tuple of ints, got {broadcast!r}")
+    if any(not -ndim <= i < ndim for i in broadcast):
+        raise ValueError(f"{name}: expected some of the {ndim} axes of x, got {broadcast}")
+    return tuple(broadcast)
 
 
 def draws(rate: Number) -> bool:
@@ -30,6 +40,12 @@ def drawing_key(name: str, key: Any, rate: Number) -> Array | None:
     if not hasattr(key, "dtype") or key.dtype != "uint32" or key.shape != (2,):
         raise TypeError(f"{name}: expected two uint32 or a jax.random.key, got {described(key)}")
     return key if isinstance(key, Array) else jnp.asarray(key)
+
+
+def drawn_shape(shape: tuple[int, ...], broadcast: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the mask for an array of `shape`: 1 along the axes that share one draw."""
+    shared = [axis % len(shape) for axis in broadcast]
+    return tuple(min(n, 1) if i in shared else n for i, n in enumerate(shape))
 
 
 def keep_mask(key: Array | None, shape: tuple[int, ...], rate: Number) -> Array | None:

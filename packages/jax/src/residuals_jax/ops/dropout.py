@@ -1,5 +1,6 @@
 """Dropout that saves its mask: y = x·mask/(1 - rate), and dx = g·mask/(1 - rate)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.bits import pack_bits, unpack_bits
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
-from residuals_jax._lib.dropout import drawing_key, drop, keep_mask
+from residuals_jax._lib.dropout import axes, drawing_key, drawn_shape, drop, keep_mask
 
 
 class Residuals(NamedTuple):
@@ -19,35 +20,35 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(x: Array, key: Array | None, rate: Number) -> tuple[Array, Residuals]:
-    mask = keep_mask(key, x.shape, rate)
+def fwd(x: Array, key: Array | None, rate: Number, broadcast: tuple[int, ...]) -> tuple[Array, Residuals]:
+    mask = keep_mask(key, drawn_shape(x.shape, broadcast), rate)
     return drop(x, mask, rate), Residuals(None if mask is None else pack_bits(mask))
 
 
-def bwd(rate: Number, residuals: Residuals, g: Array) -> tuple[Array, None]:
+def bwd(rate: Number, broadcast: tuple[int, ...], residuals: Residuals, g: Array) -> tuple[Array, None]:
     (mask,) = residuals
-    return drop(g, None if mask is None else unpack_bits(mask, g.shape), rate), None
+    return drop(g, None if mask is None else unpack_bits(mask, drawn_shape(g.shape, broadcast)), rate), None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _dropout(x: Array, key: Array | None, traced: Array | None, rate: float) -> Array:
-    return fwd(x, key, joined(traced, rate))[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _dropout(x: Array, key: Array | None, traced: Array | None, rate: float, broadcast: tuple[int, ...]) -> Array:
+    return fwd(x, key, joined(traced, rate), broadcast)[0]
 
 
 def _saving_rate(
-    x: Array, key: Array | None, traced: Array | None, rate: float
+    x: Array, key: Array | None, traced: Array | None, rate: float, broadcast: tuple[int, ...]
 ) -> tuple[Array, tuple[Residuals, Array | None]]:
-    y, residuals = fwd(x, key, joined(traced, rate))
+    y, residuals = fwd(x, key, joined(traced, rate), broadcast)
     return y, (residuals, traced)
 
 
 _dropout.defvjp(
     _saving_rate,
-    lambda rate, saved, g: (*bwd(joined(saved[1], rate), saved[0], g), None),
+    lambda rate, broadcast, saved, g: (*bwd(joined(saved[1], rate), broadcast, saved[0], g), None),
 )
 
 
-def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
+def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None, *, broadcast: Sequence[int] = ()) -> Array:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -62,6 +63,7 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
         key: two uint32, or a `jax.random.key`: the mask is a function of it and x's shape, and for the default kind,
             threefry2x32, the same bit for bit in NumPy, JAX and PyTorch and on every device. It may be None at the
             rates 0 and 1, where nothing is drawn.
+        broadcast: axes of x along which all elements share one draw: (2, 3) drops whole channels, as `dropout2d` does.
 
     Returns:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
@@ -71,8 +73,9 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
             element of eight is the lowest bit. Nothing at the rates 0 and 1.
 
     Raises:
-        TypeError: x is not floating, key is neither two uint32 nor a `jax.random.key`, or rate is not a number.
-        ValueError: rate is not from 0 to 1.
+        TypeError: x is not floating, key is neither two uint32 nor a `jax.random.key`, rate is not a
+            number, or broadcast is no tuple of ints.
+        ValueError: rate is not from 0 to 1, or broadcast names an axis that x has not.
 
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
@@ -80,4 +83,4 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
     """
     x, rate = floating("x", x), nonnegative("rate", rate, most=1)
     key = drawing_key("key", key, rate)
-    return _dropout(x, key, *apart(rate))
+    return _dropout(x, key, *apart(rate), axes("broadcast", broadcast, x.ndim))

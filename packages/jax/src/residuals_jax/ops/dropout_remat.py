@@ -1,5 +1,6 @@
 """Dropout that saves its key: y = x·mask/(1 - rate), and the backward draws the same mask again."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
-from residuals_jax._lib.dropout import drawing_key, draws, drop, keep_mask
+from residuals_jax._lib.dropout import axes, drawing_key, drawn_shape, draws, drop, keep_mask
 
 
 class Residuals(NamedTuple):
@@ -20,33 +21,33 @@ RECOMPUTES: dict[str, str] = {
 }
 
 
-def fwd(x: Array, key: Array | None, rate: Number) -> tuple[Array, Residuals]:
-    return drop(x, keep_mask(key, x.shape, rate), rate), Residuals(key if draws(rate) else None)
+def fwd(x: Array, key: Array | None, rate: Number, broadcast: tuple[int, ...]) -> tuple[Array, Residuals]:
+    return drop(x, keep_mask(key, drawn_shape(x.shape, broadcast), rate), rate), Residuals(key if draws(rate) else None)
 
 
-def bwd(rate: Number, residuals: Residuals, g: Array) -> tuple[Array, None]:
-    return drop(g, keep_mask(residuals.key, g.shape, rate), rate), None
+def bwd(rate: Number, broadcast: tuple[int, ...], residuals: Residuals, g: Array) -> tuple[Array, None]:
+    return drop(g, keep_mask(residuals.key, drawn_shape(g.shape, broadcast), rate), rate), None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _dropout_remat(x: Array, key: Array | None, traced: Array | None, rate: float) -> Array:
-    return fwd(x, key, joined(traced, rate))[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _dropout_remat(x: Array, key: Array | None, traced: Array | None, rate: float, broadcast: tuple[int, ...]) -> Array:
+    return fwd(x, key, joined(traced, rate), broadcast)[0]
 
 
 def _saving_rate(
-    x: Array, key: Array | None, traced: Array | None, rate: float
+    x: Array, key: Array | None, traced: Array | None, rate: float, broadcast: tuple[int, ...]
 ) -> tuple[Array, tuple[Residuals, Array | None]]:
-    y, residuals = fwd(x, key, joined(traced, rate))
+    y, residuals = fwd(x, key, joined(traced, rate), broadcast)
     return y, (residuals, traced)
 
 
 _dropout_remat.defvjp(
     _saving_rate,
-    lambda rate, saved, g: (*bwd(joined(saved[1], rate), saved[0], g), None),
+    lambda rate, broadcast, saved, g: (*bwd(joined(saved[1], rate), broadcast, saved[0], g), None),
 )
 
 
-def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array:
+def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None, *, broadcast: Sequence[int] = ()) -> Array:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -61,6 +62,7 @@ def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array
         key: two uint32, or a `jax.random.key`: the mask is a function of it and x's shape, and for the default kind,
             threefry2x32, the same bit for bit in NumPy, JAX and PyTorch and on every device. It may be None at the
             rates 0 and 1, where nothing is drawn.
+        broadcast: axes of x along which all elements share one draw: (2, 3) drops whole channels, as `dropout2d` does.
 
     Returns:
         (...), of x's dtype. What is dropped is 0, even where x is infinite or NaN.
@@ -70,8 +72,9 @@ def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array
             A key of the kinds rbg and unsafe_rbg has 16 bytes.
 
     Raises:
-        TypeError: x is not floating, key is neither two uint32 nor a `jax.random.key`, or rate is not a number.
-        ValueError: rate is not from 0 to 1.
+        TypeError: x is not floating, key is neither two uint32 nor a `jax.random.key`, rate is not a
+            number, or broadcast is no tuple of ints.
+        ValueError: rate is not from 0 to 1, or broadcast names an axis that x has not.
 
     Source:
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
@@ -79,4 +82,4 @@ def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None) -> Array
     """
     x, rate = floating("x", x), nonnegative("rate", rate, most=1)
     key = drawing_key("key", key, rate)
-    return _dropout_remat(x, key, *apart(rate))
+    return _dropout_remat(x, key, *apart(rate), axes("broadcast", broadcast, x.ndim))

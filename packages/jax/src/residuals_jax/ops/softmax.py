@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from residuals_jax._lib.checks import floating, integer
+from residuals_jax._lib.checks import floating, floating_dtype, integer
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -47,27 +47,30 @@ def _softmax(x: Array, axis: int) -> Array:
 _softmax.defvjp(fwd, bwd)
 
 
-def softmax(x: ArrayLike, *, axis: int = -1) -> Array:
+def softmax(x: ArrayLike, *, axis: int = -1, dtype: DTypeLike | None = None) -> Array:
     """y = exp x / Σ exp x along one axis, with dx = y·(g − Σ g·y).
 
     Args:
         x: (...) floating. An entry of −∞ gives 0; a row that is −∞ throughout gives NaN, as in `jax.nn.softmax`.
         axis: the axis to sum along, from -x.ndim to x.ndim - 1; a Python int, not a tracer.
+        dtype: floating, to which x is converted first; None for x's.
 
     Returns:
-        (...), of x's dtype; computed in float32 if that is narrower.
+        (...), of this dtype; computed in float32 if that is narrower.
 
     Saves:
-        y: (...), the output, no new bytes where the next operation saves its input anyway.
+        y: (...), the output, of this dtype; no new bytes where the next operation saves its input anyway.
 
     Raises:
-        TypeError: x is not floating, or axis is not an int.
+        TypeError: x or dtype is not floating, or axis is not an int.
         ValueError: x has no such axis. A scalar has none, as in `jax.nn.softmax`; PyTorch takes one for a row of 1.
 
     Source:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     x = floating("x", x)
+    if dtype is not None:
+        x = to_dtype(x, floating_dtype("dtype", dtype))
     axis = integer("axis", axis)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")

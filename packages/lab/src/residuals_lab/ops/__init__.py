@@ -111,8 +111,8 @@ OPS = (
     Op("swiglu", {"gate": "...", "up": "..."}),
     Op("geglu", {"gate": "...", "up": "..."}, {"approximate": "none"}),
     Op("softmax", {"x": "... d"}, {"axis": -1}),
-    Op("dropout", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),
-    Op("dropout_remat", {"x": "... d"}, {"rate": 0.5}, {"key": KEY}),
+    Op("dropout", {"x": "... d"}, {"rate": 0.5, "broadcast": ()}, {"key": KEY}),
+    Op("dropout_remat", {"x": "... d"}, {"rate": 0.5, "broadcast": ()}, {"key": KEY}),
     Op("layer_norm", {"x": "... d", "weight": "d", "bias": "d"}, {"eps": 1e-5}),
     Op("rms_norm", {"x": "... d", "weight": "d"}, {"eps": 1e-6}),
     Op(

@@ -26,6 +26,12 @@ def random_bits(key: Key, shape: tuple[int, ...]) -> NDArray[np.uint32]:
     return (x0 ^ x1).reshape(shape)
 
 
+def drawn_shape(shape: tuple[int, ...], broadcast: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the mask for an array of `shape`: 1 along the axes that share one draw."""
+    shared = [axis % len(shape) for axis in broadcast]
+    return tuple(min(n, 1) if i in shared else n for i, n in enumerate(shape))
+
+
 def keep_mask(key: Key, shape: tuple[int, ...], rate: float) -> Mask:
     """Which elements dropout keeps: those whose uniform number in [0, 1) is below 1 - rate, both in float32."""
     return (random_bits(key, shape) >> 9).astype(np.float32) * np.float32(2**-23) < np.float32(1 - rate)

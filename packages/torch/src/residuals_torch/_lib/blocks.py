@@ -20,8 +20,8 @@ def in_blocks(fn: Callable[..., Any], *given: Tensor | None, axis: int | None = 
     derivative or a program is recorded, or a mode sees each operation, `fn` gets the whole tensors.
 
     The tensors have one shape, but for the length of `axis`, and so has what `fn` returns: a tensor, or a tuple of
-    tensors and None. A tensor of fewer axes, such as a weight, goes whole to each block. The results lie in memory as
-    the first tensor does.
+    tensors and None. All but the first may be broadcast; one of fewer axes, such as a weight, goes whole to each block.
+    The results lie in memory as the first tensor does.
     """
     first = given[0]
     assert first is not None
@@ -29,7 +29,7 @@ def in_blocks(fn: Callable[..., Any], *given: Tensor | None, axis: int | None = 
         return fn(*given)
     wholes: list[Tensor | None] = []
     for index in _indices(first, axis):
-        found = fn(*(a if a is None or a.ndim < first.ndim else a[index] for a in given))
+        found = fn(*(_part(a, first, index) for a in given))
         parts = found if isinstance(found, tuple) else (found,)
         wholes = wholes or [None if part is None else _whole(first, part, axis) for part in parts]
         for whole, part in zip(wholes, parts, strict=True):
@@ -59,6 +59,13 @@ def _indices(a: Tensor, axis: int | None) -> Iterator[tuple[slice, ...]]:
     return itertools.product(
         *([slice(i, i + step) for i in range(0, n, step)] for n, step in zip(a.shape, lengths, strict=True))
     )
+
+
+def _part(a: Tensor | None, first: Tensor, index: tuple[slice, ...]) -> Tensor | None:
+    """The block of `a` that goes with this block of the first tensor."""
+    if a is None or a.ndim < first.ndim:
+        return a
+    return a[tuple(slice(None) if n == 1 else i for n, i in zip(a.shape, index, strict=True))]
 
 
 def _whole(first: Tensor, part: Tensor, axis: int | None) -> Tensor:

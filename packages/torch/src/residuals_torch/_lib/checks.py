@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,13 @@ def floating(name: str, a: Tensor) -> Tensor:
     if a.is_nested:
         raise TypeError(f"{name}: expected a tensor of one shape, got a nested tensor; give its values, or pad it")
     return a
+
+
+def floating_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """`dtype` itself; TypeError unless it is a real floating one of 16 bits or more."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise TypeError(f"{name}: expected a floating dtype, got {str(dtype).removeprefix('torch.')}")
+    return dtype
 
 
 def is_proxy(*given: Any) -> bool:

@@ -14,6 +14,15 @@ from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
 
 
+def axes(name: str, broadcast: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """`broadcast` as a tuple; TypeError unless it is a tuple or list of ints, ValueError unless x has these axes."""
+    if not isinstance(broadcast, tuple | list) or any(isinstance(i, bool) or not isinstance(i, int) for i in broadcast):
+        raise TypeError(f"{name}: expected a tuple of ints, got {broadcast!r}")
+    if any(not -ndim <= i < ndim for i in broadcast):
+        raise ValueError(f"{name}: expected some of the {ndim} axes of x, got {broadcast}")
+    return tuple(broadcast)
+
+
 def two_words(name: str, key: Tensor | None) -> Tensor:
     """`key` itself; TypeError unless it is two uint32."""
     if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
@@ -55,6 +64,12 @@ _keep.register_fake(lambda key, shape, rate, device: torch.empty(shape, dtype=to
 _keep.register_vmap(
     lambda info, in_dims, key, *rest: (torch.stack([_keep(k, *rest) for k in key.unbind(in_dims[0])]), 0)
 )
+
+
+def drawn(a: Tensor, broadcast: tuple[int, ...]) -> Tensor:
+    """A part of `a` with the shape of its mask: 1 along the axes that share one draw."""
+    shared = [axis % a.ndim for axis in broadcast]
+    return a[tuple(slice(0, 1) if i in shared else slice(None) for i in range(a.ndim))] if shared else a
 
 
 def keep_mask(key: Tensor | None, like: Tensor, rate: float) -> Tensor | None:

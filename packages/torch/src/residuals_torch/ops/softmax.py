@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating, integer, is_proxy
+from residuals_torch._lib.checks import floating, floating_dtype, integer, is_proxy
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
 
@@ -60,29 +60,32 @@ class Softmax(torch.autograd.Function):
         return dx, None
 
 
-def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
+def softmax(x: Tensor, *, axis: int = -1, dtype: torch.dtype | None = None) -> Tensor:
     """y = exp x / Σ exp x along one axis, with dx = y·(g − Σ g·y).
 
     Args:
         x: (...) floating. An entry of −∞ gives 0; a row that is −∞ throughout gives NaN, as in `torch.softmax`.
         axis: the axis to sum along, from -x.ndim to x.ndim - 1; a Python int.
+        dtype: floating, to which x is converted first; None for x's.
 
     Returns:
-        (...), of x's dtype; computed in float32 if that is narrower.
+        (...), of this dtype; computed in float32 if that is narrower.
 
     Saves:
-        y: (...), the output, no new bytes where the next operation saves its input anyway.
+        y: (...), the output, of this dtype; no new bytes where the next operation saves its input anyway.
 
     Raises:
-        TypeError: x is not floating, or axis is not an int.
+        TypeError: x or dtype is not floating, or axis is not an int.
         ValueError: x has no such axis. A scalar counts as a row of 1, as in `torch.softmax`; JAX raises.
 
     Source:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), equation 4.
     """
     if is_proxy(x):
-        return handle_torch_function(softmax, (x,), x, axis=axis)
+        return handle_torch_function(softmax, (x,), x, axis=axis, dtype=dtype)
     x = floating("x", x)
+    if dtype is not None:
+        x = to_dtype(x, floating_dtype("dtype", dtype))
     axis = integer("axis", axis)
     axes = max(x.ndim, 1)
     if not -axes <= axis < axes:

@@ -29,9 +29,9 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "softmax": ("torch.softmax", lambda x, axis: torch.softmax(x, axis)),
     "dropout": (
         "F.dropout",
-        lambda x, rate, key=None: F.dropout(x, rate),
+        lambda x, rate, broadcast, key=None: F.dropout(x, rate),
     ),  # a key is not passed on: F.dropout draws a mask of its own
-    "dropout_remat": ("F.dropout", lambda x, rate, key=None: F.dropout(x, rate)),
+    "dropout_remat": ("F.dropout", lambda x, rate, broadcast, key=None: F.dropout(x, rate)),
     "layer_norm": (
         "F.layer_norm",
         lambda x, weight=None, bias=None, *, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
