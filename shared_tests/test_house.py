@@ -22,10 +22,13 @@ FAMILIES = {
     "arrays": {"numpy"},  # names for NumPy's types; each framework has one type of array
     "attention": {"numpy", "jax", "torch"},
     "bits": {"numpy", "jax", "torch"},
+    "blocks": {"torch"},  # an eager program alone has temporaries that no compiler fuses
     "checks": {"jax", "torch"},  # NumPy is the tests' own, who call it rightly
     "cotangents": {"numpy", "jax", "torch"},
     "dropout": {"numpy", "jax", "torch"},
     "dtypes": {"jax", "torch"},  # NumPy computes in float64
+    "gates": {"numpy", "jax", "torch"},
+    "gelu": {"numpy", "jax", "torch"},
     "labels": {"numpy", "jax", "torch"},
     "modes": {"torch"},  # JAX has none: its transformations trace an op, which need not know of them
 }

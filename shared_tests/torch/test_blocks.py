@@ -57,7 +57,7 @@ def one_thread() -> Iterator[None]:
 
 def peak(fn: Callable[[], Any]) -> int:
     """The most bytes that are allocated at once while `fn` runs, as the profiler counts them."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         fn()
     todo, found = list(profiler.profiler.kineto_results.experimental_event_tree()), []
     while todo:
