@@ -57,6 +57,15 @@ def test_evaluation_after_training(case: Case, momentum: float) -> None:
         assert_statistics(case, statistics, moments)
 
 
+@batch_norms(lambda case: case.first and case.dtype == "float32")
+def test_training_may_be_a_bool_of_numpy(case: Case) -> None:
+    given = [*case.args, *case.call.constants_in(case.adapter)]
+    for training in (True, False):
+        found, expected = (called(case, given, training=word) for word in (np.bool_(training), training))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(case.adapter.to_numpy(a), case.adapter.to_numpy(b))
+
+
 @batch_norms(lambda case: case.dtype == "float64")
 def test_the_running_statistics_are_constants(case: Case) -> None:
     """Neither those returned nor those given have a gradient, of first or second order, also under a checkpoint.
@@ -105,7 +114,12 @@ MISSING = "expected (an array|a tensor) in evaluation, got None"
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "training of a number": ({"training": 1}, TypeError, "training: expected True or False, got 1"),
     "momentum above 1": ({"momentum": 1.5}, ValueError, "momentum: expected a number from 0 to 1, got 1.5"),
-    "momentum of none": ({"momentum": None}, TypeError, "momentum: expected a Python number, got NoneType"),
+    "momentum of none": (
+        {"momentum": None},
+        TypeError,
+        "momentum: expected a number from 0 to 1, got None: for the mean of all batches pass 1 / num_batches_tracked, "
+        "a number or a (tensor|tracer)",
+    ),
     "eps below 0": ({"eps": -1.0}, ValueError, "eps: expected a number >= 0, got -1.0"),
     "no mean": ({"training": False, "running_mean": None}, ValueError, f"running_mean: {MISSING}"),
     "no variance": ({"training": False, "running_var": None}, ValueError, f"running_var: {MISSING}"),

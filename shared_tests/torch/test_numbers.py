@@ -1,10 +1,15 @@
-"""Python numbers that an op takes: what the framework's own operator makes of each, in each dtype; nested tensors."""
+"""Numbers that an op takes: what the framework's own operator makes of each, in each dtype; as tensors; nested ones."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm as their_rms_norm
 
 from cases import Case, only
-from residuals_torch import scaled
+from residuals_torch import batch_norm, group_norm, layer_norm, rms_norm, scaled
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -33,3 +38,89 @@ def test_a_nested_tensor_is_refused_by_the_forward(torch_case: Case, layout: tor
         expected = f"^{name}: expected a tensor of one shape, got a nested tensor; give its values, or pad it$"
         with pytest.raises(TypeError, match=expected):
             torch_case.call.ours(torch_case.adapter)(*args)
+
+
+def running(x: Tensor, momentum: Any) -> Tensor:
+    """Both running statistics after one batch."""
+    ones = torch.ones_like(x[0, :, 0])
+    _, mean, var = batch_norm(x, running_mean=ones, running_var=2 * ones, training=True, momentum=momentum)
+    return torch.stack([mean, var])
+
+
+NUMBERS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "layer_norm eps": lambda x, number: layer_norm(x, eps=number),
+    "rms_norm eps": lambda x, number: rms_norm(x, eps=number),
+    "group_norm eps": lambda x, number: group_norm(x, 2, eps=number),
+    "batch_norm eps": lambda x, number: batch_norm(x, training=True, eps=number)[0],
+    "batch_norm momentum": running,
+}
+X = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(5))
+
+
+def value_and_gradient(fn: Callable[..., Tensor], x: Tensor, number: Any) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    y = fn(x, number)
+    return y, torch.autograd.grad(y, x, y.detach().cos())[0] if y.requires_grad else torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_number_may_be_a_tensor(what: str, dtype: torch.dtype) -> None:
+    """Also one that would have a gradient: it is a constant to the derivative, and is not kept."""
+    fn, learned = NUMBERS[what], torch.tensor(0.3, dtype=dtype, requires_grad=True)
+    expected = value_and_gradient(fn, X, learned.item())
+    for number in (learned, learned.detach()):
+        torch.testing.assert_close(value_and_gradient(fn, X, number), expected, rtol=0, atol=0)
+    assert not fn(X, learned).requires_grad
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_one_compilation_for_all_numbers(what: str) -> None:
+    compiled = torch.compile(NUMBERS[what], fullgraph=True, backend="aot_eager")
+    for number, stance in ((0.3, "default"), (0.6, "fail_on_recompile")):
+        with torch.compiler.set_stance(stance):
+            found = value_and_gradient(compiled, X, torch.tensor(number, requires_grad=True))
+        torch.testing.assert_close(found, value_and_gradient(NUMBERS[what], X, number))
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_a_number_may_be_mapped(what: str, axis: int | None) -> None:
+    """One of each copy, or the same x for several."""
+    fn, xs, numbers = NUMBERS[what], torch.stack([X, 2 * X]).double(), torch.tensor([0.3, 0.6])
+    given = xs if axis == 0 else xs[0]
+    apart = [fn(xs[i if axis == 0 else 0], number.item()) for i, number in enumerate(numbers)]
+    torch.testing.assert_close(torch.func.vmap(fn, (axis, 0))(given, numbers), torch.stack(apart), rtol=1e-6, atol=1e-6)
+
+    def gradient(x: Tensor, number: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: fn(x, number).cos().sum())(x)
+
+    apart = [gradient(xs[i if axis == 0 else 0], number) for i, number in enumerate(numbers)]
+    torch.testing.assert_close(torch.func.vmap(gradient, (axis, 0))(given, numbers), torch.stack(apart))
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_a_tensor_that_is_no_number_is_named(what: str) -> None:
+    name = what.split()[-1]
+    for bad, came in ((torch.ones(3), r"float32\[3\]"), (torch.tensor(1), r"int64\[\]"), ("1", "str")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a Python number, got {came}$"):
+            NUMBERS[what](X, bad)
+    with pytest.raises(ValueError, match=rf"^{name}: expected a number .*, got -1.0$"):
+        NUMBERS[what](X, torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_eps_is_that_of_the_dtype(dtype: torch.dtype) -> None:
+    x = (1e-4 * X).to(dtype)
+    torch.testing.assert_close(rms_norm(x, eps=None), their_rms_norm(x, x.shape[-1:]))
+
+
+def test_the_mean_of_all_batches() -> None:
+    """As a module of PyTorch with momentum None has it, by the number that it counts."""
+    module = torch.nn.BatchNorm1d(4, momentum=None)
+    mean, var, count = torch.zeros(4), torch.ones(4), torch.tensor(0)
+    for i in range(3):
+        module(X + i)
+        count += 1
+        _, mean, var = batch_norm(X + i, running_mean=mean, running_var=var, training=True, momentum=1 / count)
+    torch.testing.assert_close((mean, var), (module.running_mean, module.running_var))

@@ -47,11 +47,20 @@ def nonnegative(name: str, value: ArrayLike, most: float = math.inf) -> Number:
             return jax.lax.stop_gradient(value).astype(jnp.float32)
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a Python number, got {described(value)}")
     expected = ">= 0" if most == math.inf else f"from 0 to {most}"
     if not 0 <= value <= most:
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
     return float(value)
+
+
+def boolean(name: str, value: bool) -> bool:
+    """`value` as a bool; TypeError unless it is one, or NumPy's."""
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def integer(name: str, value: int, least: int | None = None) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
+from residuals_jax._lib.checks import Number, apart, boolean, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -163,7 +163,7 @@ def batch_norm(
         bias: (c,) floating, or None for 0.
         running_mean: (c,) floating, a constant to the derivative, or None; required in evaluation.
         running_var: (c,) floating, a constant to the derivative, or None; required in evaluation.
-        training: whether the batch's own statistics normalize; a Python bool, not a tracer.
+        training: whether the batch's own statistics normalize; True or False, not a tracer.
         momentum: the weight of the batch in the running statistics, from 0 to 1; a number, which may be
             traced, such as 1 over the number of batches so far, for the plain mean of all.
         eps: added to the variance; a number, which may be traced: a constant to the derivative.
@@ -193,8 +193,10 @@ def batch_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if not isinstance(training, bool):
-        raise TypeError(f"training: expected True or False, got {training!r}")
+    training = boolean("training", training)
+    if momentum is None:
+        mean_of_all = "for the mean of all batches pass 1 / num_batches_tracked, a number or a tracer"
+        raise TypeError(f"momentum: expected a number from 0 to 1, got None: {mean_of_all}")
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)
     running_mean = None if running_mean is None else floating("running_mean", running_mean)

@@ -1,7 +1,7 @@
 """Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import match, to_rank
-from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
 
 class Residuals(NamedTuple):
@@ -22,8 +22,13 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(x: Array, weight: Array | None, eps: Number) -> tuple[Array, Residuals]:
-    rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=-1, keepdims=True) + eps)
+def _epsilon(x: Array, eps: Any) -> Any:
+    """`eps`, or for None the machine epsilon of the dtype that computes."""
+    return float(jnp.finfo(wider(x)).eps) if eps is None else eps
+
+
+def fwd(x: Array, weight: Array | None, eps: Number | None) -> tuple[Array, Residuals]:
+    rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=-1, keepdims=True) + _epsilon(x, eps))
     y = wide(x) * rstd
     if weight is not None:
         y = y * to_rank(wide(weight), x.ndim)
@@ -50,13 +55,14 @@ _rms_norm.defvjp(
 )
 
 
-def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike = 1e-6) -> Array:
+def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike | None = 1e-6) -> Array:
     """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
 
     Args:
         x: (..., d) floating.
         weight: (d,) floating, or None for 1.
         eps: added to the mean square; a number, which may be traced: a constant to the derivative.
+            None is the machine epsilon of the dtype that computes, as in `torch.nn.functional.rms_norm`.
 
     Returns:
         (..., d), of x's dtype; computed in float32 if that is narrower.
@@ -80,4 +86,4 @@ def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, *, eps: ArrayLike = 
         weight = floating("weight", weight)
         if weight.shape != x.shape[-1:]:
             raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
-    return _rms_norm(x, weight, *apart(nonnegative("eps", eps)))
+    return _rms_norm(x, weight, *apart(nonnegative("eps", _epsilon(x, eps))))

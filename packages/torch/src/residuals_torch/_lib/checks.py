@@ -6,6 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
+
+from residuals_torch._lib.dtypes import wide
+from residuals_torch._lib.modes import is_ordinary
+
+Number = float | Tensor  # a tensor of no axes: what a number is in a program
 
 
 def floating(name: str, a: Tensor) -> Tensor:
@@ -39,14 +45,38 @@ def described(a: Any) -> str:
     return f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
 
 
-def nonnegative(name: str, value: float, most: float = math.inf) -> float:
+def number(name: str, value: Number, most: float = math.inf) -> Number:
+    """`value` as `nonnegative` has it, but for a floating tensor of no axes, which is a constant to the derivative.
+
+    Where a program is recorded, or vmap adds an axis, such a tensor stays one, and nobody can check it.
+    """
+    if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+        return nonnegative(name, value, most)
+    return nonnegative(name, value.item(), most) if is_ordinary(value) and not is_tracing() else wide(value.detach())
+
+
+def nonnegative(name: str, value: Number, most: float = math.inf) -> float:
     """`value` as a float; TypeError unless it is a Python number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a Python number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a Python number, got {described(value)}")
     expected = ">= 0" if most == math.inf else f"from 0 to {most}"
     if not 0 <= value <= most:
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
     return float(value)
+
+
+def static(number: Number) -> float:
+    """The number, for a backward that does not read it; 0 for a tensor, which nobody would see on ctx."""
+    return 0.0 if isinstance(number, Tensor) else number
+
+
+def boolean(name: str, value: bool) -> bool:
+    """`value` as a bool; TypeError unless it is one, or NumPy's."""
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value
 
 
 def integer(name: str, value: int, least: int | None = None) -> int:

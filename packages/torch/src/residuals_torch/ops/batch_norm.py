@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.checks import Number, boolean, floating, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -44,7 +44,7 @@ def _lift(a: Tensor, x: Tensor) -> Tensor:
     return a
 
 
-def _updated(running: Tensor | None, new: Tensor, momentum: float) -> Tensor | None:
+def _updated(running: Tensor | None, new: Tensor, momentum: Number) -> Tensor | None:
     """The next running statistic: the weighted mean of the old one and that of the batch."""
     return None if running is None else to_dtype((1 - momentum) * wide(running) + momentum * new, running.dtype)
 
@@ -56,8 +56,8 @@ def fwd(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     training: bool,
-    momentum: float,
-    eps: float,
+    momentum: Number,
+    eps: Number,
 ) -> tuple[Results, Residuals]:
     if training:
         mean = torch.mean(wide(x), dim=_others(x))
@@ -128,8 +128,8 @@ class BatchNorm(torch.autograd.Function):
         running_mean: Tensor | None,
         running_var: Tensor | None,
         training: bool,
-        momentum: float,
-        eps: float,
+        momentum: Number,
+        eps: Number,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
         (y, new_mean, new_var), residuals = fwd(x, weight, bias, running_mean, running_var, training, momentum, eps)
         # An input is not returned as an output: autograd would make another tensor of it.
@@ -140,11 +140,12 @@ class BatchNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float],
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, Number, Number],
         output: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor],
     ) -> None:
-        x, weight, bias, running_mean, _, ctx.training, ctx.momentum, ctx.eps = inputs
+        x, weight, bias, running_mean, _, ctx.training, momentum, eps = inputs
         *_, mean, rstd = output
+        ctx.momentum, ctx.eps = static(momentum), static(eps)
         need_x, need_weight, *_ = ctx.needs_input_grad
         need_x_hat = need_weight or (need_x and ctx.training)
         saved = Residuals(
@@ -179,8 +180,8 @@ def batch_norm(
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    momentum: Number = 0.1,
+    eps: Number = 1e-5,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each channel.
 
@@ -196,9 +197,10 @@ def batch_norm(
             overwritten, as `torch.nn.functional.batch_norm` would: copy the result into a buffer, after
             the backward of an evaluation, which holds `running_mean`.
         running_var: (c,) floating, the same for the variance.
-        training: whether the batch's own statistics normalize; a Python bool.
-        momentum: the weight of the batch in the running statistics, from 0 to 1; a Python number.
-        eps: added to the variance; a Python number.
+        training: whether the batch's own statistics normalize; True or False.
+        momentum: the weight of the batch in the running statistics, from 0 to 1; a number, which may be
+            a tensor: 1 / num_batches_tracked gives the plain mean of all, as `torch.nn.BatchNorm1d` with momentum None.
+        eps: added to the variance; a number, which may be a tensor: a constant to the derivative.
 
     Returns:
         y: (b, c, ...), of x's dtype; computed in float32 if that is narrower.
@@ -226,8 +228,10 @@ def batch_norm(
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")
-    if not isinstance(training, bool):
-        raise TypeError(f"training: expected True or False, got {training!r}")
+    training = boolean("training", training)
+    if momentum is None:
+        mean_of_all = "for the mean of all batches pass 1 / num_batches_tracked, a number or a tensor"
+        raise TypeError(f"momentum: expected a number from 0 to 1, got None: {mean_of_all}")
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)
     running_mean = None if running_mean is None else floating("running_mean", running_mean).detach()
@@ -240,7 +244,7 @@ def batch_norm(
             raise ValueError(f"{name}: expected a tensor in evaluation, got None")
     if training and _count(x) == 1:
         raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
-    momentum, eps = nonnegative("momentum", momentum, most=1), nonnegative("eps", eps)
+    momentum, eps = number("momentum", momentum, most=1), number("eps", eps)
     y, new_mean, new_var, _, _ = BatchNorm.apply(x, weight, bias, running_mean, running_var, training, momentum, eps)
     # Detached, since the rule that vmap generates forgets what `mark_non_differentiable` says.
     running_mean = running_mean if new_mean is None else new_mean.detach()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, integer, nonnegative
+from residuals_torch._lib.checks import Number, floating, integer, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -51,7 +51,9 @@ def _lift(a: Tensor, ndim: int) -> Tensor:
     return a
 
 
-def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float) -> tuple[Tensor, Residuals]:
+def fwd(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: Number
+) -> tuple[Tensor, Residuals]:
     mean = _group_mean(_sums(wide(x)), x, num_groups)
     centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = torch.rsqrt(_group_mean(_sums(torch.square(centred)), x, num_groups) + eps)
@@ -100,7 +102,7 @@ class GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: Number
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, residuals = fwd(x, weight, bias, num_groups, eps)
         return batched_alike(y, residuals.mean, residuals.rstd)
@@ -108,10 +110,11 @@ class GroupNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor | None, Tensor | None, int, float],
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, int, Number],
         output: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        (x, weight, bias, ctx.num_groups, ctx.eps), (_, mean, rstd) = inputs, output
+        (x, weight, bias, ctx.num_groups, eps), (_, mean, rstd) = inputs, output
+        ctx.eps = static(eps)
         need_x, need_weight, *_ = ctx.needs_input_grad
         saved = Residuals(x, weight if need_x else None, mean, rstd)
         ctx.save_for_backward(*(saved if need_x or need_weight else [None] * 4))
@@ -132,7 +135,7 @@ class GroupNorm(torch.autograd.Function):
 
 
 def group_norm(
-    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: Number = 1e-5
 ) -> Tensor:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over each group of channels and all later axes.
 
@@ -141,7 +144,7 @@ def group_norm(
         num_groups: how many groups the c channels form; a Python int.
         weight: (c,) floating, or None for 1.
         bias: (c,) floating, or None for 0.
-        eps: added to the variance; a Python number.
+        eps: added to the variance; a number, which may be a tensor: a constant to the derivative.
 
     Returns:
         (b, c, ...), of x's dtype; computed in float32 if that is narrower.
@@ -173,5 +176,5 @@ def group_norm(
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected shape [{x.shape[1]}], as the second axis of x, got {list(a.shape)}")
-    y, _, _ = GroupNorm.apply(x, weight, bias, num_groups, nonnegative("eps", eps))
+    y, _, _ = GroupNorm.apply(x, weight, bias, num_groups, number("eps", eps))
     return y

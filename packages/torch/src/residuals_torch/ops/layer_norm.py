@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.checks import Number, floating, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -23,7 +23,7 @@ RECOMPUTES: dict[str, str] = {}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Residuals]:
+def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> tuple[Tensor, Residuals]:
     mean = torch.mean(wide(x), dim=-1, keepdim=True)
     centred = wide(x) - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = torch.rsqrt(torch.mean(torch.square(centred), dim=-1, keepdim=True) + eps)
@@ -67,17 +67,18 @@ class LayerNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> tuple[Tensor, Tensor, Tensor]:
         y, residuals = fwd(x, weight, bias, eps)
         return batched_alike(y, residuals.mean, residuals.rstd)
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor | None, Tensor | None, float],
+        inputs: tuple[Tensor, Tensor | None, Tensor | None, Number],
         output: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        (x, weight, bias, ctx.eps), (_, mean, rstd) = inputs, output
+        (x, weight, bias, eps), (_, mean, rstd) = inputs, output
+        ctx.eps = static(eps)
         need_x, need_weight, *_ = ctx.needs_input_grad
         saved = Residuals(x, weight if need_x else None, mean, rstd)
         ctx.save_for_backward(*(saved if need_x or need_weight else [None] * 4))
@@ -95,14 +96,14 @@ class LayerNorm(torch.autograd.Function):
         return dx, dweight, dbias, None
 
 
-def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: Number = 1e-5) -> Tensor:
     """y = (x − mean)·rstd·weight + bias with rstd = 1/√(var + eps), over the last axis.
 
     Args:
         x: (..., d) floating.
         weight: (d,) floating, or None for 1.
         bias: (d,) floating, or None for 0.
-        eps: added to the variance; a Python number.
+        eps: added to the variance; a number, which may be a tensor: a constant to the derivative.
 
     Returns:
         (..., d), of x's dtype; computed in float32 if that is narrower.
@@ -129,5 +130,5 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     for name, a in (("weight", weight), ("bias", bias)):
         if a is not None and a.shape != x.shape[-1:]:
             raise ValueError(f"{name}: expected shape [{x.shape[-1]}], as the last axis of x, got {list(a.shape)}")
-    y, _, _ = LayerNorm.apply(x, weight, bias, nonnegative("eps", eps))
+    y, _, _ = LayerNorm.apply(x, weight, bias, number("eps", eps))
     return y

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, nonnegative
+from residuals_torch._lib.checks import Number, floating, number, static
 from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -20,8 +20,13 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {}
 
 
-def fwd(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Residuals]:
-    rstd = torch.rsqrt(torch.mean(torch.square(wide(x)), dim=-1, keepdim=True) + eps)
+def _epsilon(x: Tensor, eps: Number | None) -> Number:
+    """`eps`, or for None the machine epsilon of the dtype that computes."""
+    return float(torch.finfo(wide(x).dtype).eps) if eps is None else eps
+
+
+def fwd(x: Tensor, weight: Tensor | None, eps: Number | None) -> tuple[Tensor, Residuals]:
+    rstd = torch.rsqrt(torch.mean(torch.square(wide(x)), dim=-1, keepdim=True) + _epsilon(x, eps))
     y = wide(x) * rstd
     if weight is not None:
         y = y * wide(weight)
@@ -51,13 +56,14 @@ class RMSNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, weight: Tensor | None, eps: Number) -> tuple[Tensor, Tensor]:
         y, residuals = fwd(x, weight, eps)
         return batched_alike(y, residuals.rstd)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
-        (x, weight, ctx.eps), (_, rstd) = inputs, output
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, Number], output: tuple[Tensor, Tensor]) -> None:
+        (x, weight, eps), (_, rstd) = inputs, output
+        ctx.eps = static(eps)
         ctx.save_for_backward(*Residuals(x, weight if ctx.needs_input_grad[0] else None, rstd))
         ctx.like = likes(x, weight)
         ctx.set_materialize_grads(False)
@@ -71,13 +77,14 @@ class RMSNorm(torch.autograd.Function):
         return dx, dweight, None
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: Number | None = 1e-6) -> Tensor:
     """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
 
     Args:
         x: (..., d) floating.
         weight: (d,) floating, or None for 1.
-        eps: added to the mean square; a Python number.
+        eps: added to the mean square; a number, which may be a tensor: a constant to the derivative.
+            None is the machine epsilon of the dtype that computes, as in `torch.nn.functional.rms_norm`.
 
     Returns:
         (..., d), of x's dtype; computed in float32 if that is narrower.
@@ -101,5 +108,5 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float = 1e-6) -> T
         weight = floating("weight", weight)
         if weight.shape != x.shape[-1:]:
             raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
-    y, _ = RMSNorm.apply(x, weight, nonnegative("eps", eps))
+    y, _ = RMSNorm.apply(x, weight, number("eps", _epsilon(x, eps)))
     return y
