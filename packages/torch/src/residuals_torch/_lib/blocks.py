@@ -25,7 +25,7 @@ def in_blocks(fn: Callable[..., Any], *given: Tensor | None, axis: int | None = 
     """
     first = given[0]
     assert first is not None
-    if not _is_plain(*given) or first.numel() <= block_size(first):
+    if not is_plain(*given) or first.numel() <= block_size(first):
         return fn(*given)
     wholes: list[Tensor | None] = []
     for index in _indices(first, axis):
@@ -44,7 +44,7 @@ def block_size(a: Tensor) -> int:
     return min(max(a.numel() // 64, 2**15 * threads), 2**17 * threads) if a.is_cpu else 2**23
 
 
-def _is_plain(*given: Tensor | None) -> bool:
+def is_plain(*given: Tensor | None) -> bool:
     """Whether these are ordinary tensors, and nothing records or watches what is computed from them."""
     return may_write(*given) and not is_in_torch_dispatch_mode() and all(a is None or is_ordinary(a) for a in given)
 

@@ -37,6 +37,11 @@ def match(cotangent: Tensor, primal: Tensor | Like) -> Tensor:
     return to_dtype(cotangent.sum_to_size(primal.shape), primal.dtype)
 
 
+def as_primal(cotangent: Tensor | None, primal: Tensor | Like | None) -> Tensor | None:
+    """The same where there is a cotangent, and None where there is none."""
+    return None if cotangent is None or primal is None else match(cotangent, primal)
+
+
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The sum of two cotangents, where None is zero."""
     return b if a is None else a if b is None else a + b

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import Number, boolean, floating, number, static
-from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
+from residuals_torch._lib.norms import by_pieces, minus, plus, times
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
@@ -37,6 +38,11 @@ def _count(a: Tensor) -> int:
     return a.shape[0] * math.prod(a.shape[2:])
 
 
+def _cuts(x: Tensor) -> dict[int, int]:
+    """Each channel is normalized by itself."""
+    return {1: x.shape[1]}
+
+
 def _lift(a: Tensor, x: Tensor) -> Tensor:
     """(c,) as (c, 1, ...), to be broadcast with x."""
     for _ in range(x.ndim - 2):
@@ -59,51 +65,69 @@ def fwd(
     momentum: Number,
     eps: Number,
 ) -> tuple[Results, Residuals]:
-    if training:
-        mean = torch.mean(wide(x), dim=_others(x))
-        centred = wide(x) - _lift(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-        var = torch.mean(torch.square(centred), dim=_others(x))
-        n = _count(x)
-        if n > 0:  # an empty batch leaves the statistics as they are
-            running_mean = _updated(running_mean, mean.detach(), momentum)
-            running_var = _updated(running_var, var.detach() * (n / (n - 1)), momentum)
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        mean, var = running_mean, wide(running_var)
-        centred = wide(x) - _lift(wide(mean), x)
-    rstd = torch.rsqrt(var + eps)
-    y = centred * _lift(rstd, x)
-    if weight is not None:
-        y = y * _lift(wide(weight), x)
-    if bias is not None:
-        y = y + _lift(wide(bias), x)
-    results = to_dtype(y, x.dtype), running_mean, running_var
+    def normalized(
+        plain: bool,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        eps: Number,
+    ) -> Any:
+        dtype, x = x.dtype, wide(x)
+        mean = torch.mean(x, dim=_others(x)) if mean is None else wide(mean)
+        y = x - _lift(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+        var = torch.mean(torch.square(y), dim=_others(x)) if var is None else wide(var)
+        rstd = torch.rsqrt(var + eps)
+        y = times(y, _lift(rstd, x), plain)
+        if weight is not None:
+            y = times(y, _lift(wide(weight), x), plain)
+        if bias is not None:
+            y = plus(y, _lift(wide(bias), x), plain)
+        return (to_dtype(y, dtype), mean, var, rstd), ()
+
+    assert training or (running_mean is not None and running_var is not None)
+    given = (None, None) if training else (running_mean, running_var)
+    (y, mean, var, rstd), _ = by_pieces(normalized, _cuts(x), (x, weight, bias, *given), (eps,))
+    n = _count(x)
+    if training and n > 0:  # an empty batch leaves the statistics as they are
+        running_mean = _updated(running_mean, mean.detach(), momentum)
+        running_var = _updated(running_var, var.detach() * (n / (n - 1)), momentum)
+    results = y, running_mean, running_var
     if not training and weight is None:  # evaluation needs x̂ for the gradient of the weight alone
         return results, Residuals(None, None, None, rstd)
-    return results, Residuals(x, weight, mean, rstd)
+    return results, Residuals(x, weight, mean if training else running_mean, rstd)
 
 
 def bwd(
     training: bool, momentum: float, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None
 ) -> Gradients:
-    x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or likes(g, weight, Like(g.shape[1:2], g.dtype))
-    dx = dweight = dbias = None
-    x_hat = None if x is None or mean is None else (wide(x) - _lift(wide(mean), x)) * _lift(rstd, x)
-    if like_x is not None:
-        dx = wide(g) if weight is None else wide(g) * _lift(wide(weight), g)
-        if training and x_hat is not None:
-            dx = dx - x_hat * _lift(torch.mean(dx * x_hat, dim=_others(g)), g)
-            # All of dx is centred, not g alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = dx - _lift(torch.mean(dx, dim=_others(g)), g)
-        dx = match(_lift(rstd, g) * dx, like_x)
-    if like_weight is not None and x_hat is not None:
-        dweight = match(torch.sum(wide(g) * x_hat, dim=_others(g)), like_weight)
-    if like_bias is not None:
-        dbias = match(torch.sum(wide(g), dim=_others(g)), like_bias)
-    return dx, dweight, dbias
+    like_x, like_weight, like_bias = like or likes(g, residuals.weight, Like(g.shape[1:2], g.dtype))
+
+    def gradients(
+        plain: bool, g: Tensor, x: Tensor | None, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Any:
+        dx = dweight = dbias = None
+        g = wide(g)
+        x_hat = None
+        if x is not None and mean is not None:
+            x_hat = times(wide(x) - _lift(wide(mean), x), _lift(rstd, x), plain)
+        if like_x is not None:
+            dx = g if weight is None else g * _lift(wide(weight), g)
+            if training and x_hat is not None:
+                dx = torch.addcmul(dx, x_hat, _lift(torch.mean(dx * x_hat, dim=_others(g)), g), value=-1)
+                # All of dx is centred, not g alone: for a large mean x̂ has a mean too, which is rounding.
+                dx = minus(dx, _lift(torch.mean(dx, dim=_others(g)), g), plain)
+            dx = to_dtype(times(dx, _lift(rstd, g), plain and dx is not g), like_x.dtype)
+        if like_weight is not None and x_hat is not None:
+            dweight = torch.sum(g * x_hat, dim=_others(g))
+        if like_bias is not None:
+            dbias = torch.sum(g, dim=_others(g))
+        return (dx, dweight, dbias), ()
+
+    (dx, dweight, dbias), _ = by_pieces(gradients, _cuts(g), (g, *residuals))
+    return dx, as_primal(dweight, like_weight), as_primal(dbias, like_bias)
 
 
 def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import Number, floating, integer, number, static
-from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
+from residuals_torch._lib.norms import by_pieces, minus, plus, times
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
@@ -41,49 +42,67 @@ def _spread(a: Tensor, x: Tensor) -> Tensor:
     """(b, num_groups) as (b, c, 1, ...): each channel of x has what its group has."""
     b, groups = a.shape
     c = x.shape[1]
-    return _lift(a.unsqueeze(-1).expand(b, groups, c // groups).reshape(b, c), x.ndim)
+    return _lift(a.unsqueeze(-1).expand(b, groups, c // groups).reshape(b, c), x)
 
 
-def _lift(a: Tensor, ndim: int) -> Tensor:
-    """`a` with axes of size 1 after its own, so that it has `ndim`: as many as x for (b, c), one fewer for (c,)."""
-    for _ in range(ndim - a.ndim):
+def _lift(a: Tensor, x: Tensor) -> Tensor:
+    """(b, c) or (1, c) with axes of size 1 after its own, to be broadcast with x."""
+    for _ in range(x.ndim - 2):
         a = a.unsqueeze(-1)
     return a
+
+
+def _row(a: Tensor | None) -> Tensor | None:
+    """(c,) as (1, c)."""
+    return None if a is None else a.unsqueeze(0)
 
 
 def fwd(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: Number
 ) -> tuple[Tensor, Residuals]:
-    mean = _group_mean(_sums(wide(x)), x, num_groups)
-    centred = wide(x) - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = torch.rsqrt(_group_mean(_sums(torch.square(centred)), x, num_groups) + eps)
-    y = centred * _spread(rstd, x)
-    if weight is not None:
-        y = y * _lift(wide(weight), x.ndim - 1)
-    if bias is not None:
-        y = y + _lift(wide(bias), x.ndim - 1)
-    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
+    channels = x.shape[1]
+
+    def normalized(plain: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Any:
+        groups = num_groups * x.shape[1] // channels if channels else num_groups  # of this block
+        dtype, x = x.dtype, wide(x)
+        mean = _group_mean(_sums(x), x, groups)
+        y = x - _spread(mean, x)  # before it is squared: E[x²] − mean² is all rounding for a large mean
+        rstd = torch.rsqrt(_group_mean(_sums(torch.square(y)), x, groups) + eps)
+        y = times(y, _spread(rstd, x), plain)
+        if weight is not None:
+            y = times(y, _lift(wide(weight), x), plain)
+        if bias is not None:
+            y = plus(y, _lift(wide(bias), x), plain)
+        return (to_dtype(y, dtype), mean, rstd), ()
+
+    cuts = {0: x.shape[0], 1: num_groups}
+    (y, mean, rstd), _ = by_pieces(normalized, cuts, (x, _row(weight), _row(bias)), (eps,))
+    return y, Residuals(x, weight, mean, rstd)
 
 
 def bwd(num_groups: int, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> Gradients:
-    x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or likes(x, weight, Like(x.shape[1:2], x.dtype))
-    g = wide(g)
-    dx = dweight = dbias = None
-    if like_x is not None or like_weight is not None:
-        x_hat = (wide(x) - _spread(mean, x)) * _spread(rstd, x)
-        g_x_sums = _sums(g * x_hat)  # for the weight and for the groups alike
-        if like_x is not None:
-            scale = g.new_ones(x.shape[1:2]) if weight is None else wide(weight)
-            dx = g * _lift(scale, x.ndim - 1) - x_hat * _spread(_group_mean(scale * g_x_sums, x, num_groups), x)
-            # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = match(_spread(rstd, x) * (dx - _spread(_group_mean(_sums(dx), x, num_groups), x)), like_x)
-        if like_weight is not None:
-            dweight = match(g_x_sums, like_weight)
-    if like_bias is not None:
-        dbias = match(_sums(g), like_bias)
-    return dx, dweight, dbias
+    like_x, like_weight, like_bias = like or likes(residuals.x, residuals.weight, Like(g.shape[1:2], g.dtype))
+
+    def gradients(plain: bool, g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor) -> Any:
+        dx = g_x_sums = None
+        g = wide(g)
+        if like_x is not None or like_weight is not None:
+            x_hat = times(wide(x) - _spread(mean, x), _spread(rstd, x), plain)
+            g_x_sums = _sums(g * x_hat)  # for the weight and for the groups alike
+            if like_x is not None:
+                groups, g_hat = mean.shape[1], g if weight is None else g * _lift(wide(weight), x)
+                dot = _group_mean(g_x_sums if weight is None else wide(weight) * g_x_sums, x, groups)
+                dx = torch.addcmul(g_hat, x_hat, _spread(dot, x), value=-1)
+                # All of dx is centred, not g·weight alone: for a large mean x̂ has a mean too, which is rounding.
+                dx = minus(dx, _spread(_group_mean(_sums(dx), x, groups), x), plain)
+                dx = to_dtype(times(dx, _spread(rstd, x), plain), like_x.dtype)
+        return (dx, g_x_sums, None if like_bias is None else _sums(g)), ()
+
+    x, weight, *statistics = residuals
+    cuts = {0: g.shape[0], 1: num_groups}
+    (dx, dweight, dbias), _ = by_pieces(gradients, cuts, (g, x, _row(weight), *statistics))
+    return dx, as_primal(dweight, like_weight), as_primal(dbias, like_bias)
 
 
 def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:

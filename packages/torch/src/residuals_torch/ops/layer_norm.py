@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import Number, floating, number, static
-from residuals_torch._lib.cotangents import Like, Likes, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
+from residuals_torch._lib.norms import by_pieces, minus, plus, times
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
@@ -23,35 +24,52 @@ RECOMPUTES: dict[str, str] = {}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+def _cuts(x: Tensor) -> dict[int, int]:
+    """Each row is normalized by itself."""
+    return dict(enumerate(x.shape[:-1]))
+
+
 def fwd(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> tuple[Tensor, Residuals]:
-    mean = torch.mean(wide(x), dim=-1, keepdim=True)
-    centred = wide(x) - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
-    rstd = torch.rsqrt(torch.mean(torch.square(centred), dim=-1, keepdim=True) + eps)
-    y = centred * rstd
-    if weight is not None:
-        y = y * wide(weight)
-    if bias is not None:
-        y = y + wide(bias)
-    return to_dtype(y, x.dtype), Residuals(x, weight, mean, rstd)
+    def normalized(plain: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Any:
+        dtype, x = x.dtype, wide(x)
+        mean = torch.mean(x, dim=-1, keepdim=True)
+        y = x - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
+        rstd = torch.rsqrt(torch.mean(torch.square(y), dim=-1, keepdim=True) + eps)
+        y = times(y, rstd, plain)
+        if weight is not None:
+            y = times(y, wide(weight), plain)
+        if bias is not None:
+            y = plus(y, wide(bias), plain)
+        return (to_dtype(y, dtype), mean, rstd), ()
+
+    (y, mean, rstd), _ = by_pieces(normalized, _cuts(x), (x,), (weight, bias, eps))
+    return y, Residuals(x, weight, mean, rstd)
 
 
 def bwd(eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> Gradients:
-    x, weight, mean, rstd = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
-    like_x, like_weight, like_bias = like or likes(x, weight, Like(x.shape[-1:], x.dtype))
-    dx = dweight = dbias = None
-    if like_x is not None or like_weight is not None:
-        x_hat = (wide(x) - mean) * rstd
-        if like_x is not None:
-            g_hat = wide(g) if weight is None else wide(g) * wide(weight)
-            dx = g_hat - x_hat * torch.mean(g_hat * x_hat, dim=-1, keepdim=True)
-            # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
-            dx = match(rstd * (dx - torch.mean(dx, dim=-1, keepdim=True)), like_x)
-        if like_weight is not None:
-            dweight = match(wide(g) * x_hat, like_weight)
-    if like_bias is not None:
-        dbias = match(wide(g), like_bias)
-    return dx, dweight, dbias
+    like_x, like_weight, like_bias = like or likes(residuals.x, residuals.weight, Like(g.shape[-1:], g.dtype))
+
+    def gradients(plain: bool, g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None) -> Any:
+        dx = dweight = dbias = None
+        g = wide(g)
+        if like_x is not None or like_weight is not None:
+            x_hat = times(wide(x) - mean, rstd, plain)
+            if like_weight is not None:
+                dweight = (g * x_hat).sum_to_size(like_weight.shape)
+            if like_x is not None:
+                g_hat = g if weight is None else g * wide(weight)
+                dx = torch.addcmul(g_hat, x_hat, torch.mean(g_hat * x_hat, dim=-1, keepdim=True), value=-1)
+                # All of dx is centred, not g_hat alone: for a large mean x̂ has a mean too, which is rounding.
+                dx = times(minus(dx, torch.mean(dx, dim=-1, keepdim=True), plain), rstd, plain)
+                dx = to_dtype(dx, like_x.dtype)
+        if like_bias is not None:
+            dbias = g.sum_to_size(like_bias.shape)
+        return (dx,), (dweight, dbias)
+
+    x, weight, mean, rstd = residuals
+    (dx,), (dweight, dbias) = by_pieces(gradients, _cuts(g), (g, x, mean, rstd), (weight,))
+    return dx, as_primal(dweight, like_weight), as_primal(dbias, like_bias)
 
 
 def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:

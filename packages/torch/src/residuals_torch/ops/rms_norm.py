@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import Number, floating, number, static
-from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
+from residuals_torch._lib.cotangents import Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
+from residuals_torch._lib.norms import by_pieces, times
 
 
 class Residuals(NamedTuple):
@@ -25,25 +26,41 @@ def _epsilon(x: Tensor, eps: Number | None) -> Number:
     return float(torch.finfo(wide(x).dtype).eps) if eps is None else eps
 
 
+def _cuts(x: Tensor) -> dict[int, int]:
+    """Each row is normalized by itself."""
+    return dict(enumerate(x.shape[:-1]))
+
+
 def fwd(x: Tensor, weight: Tensor | None, eps: Number | None) -> tuple[Tensor, Residuals]:
-    rstd = torch.rsqrt(torch.mean(torch.square(wide(x)), dim=-1, keepdim=True) + _epsilon(x, eps))
-    y = wide(x) * rstd
-    if weight is not None:
-        y = y * wide(weight)
-    return to_dtype(y, x.dtype), Residuals(x, weight, rstd)
+    def normalized(plain: bool, x: Tensor, weight: Tensor | None, eps: Number) -> Any:
+        dtype, x = x.dtype, wide(x)
+        rstd = torch.rsqrt(torch.mean(torch.square(x), dim=-1, keepdim=True) + eps)
+        y = x * rstd
+        if weight is not None:
+            y = times(y, wide(weight), plain)
+        return (to_dtype(y, dtype), rstd), ()
+
+    (y, rstd), _ = by_pieces(normalized, _cuts(x), (x,), (weight, _epsilon(x, eps)))
+    return y, Residuals(x, weight, rstd)
 
 
 def bwd(eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
     x, weight, rstd = residuals
     like_x, like_weight = like or likes(x, weight)
-    x_hat = wide(x) * rstd
-    dx = dweight = None
-    if like_x is not None:
-        g_hat = wide(g) if weight is None else wide(g) * wide(weight)
-        dx = match(rstd * (g_hat - x_hat * torch.mean(g_hat * x_hat, dim=-1, keepdim=True)), like_x)
-    if like_weight is not None:
-        dweight = match(wide(g) * x_hat, like_weight)
-    return dx, dweight
+
+    def gradients(plain: bool, g: Tensor, x: Tensor, rstd: Tensor, weight: Tensor | None) -> Any:
+        dx = dweight = None
+        g, x_hat = wide(g), wide(x) * rstd
+        if like_x is not None:
+            g_hat = g if weight is None else g * wide(weight)
+            dx = torch.addcmul(g_hat, x_hat, torch.mean(g_hat * x_hat, dim=-1, keepdim=True), value=-1)
+            dx = to_dtype(times(dx, rstd, plain), like_x.dtype)
+        if like_weight is not None:
+            dweight = (g * x_hat).sum_to_size(like_weight.shape)
+        return (dx,), (dweight,)
+
+    (dx,), (dweight,) = by_pieces(gradients, _cuts(g), (g, x, rstd), (weight,))
+    return dx, as_primal(dweight, like_weight)
 
 
 def bwd_residuals(residuals: Residuals, *, g_rstd: Tensor) -> Tensor:

@@ -1,0 +1,136 @@
+"""Norms that go through an array in blocks: right however it is cut, and their peak is that of F.*."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile
+
+from cases import Case
+from residuals_torch import batch_norm, group_norm, layer_norm, rms_norm
+from residuals_torch._lib import norms
+from torch_calls import assert_right, cotangent, subsets, value_and_vjp
+
+from . import test_eager, test_transforms
+
+
+def of_norms(choice: Callable[[Case], bool]) -> Callable[[Any], Any]:
+    """Decorate a test to run on the cases of the norms that `choice` accepts."""
+
+    def mark(test: Any) -> Any:
+        test.only = lambda case: case.source.op.name.endswith("_norm") and choice(case)
+        return test
+
+    return mark
+
+
+@pytest.fixture(params=[1, 7, 24])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So small are the blocks: of one piece each, or of a few, where the last has fewer."""
+    monkeypatch.setattr(norms, "block_size", lambda x: request.param)
+    return int(request.param)
+
+
+@of_norms(lambda case: case.dtype != "float16" and case.source.arrays["x"].size < 2000)
+@pytest.mark.usefixtures("size")
+def test_right_in_blocks(torch_case: Case) -> None:
+    fn, g = torch_case.call.ours(torch_case.adapter), cotangent(torch_case)
+    for args in subsets(torch_case):
+        assert_right(torch_case, args, g, *value_and_vjp(fn, args, g))
+
+
+@of_norms(lambda case: case.dtype in ("float64", "bfloat16") and case.novel)
+@pytest.mark.usefixtures("size")
+@pytest.mark.parametrize("layout", ["transposed", "constant"])
+def test_strides_in_blocks(torch_case: Case, layout: str) -> None:
+    test_eager.test_strides_of_inputs(torch_case, layout)
+    test_eager.test_strides_of_cotangent(torch_case, layout)
+
+
+@of_norms(lambda case: case.dtype in ("float32", "bfloat16") and case.novel)
+@pytest.mark.usefixtures("size")
+def test_nothing_is_overwritten_in_blocks(torch_case: Case) -> None:
+    """By no block, nor by the only one."""
+    test_eager.test_nothing_is_overwritten(torch_case)
+
+
+@of_norms(lambda case: case.first and case.dtype == "float64")
+@pytest.mark.usefixtures("size")
+def test_no_blocks_under_transformations(torch_case: Case) -> None:
+    test_transforms.test_vmap_of_vjp(torch_case)
+    test_transforms.test_vmap_of_vjp_without_gradients(torch_case)
+    test_eager.test_gradgradcheck(torch_case)
+
+
+def test_blocks_are_all_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each element once, in as few blocks as have room: of the last axes that are cut first."""
+    x = torch.arange(2 * 6 * 5 * 4).reshape(2, 6, 5, 4)
+    for cuts, room, count in (
+        ({0: 2, 1: 6}, 40, 6),
+        ({0: 2, 1: 3}, 100, 4),
+        ({0: 2, 2: 5, 3: 4}, 60, 6),
+        ({1: 6}, 1, 6),
+    ):
+        monkeypatch.setattr(norms, "block_size", lambda x, room=room: room)
+        blocks = [norms._cut(x, x, block) for block in norms._blocks(x, cuts)]
+        assert sorted(itertools.chain(*(b.flatten().tolist() for b in blocks))) == list(range(x.numel()))
+        assert len(blocks) == count
+
+
+def peak(fn: Callable[[], Any]) -> int:
+    """The bytes that are allocated at once during a call, as the profiler sees them come and go."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        fn()
+    found: list[tuple[int, int]] = []
+    events = list(profiled.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        if event.tag == _EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields.alloc_size))
+        events += event.children
+    return max(itertools.accumulate(size for _, size in sorted(found)))
+
+
+Norm = Callable[[Tensor, Tensor], Tensor]
+IMAGES = (16, 64, 48, 48)
+NORMS: dict[str, tuple[tuple[int, ...], Norm, Norm]] = {
+    "layer_norm": ((2048, 1024), lambda x, w: layer_norm(x, w, w), lambda x, w: F.layer_norm(x, w.shape, w, w)),
+    "rms_norm": ((2048, 1024), rms_norm, lambda x, w: F.rms_norm(x, w.shape, w)),
+    "group_norm": (IMAGES, lambda x, w: group_norm(x, 8, w, w), lambda x, w: F.group_norm(x, 8, w, w)),
+    "group_norm of one image": (
+        (1, 64, 192, 192),
+        lambda x, w: group_norm(x, 32, w, w),
+        lambda x, w: F.group_norm(x, 32, w, w),
+    ),
+    "batch_norm": (
+        IMAGES,
+        lambda x, w: batch_norm(x, w, w, training=True)[0],
+        lambda x, w: F.batch_norm(x, None, None, w, w, training=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", NORMS)
+def test_the_peak_is_that_of_pytorchs_own(name: str, dtype: torch.dtype) -> None:
+    """In twelve layers, where most of it is what they save, it is no higher; in one at most half as high again."""
+    shape, *both = NORMS[name]
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    # F.batch_norm takes no narrow weight on a CPU.
+    w = torch.ones(shape[1], dtype=torch.float32 if name == "batch_norm" else dtype, requires_grad=True)
+
+    def run(norm: Norm, layers: int) -> None:
+        y = x
+        for _ in range(layers):
+            y = norm(y + 0.01, w)
+        torch.autograd.grad(y.sum(), (x, w))
+
+    for layers, share in ((1, 1.5), (12, 1.0)):
+        ours, theirs = (peak(partial(run, norm, layers)) for norm in both)
+        assert ours <= share * theirs, f"{layers} layers: {ours / theirs:.3f} of F's"
