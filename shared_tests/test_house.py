@@ -30,7 +30,7 @@ FAMILIES = {
     "gates": {"numpy", "jax", "torch"},
     "gelu": {"numpy", "jax", "torch"},
     "labels": {"numpy", "jax", "torch"},
-    "norms": {"torch"},  # for eager PyTorch, as `blocks`
+    "norms": {"numpy", "jax", "torch"},
     "modes": {"torch"},  # JAX has none: its transformations trace an op, which need not know of them
 }
 FILES = {name: sorted(path.rglob("*.py")) for name, path in SOURCES.items()}

@@ -199,12 +199,12 @@ def an_overwritten_residual(op: Any) -> Any:
 def statistics_of_low_precision(op: Any) -> Any:
     """They take x's own dtype all the way, so that plain autodiff of the same `fwd` is as wrong as the op."""
 
-    def fwd(x: Any, weight: Any, eps: float) -> Any:
+    def fwd(x: Any, weight: Any, axis: int, offset: float, eps: float) -> Any:
         rstd = (x * x).mean(-1)[..., None] + eps
         rstd = rstd**-0.5
         return x * rstd * weight, op.Residuals(x, weight, rstd)
 
-    return {"fwd": fwd, "public": lambda x, weight, eps: fwd(x, weight, eps)[0]}
+    return {"fwd": fwd, "public": lambda x, weight, **static: fwd(x, weight, *static.values())[0]}
 
 
 def strides(case: Case) -> None:

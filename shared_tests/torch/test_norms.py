@@ -19,6 +19,8 @@ from torch_calls import assert_right, cotangent, subsets, value_and_vjp
 
 from . import test_eager, test_transforms
 
+Norm = Callable[[Tensor, Tensor], Tensor]
+
 
 def of_norms(choice: Callable[[Case], bool]) -> Callable[[Any], Any]:
     """Decorate a test to run on the cases of the norms that `choice` accepts."""
@@ -83,6 +85,51 @@ def test_blocks_are_all_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(blocks) == count
 
 
+OPTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Norm, Norm]] = {
+    "layer_norm of two axes": (
+        (2, 3, 5),
+        (3, 5),
+        lambda x, w: layer_norm(x, w, w),
+        lambda x, w: F.layer_norm(x, (3, 5), w, w),
+    ),
+    "layer_norm of channels": (
+        (2, 5, 3, 4),
+        (5,),
+        lambda x, w: layer_norm(x, w, w, axis=1),
+        lambda x, w: F.layer_norm(x.movedim(1, -1), (5,), w, w).movedim(-1, 1),
+    ),
+    "rms_norm of two axes": ((2, 3, 5), (3, 5), rms_norm, lambda x, w: F.rms_norm(x, (3, 5), w, 1e-6)),
+    "rms_norm of an offset": (
+        (3, 5),
+        (5,),
+        lambda x, w: rms_norm(x, w, offset=1.0),
+        lambda x, w: F.rms_norm(x, (5,), 1 + w, 1e-6),
+    ),
+    "rms_norm of channels": (
+        (2, 5, 3),
+        (5,),
+        lambda x, w: rms_norm(x, w, axis=-2),
+        lambda x, w: F.rms_norm(x.mT, (5,), w, 1e-6).mT,
+    ),
+    "group_norm of the last": (
+        (2, 3, 5, 8),
+        (8,),
+        lambda x, w: group_norm(x, 4, w, w, axis=-1),
+        lambda x, w: F.group_norm(x.movedim(-1, 1), 4, w, w).movedim(1, -1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_those_of_pytorch(name: str) -> None:
+    """The option, or what its users write without it; so the truth in NumPy is right too."""
+    shape, of_weight, *both = OPTIONS[name]
+    x, w = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (shape, of_weight))
+    g = torch.randn(shape, dtype=torch.float64)
+    ours, theirs = (value_and_vjp(fn, [x, w], g) for fn in both)
+    torch.testing.assert_close(ours, theirs)
+
+
 def peak(fn: Callable[[], Any]) -> int:
     """The bytes that are allocated at once during a call, as the profiler sees them come and go."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -97,7 +144,6 @@ def peak(fn: Callable[[], Any]) -> int:
     return max(itertools.accumulate(size for _, size in sorted(found)))
 
 
-Norm = Callable[[Tensor, Tensor], Tensor]
 IMAGES = (16, 64, 48, 48)
 NORMS: dict[str, tuple[tuple[int, ...], Norm, Norm]] = {
     "layer_norm": ((2048, 1024), lambda x, w: layer_norm(x, w, w), lambda x, w: F.layer_norm(x, w.shape, w, w)),

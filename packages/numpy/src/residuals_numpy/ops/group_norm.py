@@ -36,32 +36,46 @@ def _lift(a: Array, ndim: int) -> Array:
 
 
 def forward(
-    x: Array, weight: Array | None = None, bias: Array | None = None, *, num_groups: int, eps: float = 1e-5
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    num_groups: int,
+    axis: int = 1,
+    eps: float = 1e-5,
 ) -> Array:
-    """y = x̂·weight + bias for `x` (b, c, ...), and `weight` and `bias` (c,) or None."""
+    """y = x̂·weight + bias for `x` (b, c, ...), and `weight` and `bias` (c,) or None; the channels are on `axis`."""
+    x = np.moveaxis(x, axis, 1)
     y, _, _ = _normalized(x, num_groups, eps)
     y = y if weight is None else y * _lift(weight, x.ndim)
-    return y if bias is None else y + _lift(bias, x.ndim)
+    return np.moveaxis(y if bias is None else y + _lift(bias, x.ndim), 1, axis)
 
 
 def vjp(
-    x: Array, weight: Array | None, bias: Array | None, g: Array, *, num_groups: int, eps: float = 1e-5
+    x: Array, weight: Array | None, bias: Array | None, g: Array, *, num_groups: int, axis: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Array | None, Array | None]:
     """`dx, dweight, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
+    x, g = np.moveaxis(x, axis, 1), np.moveaxis(g, axis, 1)
     x_hat, _, rstd = _normalized(x, num_groups, eps)
     g_hat = _grouped(g if weight is None else g * _lift(weight, x.ndim), num_groups)
     groups = _grouped(x_hat, num_groups)
     dx = (rstd * (g_hat - _mean(g_hat) - groups * _mean(g_hat * groups))).reshape(x.shape)
     others = (0, *range(2, x.ndim))  # all axes but the channels
     dweight = None if weight is None else (g * x_hat).sum(others)
-    return dx, dweight, None if bias is None else g.sum(others)
+    return np.moveaxis(dx, 1, axis), dweight, None if bias is None else g.sum(others)
 
 
 def residuals(
-    x: Array, weight: Array | None = None, bias: Array | None = None, *, num_groups: int, eps: float = 1e-5
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    num_groups: int,
+    axis: int = 1,
+    eps: float = 1e-5,
 ) -> dict[str, Array | None]:
     """The value each residual must have; the bias is none, since no gradient depends on it."""
-    _, mean, rstd = _normalized(x, num_groups, eps)
+    _, mean, rstd = _normalized(np.moveaxis(x, axis, 1), num_groups, eps)
     shape = (x.shape[0], num_groups)
     return {"x": x, "weight": weight, "mean": mean.reshape(shape), "rstd": rstd.reshape(shape)}
 
@@ -91,6 +105,8 @@ def samples(rng: np.random.Generator) -> Samples:
         "3x6": call(3, 6),
         "2x6x2x3-one-group": call(2, 6, 2, 3, groups=1),
         "2x3x2x2x2-each-channel": call(2, 3, 2, 2, 2, groups=3),
+        "2x3x4-last": {**call(2, 4, 3), "x": rng.standard_normal((2, 3, 4)), "axis": -1},
+        "2x3x4x2-third": {**call(2, 4, 3), "x": rng.standard_normal((2, 3, 4, 2)), "axis": 2},
         "2x4x3-eps": {**call(2, 4, 3), "eps": 0.5},
         "1x4x1x3": call(1, 4, 1, 3),
         "4096x6": call(4096, 6),

@@ -1,38 +1,48 @@
-"""Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps).
+"""Root-mean-square normalization over one axis or several: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps).
 
 Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
 """
 
+from typing import Any
+
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Samples
-from residuals_numpy._lib.cotangents import sum_to
+from residuals_numpy._lib.norms import lifted, mean_over, normalized_axes, sum_to
 
 
-def _rstd(x: Array, eps: float | None) -> Array:
-    eps = np.finfo(x.dtype).eps if eps is None else eps
-    with np.errstate(invalid="ignore"):  # an axis of length 0 has no mean: NaN, as the frameworks have it
-        return 1 / np.sqrt((x * x).sum(-1, keepdims=True) / np.float64(x.shape[-1]) + eps)
+def _rstd(x: Array, axes: tuple[int, ...], eps: float | None) -> Array:
+    return np.asarray(1 / np.sqrt(mean_over(x * x, axes) + (np.finfo(x.dtype).eps if eps is None else eps)))
 
 
-def forward(x: Array, weight: Array | None = None, *, eps: float | None = 1e-6) -> Array:
-    """y = x·rstd·weight for `x` (..., d) and `weight` (d,) or None."""
-    y = x * _rstd(x, eps)
-    return y if weight is None else y * weight
+def forward(
+    x: Array, weight: Array | None = None, *, axis: int = -1, offset: float = 0.0, eps: float | None = 1e-6
+) -> Array:
+    """y = x·rstd·(offset + weight) for `x` (..., d) and `weight` (d,) or None.
+
+    With another `axis` the weight has its length; if it has several axes, these are the last ones of x.
+    """
+    axes = normalized_axes(x.ndim, axis, weight)
+    y = x * _rstd(x, axes, eps)
+    return y if weight is None else y * lifted(offset + weight, axes, x.ndim)
 
 
-def vjp(x: Array, weight: Array | None, g: Array, *, eps: float | None = 1e-6) -> tuple[Array, Array | None]:
+def vjp(
+    x: Array, weight: Array | None, g: Array, *, axis: int = -1, offset: float = 0.0, eps: float | None = 1e-6
+) -> tuple[Array, Array | None]:
     """`dx, dweight` for the cotangent `g` of y, from the inputs alone; `dweight` is None without a weight."""
-    rstd = _rstd(x, eps)
-    g_hat = g if weight is None else g * weight
-    dot = (g_hat * x).sum(-1, keepdims=True)
-    dx = g_hat * rstd - x * rstd**3 * dot / max(x.shape[-1], 1)
-    return dx, None if weight is None else sum_to(g * x * rstd, weight.shape)
+    axes = normalized_axes(x.ndim, axis, weight)
+    rstd = _rstd(x, axes, eps)
+    g_hat = g if weight is None else g * lifted(offset + weight, axes, x.ndim)
+    dx = g_hat * rstd - x * rstd**3 * mean_over(g_hat * x, axes)
+    return dx, None if weight is None else sum_to(g * x * rstd, axes)
 
 
-def residuals(x: Array, weight: Array | None = None, *, eps: float | None = 1e-6) -> dict[str, Array | None]:
+def residuals(
+    x: Array, weight: Array | None = None, *, axis: int = -1, offset: float = 0.0, eps: float | None = 1e-6
+) -> dict[str, Array | None]:
     """The value each residual must have."""
-    return {"x": x, "weight": weight, "rstd": _rstd(x, eps)}
+    return {"x": x, "weight": weight, "rstd": _rstd(x, normalized_axes(x.ndim, axis, weight), eps)}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -41,11 +51,17 @@ def samples(rng: np.random.Generator) -> Samples:
     def call(*shape: int, scale: float = 1.0) -> dict[str, Array]:
         return {"x": scale * rng.standard_normal(shape), "weight": rng.standard_normal(shape[-1])}
 
+    def of(x: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+        return {"x": x, "weight": rng.standard_normal(shape)}
+
     return {
         "3x5": call(3, 5),
         "3x5-no-weight": {"x": rng.standard_normal((3, 5))},
         "2x3x4-eps": {**call(2, 3, 4), "eps": 0.5},
         "3x5-eps-of-the-dtype": {**call(3, 5), "eps": None},
+        "3x5-offset": {**call(3, 5), "offset": 1.0},
+        "2x3x5-two-axes": of(call(2, 3, 5)["x"], (3, 5)),
+        "2x5x3-axis": {**of(call(2, 5, 3)["x"], (5,)), "axis": -2, "offset": 1.0},
         "7": call(7),
         "4096x3": call(4096, 3),
         "2x1-eps": {**call(2, 1), "eps": 0.5},  # with a tiny eps one element is its own mean square: dx cancels to 0

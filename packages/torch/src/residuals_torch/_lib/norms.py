@@ -1,4 +1,4 @@
-"""What the norms share: an array that is normalized piece by piece, in blocks of pieces."""
+"""What the norms share: the axes that they normalize, and an array that goes through in blocks."""
 
 import itertools
 import math
@@ -9,6 +9,54 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.blocks import block_size, is_plain
+from residuals_torch._lib.checks import integer
+from residuals_torch._lib.cotangents import Like
+
+
+def checked_axes(x: Tensor, axis: int, **parameters: Tensor | None) -> tuple[int, ...]:
+    """The axes that are normalized; TypeError unless axis is an int, ValueError unless x has it and the weight fits."""
+    axis = integer("axis", axis)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least 1 axis, got a scalar")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")
+    count = max((a.ndim for a in parameters.values() if a is not None), default=1)
+    if count > 1 and axis != -1:
+        raise ValueError(f"axis: expected -1 beside a weight or bias of {count} axes, got {axis}")
+    axes = normalized_axes(x.ndim, axis, *parameters.values()) if count <= x.ndim else tuple(range(x.ndim))
+    shape = [x.shape[i] for i in axes]
+    where = f"the last {count} axes of x" if count > 1 else "the last axis of x" if axis == -1 else f"axis {axis} of x"
+    for name, a in parameters.items():
+        if a is not None and list(a.shape) != shape:
+            raise ValueError(f"{name}: expected shape {shape}, as {where}, got {list(a.shape)}")
+    return axes
+
+
+def normalized_axes(ndim: int, axis: int | tuple[int, ...], *parameters: Tensor | Like | None) -> tuple[int, ...]:
+    """Which axes of x are normalized: the last ones if the weight or the bias has several, else `axis` alone."""
+    if isinstance(axis, tuple):  # they are known already
+        return axis
+    count = max((len(a.shape) for a in parameters if a is not None), default=1)
+    return tuple(range(ndim - count, ndim)) if count > 1 else (axis % ndim,)
+
+
+def lifted(a: Tensor, axes: tuple[int, ...], ndim: int) -> Tensor:
+    """`a`, whose axes are these of x, with axes of size 1 for the others."""
+    for i in range(ndim):
+        if i not in axes:
+            a = a.unsqueeze(i)
+    return a
+
+
+def sum_to(a: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The sum over all axes but these."""
+    others = tuple(i for i in range(a.ndim) if i not in axes)
+    return torch.sum(a, dim=others) if others else a  # `dim=()` would mean all axes
+
+
+def pieces_beside(axes: tuple[int, ...], x: Tensor) -> dict[int, int]:
+    """How x may be cut for `by_pieces` where these axes are normalized: along all others."""
+    return {i: n for i, n in enumerate(x.shape) if i not in axes}
 
 
 class Cut(NamedTuple):

@@ -1,15 +1,16 @@
-"""Root-mean-square normalization over the last axis: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
+"""Root-mean-square normalization over one axis or several: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import Number, floating, number, static
+from residuals_torch._lib.checks import Number, floating, nonnegative, number, static
 from residuals_torch._lib.cotangents import Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
-from residuals_torch._lib.norms import by_pieces, times
+from residuals_torch._lib.norms import by_pieces, checked_axes, lifted, normalized_axes, pieces_beside, sum_to, times
 
 
 class Residuals(NamedTuple):
@@ -20,86 +21,111 @@ class Residuals(NamedTuple):
 
 RECOMPUTES: dict[str, str] = {}
 
+Axes = tuple[int, ...]  # those that are normalized, as the public function finds them
+
 
 def _epsilon(x: Tensor, eps: Number | None) -> Number:
     """`eps`, or for None the machine epsilon of the dtype that computes."""
     return float(torch.finfo(wide(x).dtype).eps) if eps is None else eps
 
 
-def _cuts(x: Tensor) -> dict[int, int]:
-    """Each row is normalized by itself."""
-    return dict(enumerate(x.shape[:-1]))
+def _scale(weight: Tensor, offset: float, axes: Axes, ndim: int) -> Tensor:
+    """What x̂ is multiplied with, to be broadcast with x."""
+    weight = lifted(wide(weight), axes, ndim)
+    return offset + weight if offset else weight
 
 
-def fwd(x: Tensor, weight: Tensor | None, eps: Number | None) -> tuple[Tensor, Residuals]:
+def fwd(
+    x: Tensor, weight: Tensor | None, axis: int | Axes, offset: float, eps: Number | None
+) -> tuple[Tensor, Residuals]:
+    axes = normalized_axes(x.ndim, axis, weight)
+
     def normalized(plain: bool, x: Tensor, weight: Tensor | None, eps: Number) -> Any:
         dtype, x = x.dtype, wide(x)
-        rstd = torch.rsqrt(torch.mean(torch.square(x), dim=-1, keepdim=True) + eps)
+        rstd = torch.rsqrt(torch.mean(torch.square(x), dim=axes, keepdim=True) + eps)
         y = x * rstd
         if weight is not None:
-            y = times(y, wide(weight), plain)
+            y = times(y, _scale(weight, offset, axes, x.ndim), plain)
         return (to_dtype(y, dtype), rstd), ()
 
-    (y, rstd), _ = by_pieces(normalized, _cuts(x), (x,), (weight, _epsilon(x, eps)))
+    (y, rstd), _ = by_pieces(normalized, pieces_beside(axes, x), (x,), (weight, _epsilon(x, eps)))
     return y, Residuals(x, weight, rstd)
 
 
-def bwd(eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None) -> tuple[Tensor | None, Tensor | None]:
+def bwd(
+    axis: int | Axes, offset: float, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None
+) -> tuple[Tensor | None, Tensor | None]:
     x, weight, rstd = residuals
     like_x, like_weight = like or likes(x, weight)
+    axes = normalized_axes(g.ndim, axis, weight, like_weight)
 
     def gradients(plain: bool, g: Tensor, x: Tensor, rstd: Tensor, weight: Tensor | None) -> Any:
         dx = dweight = None
         g, x_hat = wide(g), wide(x) * rstd
         if like_x is not None:
-            g_hat = g if weight is None else g * wide(weight)
-            dx = torch.addcmul(g_hat, x_hat, torch.mean(g_hat * x_hat, dim=-1, keepdim=True), value=-1)
+            g_hat = g if weight is None else g * _scale(weight, offset, axes, g.ndim)
+            dx = torch.addcmul(g_hat, x_hat, torch.mean(g_hat * x_hat, dim=axes, keepdim=True), value=-1)
             dx = to_dtype(times(dx, rstd, plain), like_x.dtype)
         if like_weight is not None:
-            dweight = (g * x_hat).sum_to_size(like_weight.shape)
+            dweight = sum_to(g * x_hat, axes)
         return (dx,), (dweight,)
 
-    (dx,), (dweight,) = by_pieces(gradients, _cuts(g), (g, x, rstd), (weight,))
+    (dx,), (dweight,) = by_pieces(gradients, pieces_beside(axes, g), (g, x, rstd), (weight,))
     return dx, as_primal(dweight, like_weight)
 
 
 def bwd_residuals(residuals: Residuals, *, g_rstd: Tensor) -> Tensor:
-    """What reaches x through the residual rstd: drstd/dx = -rstd³·x/d."""
+    """What reaches x through the residual rstd: of d numbers drstd/dx = -rstd³·x/d."""
     x, _, rstd = residuals
-    return match(-g_rstd * rstd**3 * wide(x) / x.shape[-1], x)
+    d = math.prod(n for n, of_statistic in zip(x.shape, rstd.shape, strict=True) if of_statistic == 1)
+    return match(-g_rstd * rstd**3 * wide(x) / d, x)
 
 
 class RMSNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, eps: Number) -> tuple[Tensor, Tensor]:
-        y, residuals = fwd(x, weight, eps)
+    def forward(x: Tensor, weight: Tensor | None, axes: Axes, offset: float, eps: Number) -> tuple[Tensor, Tensor]:
+        y, residuals = fwd(x, weight, axes, offset, eps)
         return batched_alike(y, residuals.rstd)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, Number], output: tuple[Tensor, Tensor]) -> None:
-        (x, weight, eps), (_, rstd) = inputs, output
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor | None, Axes, float, Number], output: tuple[Tensor, Tensor]
+    ) -> None:
+        (x, weight, ctx.axes, ctx.offset, eps), (_, rstd) = inputs, output
         ctx.eps = static(eps)
         ctx.save_for_backward(*Residuals(x, weight if ctx.needs_input_grad[0] else None, rstd))
         ctx.like = likes(x, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_rstd: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, g: Tensor | None, g_rstd: Tensor | None) -> tuple[Tensor | None, ...]:
         residuals = Residuals(*ctx.saved_tensors)
-        dx, dweight = (None, None) if g is None else bwd(ctx.eps, residuals, g, wanted(ctx))
+        dx, dweight = (None, None) if g is None else bwd(ctx.axes, ctx.offset, ctx.eps, residuals, g, wanted(ctx))
         if ctx.needs_input_grad[0] and g_rstd is not None:  # second order only: rstd is an output
             dx = add(dx, bwd_residuals(residuals, g_rstd=g_rstd))
-        return dx, dweight, None
+        return dx, dweight, None, None, None
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: Number | None = 1e-6) -> Tensor:
-    """y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), over the last axis.
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    axis: int = -1,
+    offset: float = 0.0,
+    eps: Number | None = 1e-6,
+) -> Tensor:
+    """y = x·rstd·(offset + weight) with rstd = 1/√(mean(x²) + eps), over the last axis.
+
+    Over several axes, the last ones, where the weight has as many; or over another one, `axis`.
 
     Args:
         x: (..., d) floating.
-        weight: (d,) floating, or None for 1.
+        weight: (d,) floating, or None for a factor of 1. With the shape of the last axes of x these are normalized
+            together.
+        axis: the axis that is normalized, d long; -1 where the weight has several axes. An int.
+        offset: added to the weight; a Python number. With 1 a weight of zeros is no factor, as in Gemma.
         eps: added to the mean square; a number, which may be a tensor: a constant to the derivative.
             None is the machine epsilon of the dtype that computes, as in `torch.nn.functional.rms_norm`.
 
@@ -110,20 +136,20 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: Number | None = 1e
         x: (..., d), an input, no new bytes.
         weight: (d,), an input, no new bytes; not saved if x needs no gradient.
         rstd: (..., 1), new, 4 bytes a row (8 in float64): without it the backward would reduce x² again.
+            Of length 1 are the axes that are normalized.
 
     Raises:
-        TypeError: x or weight is not floating, or eps is not a number.
-        ValueError: x has no axis, weight is not (d,), or eps is negative.
+        TypeError: x or weight is not floating, axis is not an int, or offset or eps is not a number.
+        ValueError: x has no axis, or not this one; weight is not (d,), or not of the last axes of x; there is an offset
+            but no weight; offset or eps is negative.
 
     Source:
         Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
     """
     x = floating("x", x)
-    if x.ndim == 0:
-        raise ValueError("x: expected at least 1 axis, got a scalar")
-    if weight is not None:
-        weight = floating("weight", weight)
-        if weight.shape != x.shape[-1:]:
-            raise ValueError(f"weight: expected shape [{x.shape[-1]}], as the last axis of x, got {list(weight.shape)}")
-    y, _ = RMSNorm.apply(x, weight, number("eps", _epsilon(x, eps)))
+    weight = None if weight is None else floating("weight", weight)
+    axes, offset = checked_axes(x, axis, weight=weight), nonnegative("offset", offset)
+    if offset and weight is None:
+        raise ValueError(f"offset: expected 0 without a weight, got {offset}")
+    y, _ = RMSNorm.apply(x, weight, axes, offset, number("eps", _epsilon(x, eps)))
     return y

@@ -34,12 +34,12 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "dropout_remat": ("F.dropout", lambda x, rate, broadcast, key=None: F.dropout(x, rate)),
     "layer_norm": (
         "F.layer_norm",
-        lambda x, weight=None, bias=None, *, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+        lambda x, weight=None, bias=None, *, axis, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
     ),
-    "rms_norm": ("F.rms_norm", lambda x, weight=None, *, eps: F.rms_norm(x, x.shape[-1:], weight, eps)),
+    "rms_norm": ("F.rms_norm", lambda x, weight=None, *, axis, offset, eps: F.rms_norm(x, x.shape[-1:], weight, eps)),
     "group_norm": (
         "F.group_norm",
-        lambda x, weight=None, bias=None, *, num_groups, eps: F.group_norm(x, num_groups, weight, bias, eps),
+        lambda x, weight=None, bias=None, *, num_groups, axis, eps: F.group_norm(x, num_groups, weight, bias, eps),
     ),
     "attention": ("F.scaled_dot_product_attention", _sdpa),
     "flash_attention": ("F.scaled_dot_product_attention", _sdpa),
