@@ -14,7 +14,7 @@ def checked_axes(x: Array, axis: int, **parameters: Array | None) -> tuple[int, 
         raise ValueError("x: expected at least 1 axis, got a scalar")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")
-    count = max((a.ndim for a in parameters.values() if a is not None), default=1)
+    count = max([1, *(a.ndim for a in parameters.values() if a is not None)])
     if count > 1 and axis != -1:
         raise ValueError(f"axis: expected -1 beside a weight or bias of {count} axes, got {axis}")
     axes = normalized_axes(x.ndim, axis, *parameters.values()) if count <= x.ndim else tuple(range(x.ndim))
@@ -30,7 +30,7 @@ def normalized_axes(ndim: int, axis: int | tuple[int, ...], *parameters: Array |
     """Which axes of x are normalized: the last ones if the weight or the bias has several, else `axis` alone."""
     if isinstance(axis, tuple):  # they are known already
         return axis
-    count = max((len(a.shape) for a in parameters if a is not None), default=1)
+    count = max([1, *(len(a.shape) for a in parameters if a is not None)])
     return tuple(range(ndim - count, ndim)) if count > 1 else (axis % ndim,)
 
 

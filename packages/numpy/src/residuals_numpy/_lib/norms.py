@@ -7,7 +7,7 @@ from residuals_numpy._lib.arrays import Array
 
 def normalized_axes(ndim: int, axis: int, *parameters: Array | None) -> tuple[int, ...]:
     """Which axes of x are normalized: the last ones if the weight or the bias has several, else `axis` alone."""
-    count = max((a.ndim for a in parameters if a is not None), default=1)
+    count = max([1, *(a.ndim for a in parameters if a is not None)])
     return tuple(range(ndim - count, ndim)) if count > 1 else (axis % ndim,)
 
 

@@ -20,7 +20,7 @@ def checked_axes(x: Tensor, axis: int, **parameters: Tensor | None) -> tuple[int
         raise ValueError("x: expected at least 1 axis, got a scalar")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x, got {axis}")
-    count = max((a.ndim for a in parameters.values() if a is not None), default=1)
+    count = max([1, *(a.ndim for a in parameters.values() if a is not None)])
     if count > 1 and axis != -1:
         raise ValueError(f"axis: expected -1 beside a weight or bias of {count} axes, got {axis}")
     axes = normalized_axes(x.ndim, axis, *parameters.values()) if count <= x.ndim else tuple(range(x.ndim))
@@ -36,8 +36,14 @@ def normalized_axes(ndim: int, axis: int | tuple[int, ...], *parameters: Tensor 
     """Which axes of x are normalized: the last ones if the weight or the bias has several, else `axis` alone."""
     if isinstance(axis, tuple):  # they are known already
         return axis
-    count = max((len(a.shape) for a in parameters if a is not None), default=1)
-    return tuple(range(ndim - count, ndim)) if count > 1 else (axis % ndim,)
+    count = max([1, *(len(a.shape) for a in parameters if a is not None)])
+    return tuple(range(ndim - count, ndim)) if count > 1 else (from_front(axis, ndim),)
+
+
+def from_front(axis: int, ndim: int) -> int:
+    """The axis as a number from 0; found by comparing, which makes it a constant for a compiler of dynamic sizes."""
+    (found,) = [i for i in range(ndim) if i == axis or i == axis + ndim]
+    return found
 
 
 def lifted(a: Tensor, axes: tuple[int, ...], ndim: int) -> Tensor:
@@ -52,6 +58,11 @@ def sum_to(a: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The sum over all axes but these."""
     others = tuple(i for i in range(a.ndim) if i not in axes)
     return torch.sum(a, dim=others) if others else a  # `dim=()` would mean all axes
+
+
+def numbers_of(statistic: Tensor, x: Tensor) -> int:
+    """How many numbers of x each number of a statistic is of, which has length 1 along the axes that are normalized."""
+    return math.prod([n for n, kept in zip(x.shape, statistic.shape, strict=True) if kept == 1])
 
 
 def pieces_beside(axes: tuple[int, ...], x: Tensor) -> dict[int, int]:

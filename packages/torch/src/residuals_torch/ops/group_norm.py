@@ -10,7 +10,7 @@ from residuals_torch._lib.checks import Number, floating, integer, number, stati
 from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
-from residuals_torch._lib.norms import by_pieces, lifted, minus, plus, times
+from residuals_torch._lib.norms import by_pieces, from_front, lifted, minus, plus, times
 
 
 class Residuals(NamedTuple):  # all None where only the bias needs a gradient, which depends on no residual
@@ -40,7 +40,7 @@ def _group_mean(sums: Tensor, x: Tensor, axis: int, num_groups: int) -> Tensor:
 
 def _others(x: Tensor, axis: int) -> int:
     """How many numbers a channel of one sample has."""
-    return math.prod(n for i, n in enumerate(x.shape) if i not in (0, axis))
+    return math.prod([n for i, n in enumerate(x.shape) if i not in (0, axis)])
 
 
 def _spread(a: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -58,7 +58,7 @@ def _row(a: Tensor | None) -> Tensor | None:
 def fwd(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, axis: int, eps: Number
 ) -> tuple[Tensor, Residuals]:
-    axis %= x.ndim
+    axis = from_front(axis, x.ndim)
     channels = x.shape[axis]
 
     def normalized(plain: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Any:
@@ -82,7 +82,7 @@ def fwd(
 def bwd(
     num_groups: int, axis: int, eps: float, residuals: Residuals, g: Tensor, like: Likes | None = None
 ) -> Gradients:
-    axis %= g.ndim
+    axis = from_front(axis, g.ndim)
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_x, like_weight, like_bias = like or likes(
         residuals.x, residuals.weight, Like(torch.Size([g.shape[axis]]), g.dtype)
@@ -201,7 +201,7 @@ def group_norm(
     axis = integer("axis", axis)
     if not -x.ndim < axis < x.ndim or axis == 0:
         raise ValueError(f"axis: expected one of the {x.ndim} axes of x but the first, got {axis}")
-    axis %= x.ndim
+    axis = from_front(axis, x.ndim)
     num_groups = integer("num_groups", num_groups)
     if num_groups < 1 or x.shape[axis] % num_groups:
         raise ValueError(f"num_groups: expected a divisor of the {x.shape[axis]} channels of x, got {num_groups}")

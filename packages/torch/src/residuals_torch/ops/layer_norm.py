@@ -1,6 +1,5 @@
 """Layer normalization over one axis or several: y = x̂·weight + bias, x̂ = (x − mean)·rstd, rstd = 1/√(var + eps)."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from residuals_torch._lib.norms import (
     lifted,
     minus,
     normalized_axes,
+    numbers_of,
     pieces_beside,
     plus,
     sum_to,
@@ -89,7 +89,7 @@ def bwd(axis: int | Axes, eps: float, residuals: Residuals, g: Tensor, like: Lik
 def bwd_residuals(residuals: Residuals, *, g_mean: Tensor | None, g_rstd: Tensor | None) -> Tensor:
     """What reaches x through the residuals: of d numbers dmean/dx = 1/d and drstd/dx = -rstd³·(x − mean)/d."""
     x, _, mean, rstd = residuals
-    d = math.prod(n for n, of_statistic in zip(x.shape, rstd.shape, strict=True) if of_statistic == 1)
+    d = numbers_of(rstd, x)
     dx = torch.zeros_like(rstd) if g_mean is None else g_mean
     if g_rstd is not None:
         dx = dx - g_rstd * rstd**3 * (wide(x) - mean)

@@ -1,6 +1,5 @@
 """Root-mean-square normalization over one axis or several: y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,16 @@ from residuals_torch._lib.checks import Number, floating, nonnegative, number, s
 from residuals_torch._lib.cotangents import Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
-from residuals_torch._lib.norms import by_pieces, checked_axes, lifted, normalized_axes, pieces_beside, sum_to, times
+from residuals_torch._lib.norms import (
+    by_pieces,
+    checked_axes,
+    lifted,
+    normalized_axes,
+    numbers_of,
+    pieces_beside,
+    sum_to,
+    times,
+)
 
 
 class Residuals(NamedTuple):
@@ -77,7 +85,7 @@ def bwd(
 def bwd_residuals(residuals: Residuals, *, g_rstd: Tensor) -> Tensor:
     """What reaches x through the residual rstd: of d numbers drstd/dx = -rstd³·x/d."""
     x, _, rstd = residuals
-    d = math.prod(n for n, of_statistic in zip(x.shape, rstd.shape, strict=True) if of_statistic == 1)
+    d = numbers_of(rstd, x)
     return match(-g_rstd * rstd**3 * wide(x) / d, x)
 
 
