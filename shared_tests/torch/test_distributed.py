@@ -19,7 +19,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from cases import Case, cases
+from residuals_lab import frameworks
 from residuals_lab.errors import UsageError
+from residuals_lab.ops import BY_NAME
+from residuals_lab.ops.call import Call
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error
 
 PROCESSES = 2
@@ -59,6 +62,34 @@ def lengthened(case: Case) -> tuple[Case, set[str]]:
 
 CASES = [case for case in cases(["torch"], "cpu") if case.dtype == "float64" and fits_the_table(case)]
 
+# How a loss of rows (4, 8) is placed: the axis along which each of its arrays is shared out; the others are replicated.
+PLACEMENTS: dict[str, list[dict[str, int]]] = {
+    "cross_entropy": [{"logits": 2}, {"logits": 2, "labels": 1}, {"logits": 1, "labels": 1}, {"logits": 0}, {}],
+    "linear_cross_entropy": [
+        {"x": 1, "labels": 1},  # tokens
+        {"x": 0, "labels": 1},
+        {"weight": 0},  # classes
+        {"x": 1, "weight": 0, "labels": 1},
+        {"weight": 1},  # features
+        {"x": 2, "weight": 1},
+        {},
+    ],
+}
+PLACED = [
+    (op, reduction, axes) for op, each in PLACEMENTS.items() for axes in each for reduction in ("mean", "sum", "none")
+]
+
+
+def placed_case(op: str, reduction: str) -> Case:
+    """A loss of rows (4, 8) and 8 classes, some of which are ignored; of a linear layer in chunks of 3."""
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random((4, 8)) < 0.3, -100, rng.integers(8, size=(4, 8))).astype(np.int32)
+    axes = {"...": (4, 8), "c": (8,), "d": (6,), "v": (8,)}
+    chunk = {"chunk": 3} if op == "linear_cross_entropy" else {}
+    arguments = {**BY_NAME[op].draw(rng, axes), **chunk, "labels": labels, "reduction": reduction}
+    call, adapter = Call.of(BY_NAME[op], arguments), frameworks.load("torch")
+    return Case(call, reduction, "float64", adapter, "cpu", first=False, novel=False, telling=False)
+
 
 @pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -85,6 +116,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_dtensor(sharded: Case, found: dict[str, Any]) -> None:
     case, _ = lengthened(sharded)
     result = found[str(sharded)]
+    assert not isinstance(result, str), result
+    y, gradients = result
+    assert error(y, case.call.forward()) <= FLOAT64_LIMIT
+    for (name, truth), d in zip(case.call.vjp(case.g).items(), gradients, strict=True):
+        assert error(d, truth) <= FLOAT64_LIMIT, name
+
+
+@pytest.mark.parametrize(("op", "reduction", "axes"), PLACED, ids=str)
+def test_losses_on_any_axis(op: str, reduction: str, axes: dict[str, int], found: dict[str, Any]) -> None:
+    """Also along the classes or the features, as where the head is shared out."""
+    case, result = placed_case(op, reduction), found[f"{op} {reduction} {axes}"]
     assert not isinstance(result, str), result
     y, gradients = result
     assert error(y, case.call.forward()) <= FLOAT64_LIMIT
@@ -131,14 +173,14 @@ def run_data_parallel(case: Case, wrapper: str, rank: int, mesh: Any) -> Any:
     return [d.full_tensor() if isinstance(d, DTensor) else d for d in gradients]
 
 
-def run(case: Case, mesh: Any) -> Any:
-    case, sharded = lengthened(case)
+def run(case: Case, sharded: dict[str, int], mesh: Any) -> Any:
+    """The value and the gradients, where these arrays are sharded along these axes."""
     args = []
     for name, a in zip(case.call.arrays, case.args, strict=True):
-        placement = Shard(0) if name in sharded else Replicate()
+        placement = Shard(sharded[name]) if name in sharded else Replicate()
         args.append(distribute_tensor(a.detach(), mesh, [placement]).requires_grad_(a.requires_grad))
     for name, a in zip(case.call.constants, case.call.constants_in(case.adapter), strict=True):
-        placement = Shard(0) if name in sharded else Replicate()
+        placement = Shard(sharded[name]) if name in sharded else Replicate()
         is_key = a.dtype == torch.uint32  # which each process has by itself
         args.append(a if is_key else distribute_tensor(a, mesh, [placement]))
     c = distribute_tensor(case.array(case.g).detach(), mesh, [Replicate()])
@@ -152,11 +194,15 @@ def main(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", store, timedelta(seconds=60), PROCESSES, rank)
     mesh = init_device_mesh("cpu", (PROCESSES,))
     found: dict[str, Any] = {}
-    for case in CASES:
+    sharded_cases = {
+        str(case): (longer, dict.fromkeys(names, 0)) for case in CASES for longer, names in [lengthened(case)]
+    }
+    sharded_cases |= {f"{op} {reduction} {axes}": (placed_case(op, reduction), axes) for op, reduction, axes in PLACED}
+    for name, (case, sharded) in sharded_cases.items():
         try:
-            found[str(case)] = run(case, mesh)
+            found[name] = run(case, sharded, mesh)
         except Exception:
-            found[str(case)] = traceback.format_exc()
+            found[name] = traceback.format_exc()
     for case, wrapper in itertools.product([case for case in CASES if case.first], ("DDP", "FSDP2")):
         try:
             found[f"{wrapper} {case}"] = run_data_parallel(case, wrapper, rank, mesh)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.checks import described
-from residuals_torch._lib.modes import is_autocast, is_ordinary
+from residuals_torch._lib.modes import is_autocast, is_distributed, is_ordinary
 
 
 def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ignore_index: int) -> Tensor:
@@ -36,6 +36,21 @@ def signed(labels: Tensor) -> Tensor:
     return torch.where(index < 0, 2**63 - 1, index) if labels.dtype == torch.uint64 else index
 
 
+def is_compared(a: Tensor) -> bool:
+    """Whether the label's number in a row of `a` is found by comparing each class with the label, not by its index.
+
+    In compiled code a gather or scatter is not fused with what is around it, and is deferred to the end, for which the
+    rows of all chunks are held; a DTensor has neither along an axis that is sharded.
+    """
+    return torch.compiler.is_compiling() or is_distributed(a)
+
+
+def at_class(index: Tensor, a: Tensor) -> Tensor:
+    """(..., classes), as `a` is: True at each row's label, nowhere in a row whose label is none of these classes."""
+    classes = a.new_ones(a.shape[-1], dtype=torch.int64).cumsum(0) - 1  # an arange would not be a DTensor
+    return classes == index.unsqueeze(-1)
+
+
 def maximum_and_sum(a: Tensor) -> tuple[Tensor, Tensor]:
     """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); it and log of the sum add to log Σ exp a.
 
@@ -43,7 +58,8 @@ def maximum_and_sum(a: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Any shift gives the same log Σ exp a, so the maximum is a constant to the derivative.
     maximum = a.detach().amax(-1) if a.shape[-1] else a.detach().sum(-1) - torch.inf
-    return maximum, torch.sum((a - _finite(maximum).unsqueeze(-1)).exp_(), dim=-1)
+    shifted = a - _finite(maximum).unsqueeze(-1)
+    return maximum, torch.sum(torch.exp(shifted) if is_distributed(a) else shifted.exp_(), dim=-1)
 
 
 def of_chunks(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,11 @@ def may_write(*given: Tensor | None) -> bool:
     return not any(a is not None and wrapped(a) for a in given)
 
 
+def is_distributed(a: Tensor) -> bool:
+    """Whether `a` is a DTensor: it has no gather along a sharded axis, and no `exp_` of a sum that is pending."""
+    return hasattr(a, "device_mesh")
+
+
 def is_batched(a: Tensor) -> bool:
     """Whether `a` has an axis of vmap; False in compiled code."""
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(a))

@@ -8,7 +8,16 @@ from torch import Tensor
 from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide
-from residuals_torch._lib.labels import class_labels, loss_dtype, maximum_and_sum, signed, where_counted, where_read
+from residuals_torch._lib.labels import (
+    at_class,
+    class_labels,
+    is_compared,
+    loss_dtype,
+    maximum_and_sum,
+    signed,
+    where_counted,
+    where_read,
+)
 from residuals_torch._lib.modes import batched_alike
 
 
@@ -32,8 +41,12 @@ def _wide_fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str)
     scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
     maximum, total = maximum_and_sum(scores)
     log_sum = torch.log(total)
-    at = index.clamp(0, classes - 1).unsqueeze(-1)
-    picked = torch.gather(scores, -1, at).squeeze(-1) if classes else maximum
+    if not classes:
+        picked = maximum
+    elif is_compared(scores):
+        picked = torch.sum(torch.where(at_class(index, scores), scores, 0), dim=-1)
+    else:
+        picked = torch.gather(scores, -1, index.clamp(0, classes - 1).unsqueeze(-1)).squeeze(-1)
     loss, counted = where_counted((maximum - picked) + log_sum, index, classes, ignore_index), None
     if reduction != "none":
         loss = torch.sum(loss)
@@ -59,8 +72,10 @@ def bwd(
     per_row = where_counted(per_row, index, classes, ignore_index)
     scale = per_row if g_log_sum is None else per_row + g_log_sum  # ∂log_sum/∂logits is the softmax too
     maximum, log_sum = where_read(maximum, log_sum, index, ignore_index)
-    dlogits = ((wide(logits) - maximum.unsqueeze(-1)).sub_(log_sum.unsqueeze(-1))).exp_() * scale.unsqueeze(-1)
-    if classes:
+    dlogits = torch.exp((wide(logits) - maximum.unsqueeze(-1)) - log_sum.unsqueeze(-1)) * scale.unsqueeze(-1)
+    if is_compared(dlogits):
+        dlogits = dlogits - torch.where(at_class(index, dlogits), per_row.unsqueeze(-1), 0)
+    elif classes:
         at = index.clamp(0, classes - 1).unsqueeze(-1)
         dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # dlogits is new memory, which nothing else reads
     return (match(dlogits, logits),)

@@ -11,7 +11,9 @@ from residuals_torch._lib.checks import floating, integer
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.labels import (
+    at_class,
     class_labels,
+    is_compared,
     loss_dtype,
     maximum_and_sum,
     of_chunks,
@@ -63,9 +65,8 @@ def _as_rows(a: Tensor) -> Tensor:
 
 def _picked(logits: Tensor, index: Tensor, start: int, part: Tensor) -> Tensor:
     """(n, 1): the label's logit, and 0 where the label is in another chunk."""
-    if torch.compiler.is_compiling():  # a sum: the compiler defers a gather to the end, and holds all chunks till then
-        classes = part.new_ones(len(part), dtype=torch.int64).cumsum(0) - 1
-        return torch.sum(torch.where(classes == index - start, logits, 0), dim=-1, keepdim=True)
+    if is_compared(logits):
+        return torch.sum(torch.where(at_class(index.squeeze(-1) - start, logits), logits, 0), dim=-1, keepdim=True)
     at, is_in = _in_chunk(index, start, len(part))
     return torch.where(is_in, torch.gather(logits, -1, at), 0)
 
@@ -137,7 +138,9 @@ def bwd(
             dlogits = (rows @ wide(part).mT).sub_(maximum).sub_(log_sum).exp_().mul_(scale)
         else:
             dlogits = torch.exp((rows @ wide(part).mT - maximum) - log_sum) * scale
-        if len(part):
+        if is_compared(dlogits):
+            dlogits = dlogits - torch.where(at_class(index.squeeze(-1) - start, dlogits), per_row, 0)
+        elif len(part):
             at, is_in = _in_chunk(index, start, len(part))
             dlogits.scatter_add_(-1, at, torch.where(is_in, -per_row, 0))  # dlogits is new memory
         if like_x is not None:  # addmm, since a compiler would hold the products of all chunks for one sum
