@@ -72,6 +72,22 @@ def integer(name: str, value: int, least: int | None = None) -> int:
     return int(value)
 
 
+def untraced(name: str, value: float, most: float = math.inf) -> float:
+    """`nonnegative`, for a number that is part of the program; TypeError for a traced one."""
+    number = nonnegative(name, value, most)
+    if isinstance(number, Array):
+        raise TypeError(f"{name}: expected a Python number, got a tracer")
+    return number
+
+
+def axis_of(name: str, a: Array, axis: int) -> int:
+    """`axis` as an int; TypeError unless it is one, ValueError unless `a` has it."""
+    axis = integer("axis", axis)
+    if not -a.ndim <= axis < a.ndim:
+        raise ValueError(f"axis: expected one of the {a.ndim} axes of {name}, got {axis}")
+    return axis
+
+
 def apart(number: Number) -> tuple[Array | None, float]:
     """A traced number and 0, or None and the Python number: a rule has the one as an array, the other as static."""
     return (number, 0.0) if isinstance(number, Array) else (None, number)

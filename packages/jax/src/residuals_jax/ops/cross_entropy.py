@@ -8,70 +8,145 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from residuals_jax._lib.checks import floating, integer
-from residuals_jax._lib.cotangents import match
+from residuals_jax._lib.checks import axis_of, floating, integer, untraced
+from residuals_jax._lib.cotangents import match, to_rank
 from residuals_jax._lib.dtypes import wide
-from residuals_jax._lib.labels import at_class, beside, class_labels, log, maximum_and_sum, signed, where_counted
+from residuals_jax._lib.labels import (
+    at_class,
+    beside,
+    check_reduction,
+    class_labels,
+    class_weights,
+    log,
+    reduced,
+    row_losses,
+    scales,
+    signed,
+    statistics,
+    weight_of,
+    where_counted,
+)
 
 
 class Residuals(NamedTuple):
     logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
+    weight: Array | None  # (c,)  input: the weights of the classes, by which each row's gradient is scaled
     labels: Array  # (...)  input: the class from whose softmax 1 is subtracted
     maximum: Array  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
     log_sum: Array  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
     # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
-    counted: Array | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
-    # for the mean, else None
+    counted: Array | None  # ()  new, float32 or wider: what the mean divides by, saved so that the backward counts no
+    # labels again; None for another reduction
+    mean_weight: Array | None  # ()  new, float32 or wider: saved so that the backward sums no weights again;
+    # None unless labels are smoothed and classes have weights
 
 
 # The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
 # logits − maximum.
-RECOMPUTES: dict[str, str] = {}
+RECOMPUTES: dict[str, str] = {
+    "gather": "the weight of a label's class is looked up again, where it would be one more number a row to save",
+}
 
 
-def fwd(logits: Array, labels: Array, ignore_index: int, reduction: str) -> tuple[Array, Residuals]:
-    scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
-    maximum, total = maximum_and_sum(scores)
-    log_sum = log(total)
-    picked = jnp.take_along_axis(scores, index[..., None], axis=-1, mode="clip")[..., 0] if classes else maximum
-    loss, counted = where_counted((maximum - picked) + log_sum, index, classes, ignore_index), None
-    if reduction != "none":
-        loss = jnp.sum(loss)
-    if reduction == "mean":
-        number = jnp.sum(index != ignore_index)
-        counted = jnp.maximum(number, 1).astype(scores.dtype)
-        loss = jnp.where(number > 0, loss / counted, jnp.nan)
-    return loss.astype(logits.dtype), Residuals(logits, labels, maximum, log_sum, counted)
+def _rows(logits: Array, axis: int) -> Array:
+    """The logits with the classes on the last axis."""
+    return logits if axis in (-1, logits.ndim - 1) else jnp.moveaxis(logits, axis, -1)
 
 
-def bwd(ignore_index: int, reduction: str, residuals: Residuals, g: Array) -> tuple[Array, None]:
-    logits, labels, maximum, log_sum, counted = residuals
-    index, classes = signed(labels), logits.shape[-1]
+def fwd(
+    logits: Array,
+    labels: Array,
+    weight: Array | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+) -> tuple[Array, Residuals]:
+    scores, index, classes = wide(_rows(logits, axis)), signed(labels), logits.shape[axis]
+    wide_weight = None if weight is None else weight.astype(scores.dtype)
+    rows = statistics(scores, wide_weight, label_smoothing > 0)
+    log_sum = log(rows.total)
+    # By a comparison with each class, which XLA makes part of the sums, and which may be sharded along the classes.
+    picked = jnp.sum(jnp.where(at_class(index, classes), scores, 0), axis=-1) if classes else rows.maximum
+    mean_weight = jnp.mean(wide_weight) if wide_weight is not None and label_smoothing else None
+    of_label = weight_of(index, wide_weight)
+    loss = row_losses(rows, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
+    loss = where_counted(loss, index, classes, ignore_index)
+    loss, counted = reduced(loss, index, of_label, ignore_index, reduction)
+    return loss.astype(logits.dtype), Residuals(logits, weight, labels, rows.maximum, log_sum, counted, mean_weight)
+
+
+def bwd(
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+    residuals: Residuals,
+    g: Array,
+) -> tuple[Array, None, Array | None]:
+    logits, weight, labels, maximum, log_sum, counted, mean_weight = residuals
+    scores, index, classes = wide(_rows(logits, axis)), signed(labels), logits.shape[axis]
+    wide_weight = None if weight is None else weight.astype(scores.dtype)
+    is_counted = index != ignore_index
     per_row = wide(g) if counted is None else wide(g) / counted
-    per_row = where_counted(per_row, index, classes, ignore_index)[..., None]
-    softmax = jnp.exp((wide(logits) - maximum[..., None]) - log_sum[..., None])
-    dlogits = per_row * jnp.where(at_class(index, classes), softmax - 1, softmax)
-    dlogits = jnp.where((index != ignore_index)[..., None], dlogits, 0)  # also where logits are NaN
-    return match(dlogits, logits), None
+    per_row = where_counted(per_row, index, classes, ignore_index)
+    lse = jnp.where(is_counted, maximum + log_sum, 0)
+    by = scales(per_row, lse, weight_of(index, wide_weight), mean_weight, classes, label_smoothing, z_loss)
+    softmax = jnp.exp((scores - maximum[..., None]) - log_sum[..., None])
+    dlogits = by.softmax[..., None] * softmax - jnp.where(at_class(index, classes), by.label[..., None], 0)
+    if by.each is not None:
+        each = by.each[..., None]
+        dlogits = dlogits - (each if wide_weight is None else each * to_rank(wide_weight, dlogits.ndim))
+    dlogits = jnp.where(is_counted[..., None], dlogits, 0)  # also where logits are NaN
+    dlogits = dlogits if axis in (-1, logits.ndim - 1) else jnp.moveaxis(dlogits, -1, axis)
+    return match(dlogits, logits), None, None if weight is None else jnp.zeros_like(weight)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _cross_entropy(logits: Array, labels: Array, ignore_index: int, reduction: str) -> Array:
-    return fwd(logits, labels, ignore_index, reduction)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6, 7))
+def _cross_entropy(
+    logits: Array,
+    labels: Array,
+    weight: Array | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+) -> Array:
+    return fwd(logits, labels, weight, ignore_index, reduction, label_smoothing, z_loss, axis)[0]
 
 
 _cross_entropy.defvjp(fwd, bwd)
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -100, reduction: str = "mean") -> Array:
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    axis: int = -1,
+) -> Array:
     """loss = log Σ exp logits − logits[label] of each row; dlogits = softmax − 1 at the label, softmax elsewhere.
 
     Args:
-        logits: (..., c) floating, one number a class on the last axis.
+        logits: (..., c) floating, one number a class, on the last axis unless `axis` says otherwise.
         labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
+        weight: (c,) floating, a constant to the derivative, or None for 1 throughout: the loss of a row is
+            multiplied by the number of its label's class, and the mean divides by the sum of these numbers.
         ignore_index: rows of this label have loss 0 and gradient 0, whatever their logits are, and do not count in
             the mean; a Python int.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+        label_smoothing: from 0 to 1; with ε of it the loss is (1 − ε) times that of the label and ε times the mean over
+            all classes, each multiplied by its weight, as in `torch.nn.functional.cross_entropy`; a Python number.
+        z_loss: at least 0; that times (log Σ exp logits)² is added to the loss of each row that counts, whatever its
+            weight; a Python number.
+        axis: the axis of the classes; a Python int.
 
     Returns:
         () or, for "none", (...), of the dtype of logits; computed in float32 if that is narrower. The mean of no rows
@@ -80,6 +155,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
 
     Saves:
         logits: (..., c), an input, no new bytes.
+        weight: (c,), an input, no new bytes; only if given.
         labels: (...), an input, no new bytes.
         maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
             again.
@@ -87,13 +163,17 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
             reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
             relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
             logits with a common offset.
-        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
-            them again. Only for "mean".
+        counted: (), new, 4 bytes (8 in float64): how many labels count, or the sum of their classes' weights; without
+            it the backward would count them again. Only for "mean".
+        mean_weight: (), new, 4 bytes (8 in float64): the mean of `weight`; without it the backward would sum
+            again. Only where labels are smoothed and classes have weights.
 
     Raises:
-        TypeError: logits is not floating, labels is not of integers, or ignore_index is not an int.
-        ValueError: logits has no axis, labels has another shape than the rows, ignore_index has more than 32 bits, or
-            reduction is none of the three. Also, outside of a trace, labels has a value that is neither a class nor
+        TypeError: logits or weight is not floating, labels is not of integers, ignore_index or axis is not an int, or
+            label_smoothing or z_loss is not a number.
+        ValueError: logits has no such axis, labels has another shape than the rows, or weight than (c,), ignore_index
+            has more than 32 bits, label_smoothing or z_loss is out of its range, or reduction is none of the three.
+            Also, outside of a trace, labels has a value that is neither a class nor
             ignore_index; to see that, the values are read on the host, which waits for a GPU that makes them.
 
     Source:
@@ -102,8 +182,10 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, ignore_index: int = -
     logits = floating("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least 1 axis, got a scalar")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    axis = axis_of("logits", logits, axis)
+    check_reduction(reduction)
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
-    labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
-    return _cross_entropy(logits, beside(labels, logits), ignore_index, reduction)
+    label_smoothing, z_loss = untraced("label_smoothing", label_smoothing, 1), untraced("z_loss", z_loss)
+    weight = class_weights("weight", weight, logits.shape[axis])
+    labels = beside(class_labels("labels", labels, logits.shape, axis, ignore_index), _rows(logits, axis))
+    return _cross_entropy(logits, labels, weight, ignore_index, reduction, label_smoothing, z_loss, axis)

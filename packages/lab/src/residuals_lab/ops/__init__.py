@@ -93,6 +93,11 @@ def _labels(classes: str) -> Constant:
     return Constant("...", draw)
 
 
+def _weights(classes: str) -> Constant:
+    """A weight for each class."""
+    return Constant(classes, lambda rng, axes: 0.5 + rng.random(axes[classes]))
+
+
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
 QKV_SCALE = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "scale": "", "bias": "h s t"}
@@ -128,12 +133,19 @@ OPS = (
     Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
-    Op("cross_entropy", {"logits": "... c"}, {"ignore_index": -100, "reduction": "mean"}, {"labels": _labels("c")}),
+    Op(
+        "cross_entropy",
+        {"logits": "... c"},
+        {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "axis": -1},
+        {"labels": _labels("c"), "weight": _weights("c")},
+        ("weight",),
+    ),
     Op(
         "linear_cross_entropy",
-        {"x": "... d", "weight": "v d"},
-        {"ignore_index": -100, "reduction": "mean", "chunk": 2048},
-        {"labels": _labels("v")},
+        {"x": "... d", "weight": "v d", "bias": "v"},
+        {"ignore_index": -100, "reduction": "mean", "chunk": 2048, "label_smoothing": 0.0, "z_loss": 0.0},
+        {"labels": _labels("v"), "class_weight": _weights("v")},
+        ("bias", "class_weight"),
         sizes={"...": 256, "d": 64, "v": 4096},
     ),
 )

@@ -16,10 +16,35 @@ def maximum_and_log_sum(a: Array) -> tuple[Array, Array]:
         return maximum, np.log(np.exp(a - maximum[..., None]).sum(-1))
 
 
-def cross_entropies(logits: Array, hot: NDArray[np.bool_]) -> Array:
-    """(...): log Σ exp logits − logits[label] of each row; what it is in a row without a label nobody reads."""
+def targets(hot: NDArray[np.bool_], class_weight: Array | None, label_smoothing: float) -> Array:
+    """(..., classes): by what the loss of a row weighs −log softmax of each class; 0 in a row that is ignored."""
+    weight = np.ones(hot.shape[-1]) if class_weight is None else class_weight
+    smooth = label_smoothing / max(hot.shape[-1], 1) * hot.any(-1, keepdims=True)
+    return ((1 - label_smoothing) * hot + smooth) * weight
+
+
+def cross_entropies(logits: Array, target: Array, z_loss: float) -> Array:
+    """(...): −Σ target·log softmax + z_loss·(log Σ exp logits)² of each row, 0 where the target is."""
     maximum, log_sum = maximum_and_log_sum(logits)
-    return (maximum - np.where(hot, logits, 0).sum(-1)) + log_sum
+    with np.errstate(invalid="ignore"):  # of ∞ − ∞ and 0·∞, in entries whose target is 0
+        terms = np.where(target == 0, 0, target * ((maximum[..., None] - logits) + log_sum[..., None]))
+        penalties = z_loss * (maximum + log_sum) ** 2 if z_loss else 0
+    return np.where(_counts(target), terms.sum(-1) + penalties, 0)
+
+
+def gradients(logits: Array, target: Array, z_loss: float, g: Array) -> Array:
+    """(..., classes): those of the logits, for the cotangents `g` of `cross_entropies`."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    scale = target.sum(-1) + (2 * z_loss * (maximum + log_sum) if z_loss else 0)
+    g = np.where(_counts(target), g, 0)
+    return np.where(g == 0, 0, scale * g)[..., None] * np.where((g == 0)[..., None], 0, softmax(logits)) - (
+        target * g[..., None]
+    )
+
+
+def _counts(target: Array) -> NDArray[np.bool_]:
+    """(...): whether a row counts: one that is ignored has a target of 0 throughout."""
+    return np.asarray((target != 0).any(-1))
 
 
 def softmax(logits: Array) -> Array:
@@ -40,6 +65,17 @@ def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_
     return (np.arange(classes) == labels[..., None]) & (labels != ignore_index)[..., None]
 
 
-def counted(labels: Labels, ignore_index: int) -> Array:
-    """How many labels are not ignored, at least 1: by so much the mean divides."""
-    return np.asarray(max((labels != ignore_index).sum(), 1), np.float64)
+def counted(hot: NDArray[np.bool_], class_weight: Array | None) -> Array:
+    """How many rows have a label, or the sum of the weights of their classes: by so much the mean divides; 1 for 0."""
+    total = (hot if class_weight is None else hot * class_weight).sum()
+    return np.asarray(total if total else 1, np.float64)
+
+
+def reduced(losses: Array, hot: NDArray[np.bool_], class_weight: Array | None, reduction: str) -> Array:
+    """The losses of rows, their sum, or their mean, which is NaN for none."""
+    if reduction == "none":
+        return losses
+    total: Array = losses.sum()
+    if reduction == "sum":
+        return total
+    return total / counted(hot, class_weight) if hot.any() else total * np.nan

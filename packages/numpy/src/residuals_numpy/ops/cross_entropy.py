@@ -3,40 +3,84 @@
 Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.
 """
 
+from typing import Any
+
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import counted, cross_entropies, maximum_and_log_sum, one_hot, softmax
+from residuals_numpy._lib.labels import (
+    counted,
+    cross_entropies,
+    gradients,
+    maximum_and_log_sum,
+    one_hot,
+    reduced,
+    targets,
+)
 
 
-def forward(logits: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean") -> Array:
+def forward(
+    logits: Array,
+    labels: Labels,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    axis: int = -1,
+) -> Array:
     """The loss of `logits` (..., c) at the classes `labels` (...); NaN for the mean of none."""
-    hot = one_hot(labels, logits.shape[-1], ignore_index)
-    losses = np.where(labels == ignore_index, 0, cross_entropies(logits, hot))
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    mean: Array = losses.sum() / counted(labels, ignore_index)
-    return mean if (labels != ignore_index).any() else mean * np.nan
+    rows = np.moveaxis(logits, axis, -1)
+    hot = one_hot(labels, rows.shape[-1], ignore_index)
+    losses = cross_entropies(rows, targets(hot, weight, label_smoothing), z_loss)
+    return reduced(losses, hot, weight, reduction)
 
 
-def vjp(logits: Array, labels: Labels, g: Array, *, ignore_index: int = -100, reduction: str = "mean") -> tuple[Array]:
+def vjp(
+    logits: Array,
+    labels: Labels,
+    weight: Array | None,
+    g: Array,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    axis: int = -1,
+) -> tuple[Array]:
     """`dlogits` for the cotangent `g` of the loss, from the inputs alone; 0 in rows that are ignored."""
-    hot = one_hot(labels, logits.shape[-1], ignore_index)
+    rows = np.moveaxis(logits, axis, -1)
+    hot = one_hot(labels, rows.shape[-1], ignore_index)
     if reduction == "mean":
-        g = g / counted(labels, ignore_index)
-    g = np.where(labels == ignore_index, 0, g)[..., None]
-    return ((np.where(g == 0, 0, softmax(logits)) - hot) * g,)
+        g = g / counted(hot, weight)
+    return (np.moveaxis(gradients(rows, targets(hot, weight, label_smoothing), z_loss, g), -1, axis),)
 
 
 def residuals(
-    logits: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean"
+    logits: Array,
+    labels: Labels,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    axis: int = -1,
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    number = counted(labels, ignore_index) if reduction == "mean" else None
-    maximum, log_sum = maximum_and_log_sum(logits)
-    return {"logits": logits, "labels": labels, "maximum": maximum, "log_sum": log_sum, "counted": number}
+    rows = np.moveaxis(logits, axis, -1)
+    maximum, log_sum = maximum_and_log_sum(rows)
+    hot = one_hot(labels, rows.shape[-1], ignore_index)
+    return {
+        "logits": logits,
+        "weight": weight,
+        "labels": labels,
+        "maximum": maximum,
+        "log_sum": log_sum,
+        "counted": counted(hot, weight) if reduction == "mean" else None,
+        "mean_weight": np.asarray(weight.mean()) if weight is not None and label_smoothing else None,
+    }
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -46,17 +90,19 @@ def samples(rng: np.random.Generator) -> Samples:
     """
 
     def call(
-        *shape: int, ignored: bool = False, scale: float = 1.0, offset: float = 0.0, **others: str | int
-    ) -> dict[str, Array | Labels | str | int]:
-        labels = np.asarray(rng.integers(shape[-1], size=shape[:-1]), np.int32)
+        *shape: int, ignored: bool = False, scale: float = 1.0, offset: float = 0.0, axis: int = -1, **others: Any
+    ) -> dict[str, Any]:
+        rows = np.delete(shape, axis)
+        labels = np.asarray(rng.integers(shape[axis], size=rows), np.int32)
         if ignored:
             labels = np.where(np.arange(labels.size).reshape(labels.shape) % 3 == 1, -100, labels).astype(np.int32)
-        return {"logits": offset + scale * rng.standard_normal(shape), "labels": labels, **others}
+        return {"logits": offset + scale * rng.standard_normal(shape), "labels": labels, "axis": axis, **others}
 
     masked = call(3, 4, ignored=True)
     masked["logits"] = np.array([[0.5, -np.inf, 1.0, 0.0], [-np.inf, -1.0, -np.inf, 2.0], [0.0, 1.0, 2.0, -np.inf]])
     masked["labels"] = np.array([2, 1, 0], np.int32)
     none = np.zeros((3, 0))
+    all_options = {"label_smoothing": 0.3, "z_loss": 0.2}
     return {
         "4x5-ignored": call(4, 5, ignored=True),
         "2x3x4-none-ignored": call(2, 3, 4, ignored=True, reduction="none"),
@@ -69,4 +115,10 @@ def samples(rng: np.random.Generator) -> Samples:
         "minus-infinity": masked,
         "huge": call(4, 6, ignored=True, scale=1e4),
         "offset": call(4, 6, ignored=True, offset=1e4),
+        "4x5-smooth": call(4, 5, ignored=True, label_smoothing=0.2),
+        "4x5-z-none": call(4, 5, ignored=True, z_loss=0.1, reduction="none"),
+        "4x5-weight": call(4, 5, ignored=True, weight=0.5 + rng.random(5)),
+        "2x5x3-axis-2": call(2, 5, 3, ignored=True, axis=-2),
+        "2x5x3-all-options": call(2, 5, 3, ignored=True, axis=-2, weight=0.5 + rng.random(5), **all_options),
+        "offset-all-options": call(4, 6, ignored=True, offset=1e4, weight=0.5 + rng.random(6), label_smoothing=0.3),
     }

@@ -3,10 +3,20 @@
 Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.
 """
 
+from typing import Any
+
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Labels, Samples
-from residuals_numpy._lib.labels import counted, cross_entropies, maximum_and_log_sum, one_hot, softmax
+from residuals_numpy._lib.labels import (
+    counted,
+    cross_entropies,
+    gradients,
+    maximum_and_log_sum,
+    one_hot,
+    reduced,
+    targets,
+)
 
 
 def _counted_rows(x: Array, labels: Labels, ignore_index: int) -> Array:
@@ -14,59 +24,88 @@ def _counted_rows(x: Array, labels: Labels, ignore_index: int) -> Array:
     return np.where((labels == ignore_index)[..., None], 0, x)
 
 
+def _logits(x: Array, weight: Array, bias: Array | None) -> Array:
+    return x @ weight.T + (0 if bias is None else bias)
+
+
 def forward(
-    x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
+    x: Array,
+    weight: Array,
+    labels: Labels,
+    bias: Array | None = None,
+    class_weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    chunk: int = 2048,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Array:
     """The loss of `x` (..., d) and `weight` (v, d) at the classes `labels` (...); NaN for the mean of none."""
-    logits = _counted_rows(x, labels, ignore_index) @ weight.T
+    logits = _logits(_counted_rows(x, labels, ignore_index), weight, bias)
     hot = one_hot(labels, len(weight), ignore_index)
-    losses = np.where(labels == ignore_index, 0, cross_entropies(logits, hot))
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    mean: Array = losses.sum() / counted(labels, ignore_index)
-    return mean if (labels != ignore_index).any() else mean * np.nan
+    losses = cross_entropies(logits, targets(hot, class_weight, label_smoothing), z_loss)
+    return reduced(losses, hot, class_weight, reduction)
 
 
 def vjp(
     x: Array,
     weight: Array,
+    bias: Array | None,
     labels: Labels,
+    class_weight: Array | None,
     g: Array,
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
     chunk: int = 2048,
-) -> tuple[Array, Array]:
-    """`dx, dweight` for the cotangent `g` of the loss, from the inputs alone; rows that are ignored give 0."""
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Array, Array, Array | None]:
+    """`dx, dweight, dbias` for the cotangent `g` of the loss, from the inputs alone; rows that are ignored give 0."""
     x = _counted_rows(x, labels, ignore_index)
-    logits = x @ weight.T
-    if reduction == "mean":
-        g = g / counted(labels, ignore_index)
-    g = np.where(labels == ignore_index, 0, g)[..., None]
     hot = one_hot(labels, len(weight), ignore_index)
-    dlogits = (softmax(logits) - hot) * g
-    rows = range(x.ndim - 1)
-    return dlogits @ weight, np.tensordot(dlogits, x, (rows, rows))
+    if reduction == "mean":
+        g = g / counted(hot, class_weight)
+    dlogits = gradients(_logits(x, weight, bias), targets(hot, class_weight, label_smoothing), z_loss, g)
+    rows = tuple(range(x.ndim - 1))
+    dbias = None if bias is None else dlogits.sum(rows)
+    return dlogits @ weight, np.tensordot(dlogits, x, (rows, rows)), dbias
 
 
 def residuals(
-    x: Array, weight: Array, labels: Labels, *, ignore_index: int = -100, reduction: str = "mean", chunk: int = 2048
+    x: Array,
+    weight: Array,
+    labels: Labels,
+    bias: Array | None = None,
+    class_weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    chunk: int = 2048,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    number = counted(labels, ignore_index) if reduction == "mean" else None
-    maximum, log_sum = maximum_and_log_sum(_counted_rows(x, labels, ignore_index) @ weight.T)
-    statistics = {"maximum": maximum, "log_sum": log_sum, "counted": number}
-    return {"x": x, "weight": weight, "labels": labels, **statistics}
+    maximum, log_sum = maximum_and_log_sum(_logits(_counted_rows(x, labels, ignore_index), weight, bias))
+    hot = one_hot(labels, len(weight), ignore_index)
+    return {
+        "x": x,
+        "weight": weight,
+        "bias": bias,
+        "class_weight": class_weight,
+        "labels": labels,
+        "maximum": maximum,
+        "log_sum": log_sum,
+        "counted": counted(hot, class_weight) if reduction == "mean" else None,
+        "mean_weight": np.asarray(class_weight.mean()) if class_weight is not None and label_smoothing else None,
+    }
 
 
 def samples(rng: np.random.Generator) -> Samples:
     """Named calls: ordinary shapes first, then the awkward ones. A label in three is ignored where the name says so."""
 
-    def call(
-        *shape: int, v: int, ignored: bool = False, scale: float = 1.0, **others: str | int
-    ) -> dict[str, Array | Labels | str | int]:
+    def call(*shape: int, v: int, ignored: bool = False, scale: float = 1.0, **others: Any) -> dict[str, Any]:
         labels = np.asarray(rng.integers(max(v, 1), size=shape[:-1]), np.int32)
         if ignored or v == 0:
             is_ignored = (np.arange(labels.size).reshape(labels.shape) % 3 == 1) | (v == 0)
@@ -78,6 +117,12 @@ def samples(rng: np.random.Generator) -> Samples:
     # Whole numbers, whose product is exact in float32; the first of each adds 1e4 to all logits.
     for name, rows in (("x", 4), ("weight", 7)):
         offset[name] = np.c_[np.full(rows, 100.0), np.rint(2 * rng.standard_normal((rows, 2)))]
+    all_options = {
+        "bias": rng.standard_normal(7),
+        "class_weight": 0.5 + rng.random(7),
+        "label_smoothing": 0.3,
+        "z_loss": 0.2,
+    }
     return {
         "4x3-v7-chunk-3-ignored": call(4, 3, v=7, ignored=True, chunk=3),
         "2x2x3-v6-chunk-2-none": call(2, 2, 3, v=6, ignored=True, reduction="none", chunk=2),
@@ -89,4 +134,10 @@ def samples(rng: np.random.Generator) -> Samples:
         "3x2-v0": call(3, 2, v=0, chunk=3),
         "huge": call(4, 3, v=7, scale=1e3, chunk=3),
         "offset": offset,
+        "4x3-v7-bias": call(4, 3, v=7, ignored=True, chunk=3, bias=rng.standard_normal(7)),
+        "4x3-v7-smooth": call(4, 3, v=7, ignored=True, chunk=3, label_smoothing=0.2),
+        "4x3-v7-z-none": call(4, 3, v=7, ignored=True, chunk=3, z_loss=0.1, reduction="none"),
+        "4x3-v7-class-weight": call(4, 3, v=7, ignored=True, chunk=3, class_weight=0.5 + rng.random(7)),
+        "2x2x3-v7-all-options": {**call(2, 2, 3, v=7, ignored=True, chunk=3), **all_options},
+        "offset-all-options": {**offset, **all_options, "z_loss": 0.0},
     }

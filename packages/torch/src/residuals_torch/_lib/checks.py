@@ -86,3 +86,11 @@ def integer(name: str, value: int, least: int | None = None) -> int:
     if least is not None and not least <= value < 2**31 - 1:  # as in JAX, where 2³¹ − 1 is a label that is too large
         raise ValueError(f"{name}: expected an int from {least} to {2**31 - 2}, got {value}")
     return int(value)
+
+
+def axis_of(name: str, a: Tensor, axis: int) -> int:
+    """`axis` as an int; TypeError unless it is one, ValueError unless `a` has it."""
+    axis = integer("axis", axis)
+    if not -a.ndim <= axis < a.ndim:
+        raise ValueError(f"axis: expected one of the {a.ndim} axes of {name}, got {axis}")
+    return axis

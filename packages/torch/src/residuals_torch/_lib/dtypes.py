@@ -12,6 +12,11 @@ def to_dtype(a: Tensor, dtype: torch.dtype) -> Tensor:
     return a if a.dtype == dtype else a.to(dtype)
 
 
+def wider(a: Tensor) -> torch.dtype:
+    """The dtype that `wide` gives."""
+    return torch.promote_types(a.dtype, torch.float32)
+
+
 def wide(a: Tensor) -> Tensor:
     """`a` in float32 if it is narrower, so that statistics and sums accumulate there."""
-    return to_dtype(a, torch.promote_types(a.dtype, torch.float32))
+    return to_dtype(a, wider(a))

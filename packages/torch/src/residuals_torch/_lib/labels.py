@@ -1,28 +1,61 @@
 """Class labels, and what the two cross entropies make of a row of logits."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from residuals_torch._lib.checks import described
+from residuals_torch._lib.checks import described, floating
+from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import is_autocast, is_distributed, is_ordinary
 
+INTEGERS = {getattr(torch, kind + bits) for kind in ("int", "uint") for bits in ("8", "16", "32", "64")}
 
-def class_labels(name: str, labels: Tensor, shape: torch.Size, classes: int, ignore_index: int) -> Tensor:
-    """`labels` itself; TypeError unless integers, ValueError unless of this shape, each a class or ignored.
+
+def class_labels(name: str, labels: Tensor, shape: torch.Size, axis: int, ignore_index: int) -> Tensor:
+    """`labels` itself; TypeError unless integers, ValueError unless one for each row of logits of this shape, with the
+    classes on this axis, and each a class or ignored.
 
     The values are checked only where a program can read them: not in compiled code, under vmap, nor in a DTensor.
     """
-    if not isinstance(labels, Tensor) or "int" not in str(labels.dtype):
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise TypeError(f"{name}: expected an integer tensor, got {described(labels)}")
-    if labels.shape != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, one label a row, got {list(labels.shape)}")
+    expected, classes = _without(shape, axis), shape[axis]
+    if labels.shape != expected:
+        fits_axis_1 = len(shape) > 2 and labels.shape == _without(shape, 1)
+        hint = "; pass axis=1 if that is the axis of the classes" if fits_axis_1 else ""
+        raise ValueError(f"{name}: expected shape {list(expected)}, one label a row, got {list(labels.shape)}{hint}")
     if is_ordinary(labels):
         values = signed(labels)
         wrong = labels[((values < 0) | (values >= classes)) & (values != ignore_index)]
         if wrong.numel():
-            expected = f"classes from 0 to {classes - 1}, or {ignore_index} to ignore"
-            raise ValueError(f"{name}: expected {expected}, got {wrong[0]}")
+            expected_classes = f"classes from 0 to {classes - 1}, or {ignore_index} to ignore"
+            raise ValueError(f"{name}: expected {expected_classes}, got {wrong[0]}")
     return labels
+
+
+def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
+    """The sizes of the other axes."""
+    axis %= len(shape)
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def class_weights(name: str, weight: Tensor | None, classes: int) -> Tensor | None:
+    """`weight` itself; TypeError unless floating and constant, ValueError unless one number a class."""
+    if weight is None:
+        return None
+    if floating(name, weight).shape != (classes,):
+        raise ValueError(f"{name}: expected shape [{classes}], one weight a class, got {list(weight.shape)}")
+    if weight.requires_grad:
+        raise TypeError(f"{name}: expected a constant, got a tensor that requires a gradient; pass {name}.detach()")
+    return weight
+
+
+def check_reduction(reduction: str) -> None:
+    """ValueError unless it is one of the three."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
 
 
 def loss_dtype(x: Tensor) -> torch.dtype:
@@ -51,24 +84,36 @@ def at_class(index: Tensor, a: Tensor) -> Tensor:
     return classes == index.unsqueeze(-1)
 
 
-def maximum_and_sum(a: Tensor) -> tuple[Tensor, Tensor]:
-    """(...), (...): the maximum over the last axis, and Σ exp(a − maximum); it and log of the sum add to log Σ exp a.
+class Statistics(NamedTuple):
+    """Of rows of logits, or of a chunk of their classes."""
 
-    They are −∞ and 0 where the axis is empty, or −∞ throughout, as a chunk of a row may be.
-    """
+    maximum: Tensor  # (...), −∞ where the axis is empty, or −∞ throughout, as a chunk of a row may be
+    total: Tensor  # (...): Σ exp(logits − maximum); its logarithm and the maximum add to log Σ exp logits
+    gap: Tensor | None  # (...): Σ class_weight·(maximum − logits), if labels are smoothed
+
+
+def statistics(a: Tensor, class_weight: Tensor | None, is_smooth: bool) -> Statistics:
+    """Those of the last axis, in float32 or wider."""
     # Any shift gives the same log Σ exp a, so the maximum is a constant to the derivative.
-    maximum = a.detach().amax(-1) if a.shape[-1] else a.detach().sum(-1) - torch.inf
-    shifted = a - _finite(maximum).unsqueeze(-1)
-    return maximum, torch.sum(torch.exp(shifted) if is_distributed(a) else shifted.exp_(), dim=-1)
+    maximum = wide(a.detach().amax(-1) if a.shape[-1] else a.detach().sum(-1) - torch.inf)
+    shifted = a - _finite(maximum).unsqueeze(-1)  # wide, though `a` may be narrow
+    gap = -torch.sum(shifted if class_weight is None else shifted * class_weight, dim=-1) if is_smooth else None
+    return Statistics(maximum, torch.sum(torch.exp(shifted) if is_distributed(a) else shifted.exp_(), dim=-1), gap)
 
 
-def of_chunks(each: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(...), (...): the maximum and sum of whole rows, from those of their chunks."""
+def of_chunks(each: list[Statistics], weights: list[Tensor | int]) -> Statistics:
+    """The statistics of whole rows, from those of their chunks, and the sum of the class weights of each chunk."""
     if len(each) == 1:
         return each[0]
-    maxima, sums = map(torch.stack, zip(*each, strict=True))
+    maxima, sums = torch.stack([one.maximum for one in each]), torch.stack([one.total for one in each])
     maximum = maxima.amax(0)
-    return maximum, torch.sum(sums * torch.exp(maxima - _finite(maximum)), dim=0)
+    total = torch.sum(sums * torch.exp(maxima - _finite(maximum)), dim=0)
+    gap = None
+    for one, weight in zip(each, weights, strict=True):
+        if one.gap is not None:
+            part = one.gap + weight * (_finite(maximum) - _finite(one.maximum))
+            gap = part if gap is None else gap + part
+    return Statistics(maximum, total, gap)
 
 
 def _finite(maximum: Tensor) -> Tensor:
@@ -89,3 +134,74 @@ def where_counted(a: Tensor, index: Tensor, classes: int, ignore_index: int) -> 
     """`a`, one number a row, where the row's `signed` label counts: 0 where it is ignored, NaN where it is no class."""
     is_class = (index >= 0) & (index < classes)
     return torch.where(index != ignore_index, torch.where(is_class, a, torch.nan), 0)
+
+
+def weight_of(index: Tensor, class_weight: Tensor | None) -> Tensor | None:
+    """(...): the weight of each row's class; None, for 1, where classes have none."""
+    if class_weight is None:
+        return None
+    if not len(class_weight):
+        return torch.ones_like(index, dtype=class_weight.dtype)
+    at = index.clamp(0, len(class_weight) - 1)
+    return functional.embedding(at, class_weight.unsqueeze(-1)).squeeze(-1)  # which a DTensor has, unlike an index
+
+
+def row_losses(
+    rows: Statistics,
+    log_sum: Tensor,
+    picked: Tensor,
+    weight: Tensor | None,
+    mean_weight: Tensor | None,
+    classes: int,
+    label_smoothing: float,
+    z_loss: float,
+) -> Tensor:
+    """(...): the loss of each row from its label's logit, `picked`, and the `weight` of its label's class."""
+    loss = (rows.maximum - picked) + log_sum
+    loss = loss if weight is None else loss * weight
+    if rows.gap is not None:
+        others = rows.gap / max(classes, 1) + (log_sum if mean_weight is None else log_sum * mean_weight)
+        loss = (1 - label_smoothing) * loss + label_smoothing * others
+    return loss + z_loss * (rows.maximum + log_sum) ** 2 if z_loss else loss
+
+
+def reduced(
+    loss: Tensor, index: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor | None]:
+    """The losses of rows reduced, and for the mean what it divides by: how many rows count, or their weights."""
+    if reduction == "none":
+        return loss, None
+    loss, is_counted = torch.sum(loss), index != ignore_index
+    if reduction == "sum":
+        return loss, None
+    number = torch.sum(is_counted if weight is None else torch.where(is_counted, weight, 0))
+    number = to_dtype(number, loss.dtype)
+    counted = torch.where(number == 0, 1, number)
+    return torch.where(number == 0, torch.nan, loss / counted), counted
+
+
+class Scales(NamedTuple):
+    """dlogits of a row = softmax·`softmax` − `label` at the label − `each`·class_weight, each of them (...)."""
+
+    softmax: Tensor
+    label: Tensor
+    each: Tensor | None
+
+
+def scales(
+    per_row: Tensor,
+    lse: Tensor,
+    weight: Tensor | None,
+    mean_weight: Tensor | None,
+    classes: int,
+    label_smoothing: float,
+    z_loss: float,
+) -> Scales:
+    """Those of the cotangents of the row losses, `per_row`; `lse` is log Σ exp logits, 0 in rows that are ignored."""
+    label = per_row if weight is None else per_row * weight
+    softmax, each = label, None
+    if label_smoothing:
+        label = (1 - label_smoothing) * label
+        each = per_row * (label_smoothing / max(classes, 1))
+        softmax = label + label_smoothing * (per_row if mean_weight is None else per_row * mean_weight)
+    return Scales(softmax + per_row * (2 * z_loss * lse) if z_loss else softmax, label, each)

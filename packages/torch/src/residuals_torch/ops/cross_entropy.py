@@ -5,121 +5,187 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import floating, integer
+from residuals_torch._lib.checks import axis_of, floating, integer, nonnegative
 from residuals_torch._lib.cotangents import match
-from residuals_torch._lib.dtypes import to_dtype, wide
+from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
     at_class,
+    check_reduction,
     class_labels,
+    class_weights,
     is_compared,
     loss_dtype,
-    maximum_and_sum,
+    reduced,
+    row_losses,
+    scales,
     signed,
+    statistics,
+    weight_of,
     where_counted,
     where_read,
 )
-from residuals_torch._lib.modes import batched_alike
+from residuals_torch._lib.modes import batched_alike, may_write
 
 
 class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
+    weight: Tensor | None  # (c,)  input: the weights of the classes, by which each row's gradient is scaled
     labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
     maximum: Tensor  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
     log_sum: Tensor  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
     # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
-    counted: Tensor | None  # ()  new, float32 or wider, at least 1: saved so that the backward counts no labels again;
-    # for the mean, else None
+    counted: Tensor | None  # ()  new, float32 or wider: what the mean divides by, saved so that the backward counts no
+    # labels again; None for another reduction
+    mean_weight: Tensor | None  # ()  new, float32 or wider: saved so that the backward sums no weights again;
+    # None unless labels are smoothed and classes have weights
 
 
 # The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
 # logits − maximum.
-RECOMPUTES: dict[str, str] = {}
+RECOMPUTES: dict[str, str] = {
+    "embedding": "the weight of a label's class is looked up again, where it would be one more number a row to save",
+}
 
 
-def _wide_fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
+def _rows(logits: Tensor, axis: int) -> Tensor:
+    """The logits with the classes on the last axis."""
+    return logits if axis in (-1, logits.ndim - 1) else logits.movedim(axis, -1)
+
+
+def _wide_fwd(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+) -> tuple[Tensor, Residuals]:
     """The loss in float32 or wider."""
-    scores, index, classes = wide(logits), signed(labels), logits.shape[-1]
-    maximum, total = maximum_and_sum(scores)
-    log_sum = torch.log(total)
+    scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
+    wide_weight = None if weight is None else to_dtype(weight, wider(logits))
+    rows = statistics(scores, wide_weight, label_smoothing > 0)
+    log_sum = torch.log(rows.total)
     if not classes:
-        picked = maximum
+        picked = rows.maximum
     elif is_compared(scores):
-        picked = torch.sum(torch.where(at_class(index, scores), scores, 0), dim=-1)
+        picked = torch.sum(torch.where(at_class(index, scores), wide(scores), 0), dim=-1)
     else:
         picked = torch.gather(scores, -1, index.clamp(0, classes - 1).unsqueeze(-1)).squeeze(-1)
-    loss, counted = where_counted((maximum - picked) + log_sum, index, classes, ignore_index), None
-    if reduction != "none":
-        loss = torch.sum(loss)
-    if reduction == "mean":
-        number = torch.sum(index != ignore_index)
-        counted = to_dtype(number.clamp(min=1), scores.dtype)
-        loss = torch.where(number > 0, loss / counted, torch.nan)
-    return loss, Residuals(logits, labels, maximum, log_sum, counted)
+    mean_weight = torch.mean(wide_weight) if wide_weight is not None and label_smoothing else None
+    of_label = weight_of(index, wide_weight)
+    loss = row_losses(rows, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
+    loss = where_counted(loss, index, classes, ignore_index)
+    loss, counted = reduced(loss, index, of_label, ignore_index, reduction)
+    return loss, Residuals(logits, weight, labels, rows.maximum, log_sum, counted, mean_weight)
 
 
-def fwd(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Residuals]:
-    loss, residuals = _wide_fwd(logits, labels, ignore_index, reduction)
+def fwd(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+) -> tuple[Tensor, Residuals]:
+    loss, residuals = _wide_fwd(logits, labels, weight, ignore_index, reduction, label_smoothing, z_loss, axis)
     return to_dtype(loss, logits.dtype), residuals
 
 
 def bwd(
-    ignore_index: int, reduction: str, residuals: Residuals, g: Tensor | None, *, g_log_sum: Tensor | None = None
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+    residuals: Residuals,
+    g: Tensor | None,
+    *,
+    g_log_sum: Tensor | None = None,
 ) -> tuple[Tensor]:
     """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    logits, labels, maximum, log_sum, counted = residuals
-    index, classes = signed(labels), logits.shape[-1]
+    logits, weight, labels, maximum, log_sum, counted, mean_weight = residuals
+    scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
+    weight = None if weight is None else to_dtype(weight, wider(logits))
     per_row = torch.zeros_like(log_sum) if g is None else wide(g) if counted is None else wide(g) / counted
     per_row = where_counted(per_row, index, classes, ignore_index)
-    scale = per_row if g_log_sum is None else per_row + g_log_sum  # ∂log_sum/∂logits is the softmax too
+    lse = torch.where(index == ignore_index, 0, maximum.detach() + log_sum)
+    by = scales(per_row, lse, weight_of(index, weight), mean_weight, classes, label_smoothing, z_loss)
+    by_softmax = by.softmax if g_log_sum is None else by.softmax + g_log_sum  # ∂log_sum/∂logits is the softmax too
     maximum, log_sum = where_read(maximum, log_sum, index, ignore_index)
-    dlogits = torch.exp((wide(logits) - maximum.unsqueeze(-1)) - log_sum.unsqueeze(-1)) * scale.unsqueeze(-1)
-    if is_compared(dlogits):
-        dlogits = dlogits - torch.where(at_class(index, dlogits), per_row.unsqueeze(-1), 0)
+    in_place = may_write(logits, labels, weight, maximum, log_sum, g) and not is_compared(scores)
+    dlogits = scores - maximum.unsqueeze(-1)  # wide, and new memory, which nothing else reads
+    if in_place:
+        dlogits.sub_(log_sum.unsqueeze(-1)).exp_().mul_(by_softmax.unsqueeze(-1))
+    else:
+        dlogits = torch.exp(dlogits - log_sum.unsqueeze(-1)) * by_softmax.unsqueeze(-1)
+    if by.each is not None:
+        each = by.each.unsqueeze(-1) if weight is None else by.each.unsqueeze(-1) * weight
+        dlogits = dlogits.sub_(each) if in_place else dlogits - each
+    if is_compared(scores):
+        dlogits = dlogits - torch.where(at_class(index, dlogits), by.label.unsqueeze(-1), 0)
     elif classes:
         at = index.clamp(0, classes - 1).unsqueeze(-1)
-        dlogits.scatter_add_(-1, at, -per_row.unsqueeze(-1))  # dlogits is new memory, which nothing else reads
-    return (match(dlogits, logits),)
+        dlogits.scatter_add_(-1, at, -by.label.unsqueeze(-1))
+    return (match(dlogits if scores is logits else dlogits.movedim(-1, axis), logits),)
 
 
 class CrossEntropy(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        logits: Tensor, labels: Tensor, ignore_index: int, reduction: str
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        loss, residuals = _wide_fwd(logits, labels, ignore_index, reduction)
-        return batched_alike(loss, residuals.maximum, residuals.log_sum, residuals.counted)
+    def forward(logits: Tensor, labels: Tensor, weight: Tensor | None, *static: Any) -> tuple[Any, ...]:
+        loss, residuals = _wide_fwd(logits, labels, weight, *static)
+        return batched_alike(loss, *residuals[3:])
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: tuple[Tensor, Tensor, Tensor, Tensor | None]
-    ) -> None:
-        logits, labels, ctx.ignore_index, ctx.reduction = inputs
-        _, maximum, log_sum, counted = output
-        ctx.save_for_backward(*Residuals(logits, labels, maximum, log_sum, counted))
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        logits, labels, weight = inputs[:3]
+        ctx.static = inputs[3:]
+        ctx.save_for_backward(*Residuals(logits, weight, labels, *output[1:]))
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, _counted: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None]:
+        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, *_others: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         if g is None and g_log_sum is None:
-            return None, None, None, None
+            return (None,) * 8
         residuals = Residuals(*ctx.saved_tensors)
-        # Second order only: log_sum is an output. No gradient flows through maximum and counted, other outputs.
-        return *bwd(ctx.ignore_index, ctx.reduction, residuals, g, g_log_sum=g_log_sum), None, None, None
+        # Second order only: log_sum is an output. No gradient flows through the others, constants to the derivative.
+        static: tuple[Any, Any, Any, Any, Any] = ctx.static
+        return *bwd(*static, residuals, g, g_log_sum=g_log_sum), *[None] * 7
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    axis: int = -1,
+) -> Tensor:
     """loss = log Σ exp logits − logits[label] of each row; dlogits = softmax − 1 at the label, softmax elsewhere.
 
     Args:
-        logits: (..., c) floating, one number a class on the last axis.
+        logits: (..., c) floating, one number a class, on the last axis unless `axis` says otherwise.
         labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
+        weight: (c,) floating, which must not require a gradient, or None for 1 throughout: the loss of a row is
+            multiplied by the number of its label's class, and the mean divides by the sum of these numbers.
         ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int. A
             gradient is NaN at logits of such a row that are NaN or ∞, as in `torch.nn.functional.cross_entropy`.
         reduction: "mean" over the rows that count, "sum", or "none", which gives one loss a row; a Python string.
+        label_smoothing: from 0 to 1; with ε of it the loss is (1 − ε) times that of the label and ε times the mean over
+            all classes, each multiplied by its weight, as in `torch.nn.functional.cross_entropy`; a Python number.
+        z_loss: at least 0; that times (log Σ exp logits)² is added to the loss of each row that counts, whatever its
+            weight; a Python number.
+        axis: the axis of the classes; a Python int.
 
     Returns:
         () or, for "none", (...), of the dtype of logits, and under `torch.autocast` float32 if that is narrower, in
@@ -129,6 +195,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
 
     Saves:
         logits: (..., c), an input, no new bytes.
+        weight: (c,), an input, no new bytes; only if given.
         labels: (...), an input, no new bytes.
         maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
             again.
@@ -136,13 +203,17 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
             reduce again. The two are one log-sum-exp, but that is rounded where it is saved, and its rounding is a
             relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
             logits with a common offset.
-        counted: (), new, 4 bytes (8 in float64): how many labels count, at least 1; without it the backward would count
-            them again. Only for "mean".
+        counted: (), new, 4 bytes (8 in float64): how many labels count, or the sum of their classes' weights; without
+            it the backward would count them again. Only for "mean".
+        mean_weight: (), new, 4 bytes (8 in float64): the mean of `weight`; without it the backward would sum
+            again. Only where labels are smoothed and classes have weights.
 
     Raises:
-        TypeError: logits is not floating, labels is not of integers, or ignore_index is not an int.
-        ValueError: logits has no axis, labels has another shape than the rows, ignore_index has more than 32 bits, or
-            reduction is none of the three. Also, where the values of labels can be read, one is neither a class nor
+        TypeError: logits or weight is not floating, labels is not of integers, ignore_index or axis is not an int, or
+            label_smoothing or z_loss is not a number.
+        ValueError: logits has no such axis, labels has another shape than the rows, or weight than (c,), ignore_index
+            has more than 32 bits, label_smoothing or z_loss is out of its range, or reduction is none of the three.
+            Also, where the values of labels can be read, one is neither a class nor
             ignore_index; to see that, the host reads them, which waits for a GPU that makes them.
 
     Source:
@@ -151,9 +222,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100, r
     logits = floating("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least 1 axis, got a scalar")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    axis = axis_of("logits", logits, axis)
+    check_reduction(reduction)
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
-    labels = class_labels("labels", labels, logits.shape[:-1], logits.shape[-1], ignore_index)
-    loss, *_ = CrossEntropy.apply(logits, labels, ignore_index, reduction)
+    label_smoothing, z_loss = nonnegative("label_smoothing", label_smoothing, 1), nonnegative("z_loss", z_loss)
+    weight = class_weights("weight", weight, logits.shape[axis])
+    labels = class_labels("labels", labels, logits.shape, axis, ignore_index)
+    static = ignore_index, reduction, label_smoothing, z_loss, axis
+    loss, *_ = CrossEntropy.apply(logits, labels, weight, *static)
     return to_dtype(loss, loss_dtype(logits))

@@ -45,12 +45,12 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "flash_attention": ("F.scaled_dot_product_attention", _sdpa),
     "cross_entropy": (
         "F.cross_entropy",
-        lambda logits, labels, ignore_index, reduction: _cross_entropy(logits, labels, ignore_index, reduction),
+        lambda logits, labels, **options: _cross_entropy(logits, labels, **options),
     ),
     "linear_cross_entropy": (
         "F.cross_entropy(F.linear)",
-        lambda x, weight, labels, ignore_index, reduction, chunk: _cross_entropy(
-            F.linear(x, weight), labels, ignore_index, reduction
+        lambda x, weight, labels, bias=None, class_weight=None, *, chunk, **options: _cross_entropy(
+            F.linear(x, weight, bias), labels, class_weight, **options
         ),
     ),
     "batch_norm": (  # it writes into the running statistics that it is given
@@ -67,8 +67,12 @@ def _wide(a: Tensor | None, x: Tensor) -> Tensor | None:
     return None if a is None else a.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    """F.cross_entropy, which wants rows of one axis, and labels of 64 bits."""
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, z_loss: float, axis: int = -1, **options: Any
+) -> Tensor:
+    """F.cross_entropy, which wants rows of one axis, and labels of 64 bits; it has no z-loss."""
+    logits = logits.movedim(axis, -1)
     rows, index = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
-    loss = F.cross_entropy(rows, index, ignore_index=ignore_index, reduction=reduction)
-    return loss.reshape(labels.shape) if reduction == "none" else loss
+    weight = None if weight is None else weight.to(logits.dtype)
+    loss = F.cross_entropy(rows, index, weight, **options)
+    return loss.reshape(labels.shape) if options["reduction"] == "none" else loss
