@@ -5,16 +5,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import active_fake_mode
 from torch.jit._trace import is_tracing
 
 from residuals_torch._lib.dtypes import to_dtype
 
 
 def is_ordinary(a: Tensor) -> bool:
-    """Whether the values of `a` can be read and its memory written: not in compiled code, under vmap or on the meta
-    device, nor in a DTensor or another subclass.
+    """Whether the values of `a` can be read and its memory written: not in compiled code, under vmap, on the meta device
+    or where operations give fake tensors, nor in a DTensor or another subclass.
     """
     if torch.compiler.is_compiling() or type(a) not in (Tensor, torch.nn.Parameter) or a.is_meta:
+        return False
+    if active_fake_mode() is not None:
         return False
     wrapped = torch._C._functorch
     return not (wrapped.is_functorch_wrapped_tensor(a) or wrapped.is_legacy_batchedtensor(a))

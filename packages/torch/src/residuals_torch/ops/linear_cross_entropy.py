@@ -69,12 +69,15 @@ def _counted_rows(x: Tensor, index: Tensor, ignore_index: int) -> Tensor:
 
 def _chunks(
     weight: Tensor, bias: Tensor | None, class_weight: Tensor | None, chunk: int
-) -> Iterator[tuple[int, Tensor, Tensor | None, Tensor | None]]:
-    """The first class of each chunk, and the chunk's part of these; of a single chunk the weight itself."""
-    for start in range(0, max(len(weight), 1), chunk):
-        part = slice(start, start + chunk)
-        of_bias, of_class = (None if a is None else a[part] for a in (bias, class_weight))
-        yield start, weight if len(weight) <= chunk else weight[part], of_bias, of_class
+) -> Iterator[tuple[int, Any, Any, Any]]:
+    """The first class of each chunk, and the chunk's part of these; of a single chunk they themselves."""
+    classes = len(weight)
+    for start in range(0, max(classes, 1), chunk):
+        size = min(chunk, classes - start)
+        part, of_bias, of_class = (
+            a if a is None or size == classes else a.narrow(0, start, size) for a in (weight, bias, class_weight)
+        )
+        yield start, part, of_bias, of_class
 
 
 def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
@@ -236,7 +239,7 @@ def bwd(
             if place is None:
                 dparts.append(dpart)
             else:
-                place[start : start + len(part)] = dpart
+                place.narrow(0, start, len(part)).copy_(dpart)
     dx = None if dx is None or like_x is None else match(dx.reshape(like_x.shape), like_x)
     dweight = place if place is not None else torch.cat(dparts) if dparts else None
     return dx, dweight, torch.cat(dbiases) if dbiases else None
