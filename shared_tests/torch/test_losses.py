@@ -15,7 +15,7 @@ import residuals_torch
 from losses import CHUNK, FEATURES, ROWS, VOCABULARY, call_of, each_reduction, linear_call, value_and_gradients
 from residuals_lab import frameworks
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, error, rounding
-from residuals_torch.ops import linear_cross_entropy
+from residuals_torch.ops import cross_entropy, linear_cross_entropy
 
 
 @each_reduction
@@ -189,3 +189,34 @@ def test_class_weights_that_require_a_gradient_are_refused() -> None:
     message = r"^weight: expected a constant, got a tensor that requires a gradient; pass weight.detach\(\)$"
     with pytest.raises(TypeError, match=message):
         residuals_torch.cross_entropy(torch.ones(3, 5), torch.arange(3), weight=weight)
+
+
+class Sizes(TorchDispatchMode):
+    """The most elements of any float32 tensor that operations make."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.dtype == torch.float32]
+        self.largest = max([self.largest, *made])
+        return out
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 0.1, "weight": np.arange(1.0, 6)}])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_logits_are_widened_a_block_at_a_time(
+    dtype: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows of five, where all are nine."""
+    monkeypatch.setattr(cross_entropy, "CPU_BLOCK", 3 * 5)
+    adapter = frameworks.load("torch")
+    call = call_of("cross_entropy", np.array([[0, -100, 2], [4, 1, 1], [-100, 3, 0]], np.int32), **options)
+    call = call.rounded(adapter, dtype)
+    args, g = [adapter.array(a, dtype) for a in call.arrays.values()], np.array(0.7)
+    with Sizes() as sizes:
+        loss, (d,) = adapter.value_and_vjp(call.ours(adapter), args, adapter.array(g, dtype))
+    allowed = FLOAT64_LIMIT if dtype == "float64" else 2 * rounding(dtype)
+    assert error(adapter.to_numpy(loss), call.forward()) <= allowed
+    assert error(adapter.to_numpy(d), call.vjp(g)["logits"]) <= allowed
+    assert sizes.largest <= 3 * 5

@@ -1,6 +1,8 @@
 """Class labels, and what the two cross entropies make of a row of logits."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,6 +101,13 @@ def statistics(a: Tensor, class_weight: Tensor | None, is_smooth: bool) -> Stati
     shifted = a - _finite(maximum).unsqueeze(-1)  # wide, though `a` may be narrow
     gap = -torch.sum(shifted if class_weight is None else shifted * class_weight, dim=-1) if is_smooth else None
     return Statistics(maximum, torch.sum(torch.exp(shifted) if is_distributed(a) else shifted.exp_(), dim=-1), gap)
+
+
+def of_blocks(each: list[Statistics], shape: torch.Size) -> Statistics:
+    """The statistics of all rows, in this shape, from those of blocks of rows."""
+    gaps = [one.gap for one in each if one.gap is not None]
+    maximum, total = (torch.cat(list(a)).reshape(shape) for a in zip(*(one[:2] for one in each), strict=True))
+    return Statistics(maximum, total, torch.cat(gaps).reshape(shape) if gaps else None)
 
 
 def of_chunks(each: list[Statistics], weights: list[Tensor | int]) -> Statistics:
@@ -205,3 +214,54 @@ def scales(
         each = per_row * (label_smoothing / max(classes, 1))
         softmax = label + label_smoothing * (per_row if mean_weight is None else per_row * mean_weight)
     return Scales(softmax + per_row * (2 * z_loss * lse) if z_loss else softmax, label, each)
+
+
+def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """The label's place in a chunk of classes, clamped to the chunk, and whether the label is in it."""
+    at = index - start
+    return at.clamp(0, size - 1), (at >= 0) & (at < size)
+
+
+def picked_logits(logits: Tensor, index: Tensor, start: int) -> Tensor:
+    """(...): the logit of each row's label in a chunk of classes, and 0 where the label is in another chunk."""
+    if not logits.shape[-1]:
+        return torch.sum(logits, dim=-1)
+    if is_compared(logits):
+        return torch.sum(torch.where(at_class(index - start, logits), logits, 0), dim=-1)
+    at, is_in = _in_chunk(index, start, logits.shape[-1])
+    return torch.where(is_in, torch.gather(logits, -1, at.unsqueeze(-1)).squeeze(-1), 0)
+
+
+def logits_gradient(
+    shifted: Tensor,
+    log_sum: Tensor,
+    by: Scales,
+    index: Tensor,
+    start: int,
+    class_weight: Tensor | None,
+    in_place: bool,
+) -> Tensor:
+    """(..., classes): the gradient of a chunk of logits from those minus the maximum, in their memory if `in_place`.
+
+    The numbers of a row, `log_sum` and `by`, are (..., 1).
+    """
+    dlogits = shifted.sub_(log_sum).exp_().mul_(by.softmax) if in_place else torch.exp(shifted - log_sum) * by.softmax
+    if by.each is not None:
+        each = by.each if class_weight is None else by.each * to_dtype(class_weight, dlogits.dtype)
+        dlogits = dlogits.sub_(each) if in_place else dlogits - each
+    if is_compared(dlogits):
+        return dlogits - torch.where(at_class(index - start, dlogits), by.label, 0)
+    if dlogits.shape[-1]:
+        at, is_in = _in_chunk(index, start, dlogits.shape[-1])
+        dlogits.scatter_add_(-1, at.unsqueeze(-1), torch.where(is_in.unsqueeze(-1), -by.label, 0))  # new memory
+    return dlogits
+
+
+def as_rows(a: Tensor) -> Tensor:
+    """`a` as (n, d): one axis for all but the last."""
+    return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def reshaped(numbers: Any, shape: Sequence[int]) -> Any:
+    """`Statistics` or `Scales`, each number in this shape."""
+    return type(numbers)(*(None if a is None else a.reshape(shape) for a in numbers))

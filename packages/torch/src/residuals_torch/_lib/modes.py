@@ -12,8 +12,8 @@ from residuals_torch._lib.dtypes import to_dtype
 
 
 def is_ordinary(a: Tensor) -> bool:
-    """Whether the values of `a` can be read and its memory written: not in compiled code, under vmap, on the meta device
-    or where operations give fake tensors, nor in a DTensor or another subclass.
+    """Whether the values of `a` can be read and its memory written: not in compiled code, under vmap, on the meta
+    device or where operations give fake tensors, nor in a DTensor or another subclass.
     """
     if torch.compiler.is_compiling() or type(a) not in (Tensor, torch.nn.Parameter) or a.is_meta:
         return False

@@ -1,5 +1,7 @@
 """Cross entropy of class labels: loss = log Σ exp logits − logits[label], and its mean, sum, or one a row."""
 
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -9,13 +11,17 @@ from residuals_torch._lib.checks import axis_of, floating, integer, nonnegative
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
-    at_class,
+    Scales,
+    as_rows,
     check_reduction,
     class_labels,
     class_weights,
-    is_compared,
+    logits_gradient,
     loss_dtype,
+    of_blocks,
+    picked_logits,
     reduced,
+    reshaped,
     row_losses,
     scales,
     signed,
@@ -24,7 +30,10 @@ from residuals_torch._lib.labels import (
     where_counted,
     where_read,
 )
-from residuals_torch._lib.modes import batched_alike, may_write
+from residuals_torch._lib.modes import batched_alike, is_ordinary, may_write
+
+# Logits at a time: their copies in float32 are the only arrays as large. Those of a CPU stay in its cache.
+CPU_BLOCK, BLOCK = 2**18, 2**26
 
 
 class Residuals(NamedTuple):
@@ -52,6 +61,12 @@ def _rows(logits: Tensor, axis: int) -> Tensor:
     return logits if axis in (-1, logits.ndim - 1) else logits.movedim(axis, -1)
 
 
+def _blocks(scores: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """All of these, each (..., n), a block of rows at a time."""
+    size = max((CPU_BLOCK if scores.device.type == "cpu" else BLOCK) // max(scores.shape[-1], 1), 1)
+    return zip(*(repeat(None) if a is None else as_rows(a).split(size) for a in (scores, *others)), strict=False)
+
+
 def _wide_fwd(
     logits: Tensor,
     labels: Tensor,
@@ -65,14 +80,12 @@ def _wide_fwd(
     """The loss in float32 or wider."""
     scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
     wide_weight = None if weight is None else to_dtype(weight, wider(logits))
-    rows = statistics(scores, wide_weight, label_smoothing > 0)
-    log_sum = torch.log(rows.total)
-    if not classes:
-        picked = rows.maximum
-    elif is_compared(scores):
-        picked = torch.sum(torch.where(at_class(index, scores), wide(scores), 0), dim=-1)
+    if may_write(logits, weight, labels) and is_ordinary(logits):
+        each = [statistics(part, wide_weight, label_smoothing > 0) for (part,) in _blocks(scores)]
+        rows = of_blocks(each, index.shape)
     else:
-        picked = torch.gather(scores, -1, index.clamp(0, classes - 1).unsqueeze(-1)).squeeze(-1)
+        rows = statistics(scores, wide_weight, label_smoothing > 0)
+    log_sum, picked = torch.log(rows.total), picked_logits(scores, index, 0)
     mean_weight = torch.mean(wide_weight) if wide_weight is not None and label_smoothing else None
     of_label = weight_of(index, wide_weight)
     loss = row_losses(rows, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
@@ -114,22 +127,18 @@ def bwd(
     per_row = where_counted(per_row, index, classes, ignore_index)
     lse = torch.where(index == ignore_index, 0, maximum.detach() + log_sum)
     by = scales(per_row, lse, weight_of(index, weight), mean_weight, classes, label_smoothing, z_loss)
-    by_softmax = by.softmax if g_log_sum is None else by.softmax + g_log_sum  # ∂log_sum/∂logits is the softmax too
-    maximum, log_sum = where_read(maximum, log_sum, index, ignore_index)
-    in_place = may_write(logits, labels, weight, maximum, log_sum, g) and not is_compared(scores)
-    dlogits = scores - maximum.unsqueeze(-1)  # wide, and new memory, which nothing else reads
-    if in_place:
-        dlogits.sub_(log_sum.unsqueeze(-1)).exp_().mul_(by_softmax.unsqueeze(-1))
+    # ∂log_sum/∂logits is the softmax too.
+    by = by if g_log_sum is None else by._replace(softmax=by.softmax + g_log_sum)
+    by = reshaped(by, (*index.shape, 1))
+    maximum, log_sum = (a.unsqueeze(-1) for a in where_read(maximum, log_sum, index, ignore_index))
+    if may_write(logits, weight, labels, maximum, g) and is_ordinary(logits):
+        dlogits = torch.empty(scores.shape, dtype=logits.dtype, device=logits.device)
+        arrays = dlogits, index.unsqueeze(-1), maximum, log_sum, *by
+        for part, place, at, shift, log_total, *scale in _blocks(scores, *arrays):
+            at = at.squeeze(-1)
+            place.copy_(logits_gradient(part - shift, log_total, Scales(*scale), at, 0, weight, in_place=True))
     else:
-        dlogits = torch.exp(dlogits - log_sum.unsqueeze(-1)) * by_softmax.unsqueeze(-1)
-    if by.each is not None:
-        each = by.each.unsqueeze(-1) if weight is None else by.each.unsqueeze(-1) * weight
-        dlogits = dlogits.sub_(each) if in_place else dlogits - each
-    if is_compared(scores):
-        dlogits = dlogits - torch.where(at_class(index, dlogits), by.label.unsqueeze(-1), 0)
-    elif classes:
-        at = index.clamp(0, classes - 1).unsqueeze(-1)
-        dlogits.scatter_add_(-1, at, -by.label.unsqueeze(-1))
+        dlogits = logits_gradient(scores - maximum, log_sum, by, index, 0, weight, in_place=False)
     return (match(dlogits if scores is logits else dlogits.movedim(-1, axis), logits),)
 
 

@@ -1,7 +1,6 @@
 """Cross entropy of a linear layer: the loss of logits = x·weightᵀ at class labels, a chunk of classes at a time."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +11,17 @@ from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
     Scales,
-    at_class,
+    as_rows,
     check_reduction,
     class_labels,
     class_weights,
     is_compared,
+    logits_gradient,
     loss_dtype,
     of_chunks,
+    picked_logits,
     reduced,
+    reshaped,
     row_losses,
     scales,
     signed,
@@ -64,7 +66,7 @@ RECOMPUTES: dict[str, str] = {
 
 def _counted_rows(x: Tensor, index: Tensor, ignore_index: int) -> Tensor:
     """(n, d): x, and 0 in rows whose label is ignored: such a row may hold anything, and 0 · NaN is NaN."""
-    return operand(_as_rows(torch.where((index != ignore_index).unsqueeze(-1), x, 0)))
+    return operand(as_rows(torch.where((index != ignore_index).unsqueeze(-1), x, 0)))
 
 
 def _chunks(
@@ -80,36 +82,12 @@ def _chunks(
         yield start, part, of_bias, of_class
 
 
-def _in_chunk(index: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """The label's place in a chunk of classes, clamped to the chunk, and whether the label is in it."""
-    at = index - start
-    return at.clamp(0, size - 1), (at >= 0) & (at < size)
-
-
-def _as_rows(a: Tensor) -> Tensor:
-    """`a` as (n, d): one axis for all but the last."""
-    return a if a.ndim == 2 else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-
-
-def _reshaped(numbers: Any, shape: Sequence[int]) -> Any:
-    """`Statistics` or `Scales`, each number in this shape."""
-    return type(numbers)(*(None if a is None else a.reshape(shape) for a in numbers))
-
-
 def _logits(rows: Tensor, part: Tensor, bias: Tensor | None, in_place: bool) -> Tensor:
     """(n, chunk): the logits of a chunk, in new memory."""
     logits = matmul(rows, part.mT)
     if bias is None:
         return logits
     return logits.add_(wide(bias)) if in_place else logits + wide(bias)
-
-
-def _picked(logits: Tensor, index: Tensor, start: int) -> Tensor:
-    """(n,): the label's logit, and 0 where the label is in another chunk."""
-    if is_compared(logits):
-        return torch.sum(torch.where(at_class(index - start, logits), logits, 0), dim=-1)
-    at, is_in = _in_chunk(index, start, logits.shape[-1])
-    return torch.where(is_in, torch.gather(logits, -1, at.unsqueeze(-1)).squeeze(-1), 0)
 
 
 def _wide_fwd(
@@ -135,9 +113,9 @@ def _wide_fwd(
         each.append(statistics(logits, class_part, label_smoothing > 0))
         sums.append(len(part) if class_part is None else torch.sum(class_part))
         if len(part):
-            picked = picked + _picked(logits, places, start)
+            picked = picked + picked_logits(logits, places, start)
     found, picked = of_chunks(each, sums), picked.reshape(labels.shape)
-    found = _reshaped(found, labels.shape)
+    found = reshaped(found, labels.shape)
     log_sum = torch.log(found.total)
     mean_weight = torch.mean(wide_weight) if wide_weight is not None and label_smoothing else None
     of_label = weight_of(index, wide_weight)
@@ -172,32 +150,7 @@ def _scales(
     by = scales(per_row, lse, of_label, mean_weight, classes, label_smoothing, z_loss)
     # ∂log_sum/∂logits is the softmax too.
     by = by if g_log_sum is None else by._replace(softmax=by.softmax + g_log_sum)
-    return _reshaped(by, (-1, 1))
-
-
-def _dlogits(
-    logits: Tensor,
-    maximum: Tensor,
-    log_sum: Tensor,
-    by: Scales,
-    index: Tensor,
-    start: int,
-    class_weight: Tensor | None,
-    in_place: bool,
-) -> Tensor:
-    """(n, chunk): the gradient of a chunk of logits, in the memory of those if it may be."""
-    if in_place:
-        dlogits = logits.sub_(maximum).sub_(log_sum).exp_().mul_(by.softmax)
-    else:
-        dlogits = torch.exp((logits - maximum) - log_sum) * by.softmax
-    if by.each is not None:
-        dlogits = dlogits - (by.each if class_weight is None else by.each * to_dtype(class_weight, dlogits.dtype))
-    if is_compared(dlogits):
-        return dlogits - torch.where(at_class(index - start, dlogits), by.label, 0)
-    if dlogits.shape[-1]:
-        at, is_in = _in_chunk(index, start, dlogits.shape[-1])
-        dlogits.scatter_add_(-1, at.unsqueeze(-1), torch.where(is_in.unsqueeze(-1), -by.label, 0))  # new memory
-    return dlogits
+    return reshaped(by, (-1, 1))
 
 
 def bwd(
@@ -227,7 +180,8 @@ def bwd(
     for start, part, bias_part, class_part in _chunks(weight, bias, class_weight, chunk):
         wide_part = operand(part)
         logits = _logits(rows, wide_part, bias_part, in_place)
-        dlogits = _dlogits(logits, maximum, log_sum, by, index, start, class_part, in_place)
+        shifted = logits.sub_(maximum) if in_place else logits - maximum
+        dlogits = logits_gradient(shifted, log_sum, by, index, start, class_part, in_place)
         if like_bias is not None and bias_part is not None:
             dbiases.append(match(torch.sum(dlogits, dim=0), bias_part))
         if rows.dtype == torch.bfloat16:  # float16 has not the range for gradients
