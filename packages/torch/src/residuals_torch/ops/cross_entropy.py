@@ -131,7 +131,7 @@ def bwd(
     by = by if g_log_sum is None else by._replace(softmax=by.softmax + g_log_sum)
     by = reshaped(by, (*index.shape, 1))
     maximum, log_sum = (a.unsqueeze(-1) for a in where_read(maximum, log_sum, index, ignore_index))
-    if may_write(logits, weight, labels, maximum, g) and is_ordinary(logits):
+    if may_write(*residuals, g) and is_ordinary(logits) and is_ordinary(by.softmax):
         dlogits = torch.empty(scores.shape, dtype=logits.dtype, device=logits.device)
         arrays = dlogits, index.unsqueeze(-1), maximum, log_sum, *by
         for part, place, at, shift, log_total, *scale in _blocks(scores, *arrays):
@@ -146,7 +146,17 @@ class CrossEntropy(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, labels: Tensor, weight: Tensor | None, *static: Any) -> tuple[Any, ...]:
+    def forward(
+        logits: Tensor,
+        labels: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: str,
+        label_smoothing: float,
+        z_loss: float,
+        axis: int,
+    ) -> tuple[Any, ...]:
+        static = ignore_index, reduction, label_smoothing, z_loss, axis
         loss, residuals = _wide_fwd(logits, labels, weight, *static)
         return batched_alike(loss, *residuals[3:])
 
