@@ -62,3 +62,24 @@ def test_labels_are_sharded_as_the_rows(op: str, given: P | None) -> None:
         gradient = jax.jit(jax.grad(lambda rows: loss(rows, *others, there)))(rows)
     assert gradient.sharding.spec == P("d", "m", None)
     assert error(np.asarray(gradient), next(iter(call.vjp(np.ones(())).values()))) <= 1e-5
+
+
+def test_the_logits_of_16_bits_are_a_product_of_16_bits() -> None:
+    """Which an accelerator multiplies as they are, and sums in float32; a copy in float32 it would not."""
+    call = frameworks.load("jax").public("linear_cross_entropy")
+    x, weight = jax.numpy.ones((6, 3), "bfloat16"), jax.numpy.ones((4, 3), "bfloat16")
+    jaxpr = str(jax.make_jaxpr(lambda x, weight: call(x, weight, jax.numpy.arange(6) % 4))(x, weight))
+    assert "preferred_element_type=float32" in jaxpr
+    assert "f32[6,3]" not in jaxpr
+
+
+@pytest.mark.parametrize("axis", [1, -2])
+def test_classes_on_another_axis(axis: int) -> None:
+    """Asked for by `axis` alone; labels of a shape that fits axis 1 are no reason to guess."""
+    call = frameworks.load("jax").public("cross_entropy")
+    logits, labels = np.random.default_rng(0).standard_normal((2, 5, 3)), np.ones((2, 3), int)
+    found, moved = call(logits, labels, axis=axis), call(np.moveaxis(logits, 1, -1), labels)
+    assert error(np.asarray(found), np.asarray(moved)) <= 1e-6
+    message = r"^labels: expected shape \[2, 5\], one label a row, got \[2, 3\]; pass axis=1 if that is the axis"
+    with pytest.raises(ValueError, match=message):
+        call(logits, labels)

@@ -145,7 +145,8 @@ def test_a_gpu_multiplies_16_bits_and_sums_in_float32() -> None:
         with Products() as products:
             loss, residuals = linear_cross_entropy.fwd(x, weight, None, labels, None, *options)
             dx, dweight, _ = linear_cross_entropy.bwd(*options, residuals, loss)
-    assert products.dtypes == [(narrow, narrow, torch.float32)] * 12  # three chunks, one product forward and three back
+    logits, gradient = (narrow, narrow, torch.float32), (torch.float32,) * 3
+    assert products.dtypes == [logits] * 3 + [logits, gradient, gradient] * 3  # of three chunks
     assert dx.dtype == dweight.dtype == narrow
 
 

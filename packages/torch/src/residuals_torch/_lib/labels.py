@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from residuals_torch._lib.checks import described, floating
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -152,7 +151,7 @@ def weight_of(index: Tensor, class_weight: Tensor | None) -> Tensor | None:
     if not len(class_weight):
         return torch.ones_like(index, dtype=class_weight.dtype)
     at = index.clamp(0, len(class_weight) - 1)
-    return functional.embedding(at, class_weight.unsqueeze(-1)).squeeze(-1)  # which a DTensor has, unlike an index
+    return torch.gather(class_weight, 0, at.reshape(-1)).reshape(index.shape)
 
 
 def row_losses(
@@ -229,7 +228,10 @@ def picked_logits(logits: Tensor, index: Tensor, start: int) -> Tensor:
     if is_compared(logits):
         return torch.sum(torch.where(at_class(index - start, logits), logits, 0), dim=-1)
     at, is_in = _in_chunk(index, start, logits.shape[-1])
-    return torch.where(is_in, torch.gather(logits, -1, at.unsqueeze(-1)).squeeze(-1), 0)
+    # Not by a gather: that is the name under which `RECOMPUTES` has the lookup of a class weight.
+    flat, classes = as_rows(logits).reshape(-1), logits.shape[-1]
+    firsts = torch.arange(0, flat.shape[0], classes, device=flat.device)
+    return torch.where(is_in, flat.index_select(0, firsts + at.reshape(-1)).reshape(at.shape), 0)
 
 
 def logits_gradient(

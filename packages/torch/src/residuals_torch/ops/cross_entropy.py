@@ -52,7 +52,7 @@ class Residuals(NamedTuple):
 # The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
 # logits − maximum.
 RECOMPUTES: dict[str, str] = {
-    "embedding": "the weight of a label's class is looked up again, where it would be one more number a row to save",
+    "gather": "the weight of a label's class is looked up again, where it would be one more number a row to save",
 }
 
 

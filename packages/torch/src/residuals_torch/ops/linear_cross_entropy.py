@@ -60,7 +60,7 @@ class Residuals(NamedTuple):
 RECOMPUTES: dict[str, str] = {
     "matmul": "a chunk of logits is the product of two inputs; this op is there so that all of them, v numbers a row, "
     "are never held",
-    "embedding": "the weight of a label's class is looked up again, where it would be one more number a row to save",
+    "gather": "the weight of a label's class is looked up again, where it would be one more number a row to save",
 }
 
 
@@ -126,8 +126,18 @@ def _wide_fwd(
 
 
 def fwd(
-    x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, class_weight: Tensor | None, *static: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    chunk: int,
+    label_smoothing: float,
+    z_loss: float,
 ) -> tuple[Tensor, Residuals]:
+    static = ignore_index, reduction, chunk, label_smoothing, z_loss
     loss, residuals = _wide_fwd(x, weight, bias, labels, class_weight, *static)
     return to_dtype(loss, x.dtype), residuals
 
@@ -184,8 +194,7 @@ def bwd(
         dlogits = logits_gradient(shifted, log_sum, by, index, start, class_part, in_place)
         if like_bias is not None and bias_part is not None:
             dbiases.append(match(torch.sum(dlogits, dim=0), bias_part))
-        if rows.dtype == torch.bfloat16:  # float16 has not the range for gradients
-            dlogits = to_dtype(dlogits, rows.dtype)
+        # The products of the gradient have 32 bits: its rows add up to 0, which 16 would not keep.
         if like_x is not None:
             dx = add_matmul(dx, dlogits, wide_part)
         if like_weight is not None:
