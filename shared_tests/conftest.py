@@ -31,6 +31,7 @@ NEEDS = {"jax": {"jax"}, "torch": {"torch"}, "parity": {"jax", "torch"}}  # what
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "gpu"), default="cpu", help="where the ops run (default: cpu)")
     parser.addoption("--quick", action="store_true", help="only the first sample of each op")
+    parser.addoption("--whole", action="store_true", help="also what takes minutes, such as all operations of PyTorch")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuals_lab import frameworks
 from residuals_lab.audit import audit
+from residuals_lab.errors import UsageError
 
 
 class Tied(nn.Module):
@@ -99,3 +101,35 @@ def test_pytorch_is_afterwards_as_it_was() -> None:
     with frameworks.load("torch").abstractly():
         assert before != (torch.utils.swap_tensors, Tensor.__deepcopy__)
     assert before == (torch.utils.swap_tensors, Tensor.__deepcopy__)
+
+
+def test_numbers_that_the_program_itself_spells_out_are_there() -> None:
+    """As those by which a model drops paths, and those of positions; through views and writes, too."""
+
+    def fn(x: Tensor) -> Tensor:
+        at = torch.arange(8)
+        at[None].view(-1).add_(1)
+        rates = [rate.item() for rate in torch.linspace(0, 0.5, 3)]
+        some = at[at > 4]
+        assert (at.sum(), rates, torch.tensor([1, 2]).tolist()) == (36, [0, 0.25, 0.5], [1, 2])
+        return F.dropout(x[:, : some.numel()].sin(), rates[1]) * some
+
+    x = torch.ones(4, 8, requires_grad=True)
+    assert audit(fn, x).new_bytes == audit(fn, x, is_concrete=True).new_bytes > 0
+
+
+def test_numbers_that_depend_on_an_argument_or_a_draw_are_not() -> None:
+    def written(x: Tensor) -> Tensor:
+        at = torch.zeros(8)
+        part = at[:4]
+        part += x.detach()[:4]
+        return x * at.sum().item()
+
+    x = torch.ones(8, requires_grad=True)
+    for fn in (written, lambda x: x * x.sum().item(), lambda x: x * torch.rand(4).sum().item()):
+        with pytest.raises(UsageError, match="run it with --concrete"):
+            audit(fn, x)
+    with frameworks.load("torch").abstractly():
+        zeros = frameworks.load("torch").shaped((8,), "float32")
+        with pytest.raises(UsageError, match="run it with --concrete"):
+            audit(lambda x: x * x.sum().item(), zeros)

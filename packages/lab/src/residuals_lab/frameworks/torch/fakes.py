@@ -2,23 +2,101 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from residuals_lab.frameworks.torch.layouts import as_in_a_run
+
+_SMALL = 2**20  # bytes of an array whose numbers are computed where the program itself spells them out
+_UNSET = ("empty", "new_empty")  # the beginnings of the names of operations that make arrays of any numbers
 
 
 class Fakes(FakeTensorMode):
-    """The mode in which tensors are fake. A deep copy of a tensor, which copies its mode too, stays in this one."""
+    """The mode in which tensors are fake. A deep copy of a tensor, which copies its mode too, stays in this one.
+
+    Small tensors that are computed of no argument and no random number, such as `torch.arange(n)`, have their numbers
+    beside them, so that code may ask for one.
+    """
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self._numbers = WeakTensorKeyDictionary()  # fake tensor → a real one
+        self._lost: dict[int, Any] = {}  # storages of real tensors that are no longer what the fake ones would be
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Fakes":
         return self
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The result of an operation; its numbers too, if those of all tensors that it reads are there."""
+        kwargs = kwargs or {}
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if func is torch.ops.aten.lift_fresh.default and type(args[0]) is Tensor:  # of `torch.tensor([1, 2])`
+            return self._with_numbers(args[0])
+        is_known = _is_determined(func) and all(self.numbers(t) is not None for t in given)
+        try:
+            out = as_in_a_run(func, super().dispatch(func, types, args, kwargs), args, kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            if not (is_known and given):
+                raise
+            real = self._computed(func, args, kwargs)
+            return tree_map(lambda a: self._with_numbers(a) if isinstance(a, Tensor) else a, real)
+        outs = [t for t in tree_leaves(out) if isinstance(t, FakeTensor)]
+        if is_known and outs and all(_is_small(t) for t in outs):
+            for t, number in zip(outs, tree_leaves(self._computed(func, args, kwargs)), strict=True):
+                self._numbers[t] = number
+        elif func._schema.is_mutable:
+            self.forget(given)
+        return out
+
+    def numbers(self, t: Tensor) -> Tensor | None:
+        """The real tensor that a fake one stands for, if it is known."""
+        if not isinstance(t, FakeTensor):
+            return None
+        found = self._numbers.get(t)
+        return None if found is None or found.untyped_storage()._cdata in self._lost else found
+
+    def forget(self, given: Sequence[Tensor]) -> None:
+        """Know the numbers of these tensors, and of all that shares their memory, no more."""
+        for t in given:
+            if (real := self.numbers(t)) is not None:
+                storage = real.untyped_storage()
+                self._lost[storage._cdata] = storage
+
+    def _with_numbers(self, real: Tensor) -> Tensor:
+        made = self.fake_tensor_converter.from_real_tensor(self, real)
+        if _is_small(made):
+            with _disable_current_modes():
+                self._numbers[made] = real.clone()
+        return made
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map(lambda a: self.numbers(a) if isinstance(a, Tensor) else a, (args, kwargs))
+        with _disable_current_modes(), torch.no_grad():
+            return func(*args, **kwargs)
+
+
+def _is_determined(func: Any) -> bool:
+    """Whether an operation has the same result whenever it runs."""
+    is_drawn = torch.Tag.nondeterministic_seeded in func.tags
+    return not is_drawn and func.namespace == "aten" and not func.overloadpacket.__name__.startswith(_UNSET)
+
+
+def _is_small(t: Tensor) -> bool:
+    return t.device.type == "cpu" and t.layout is torch.strided and t.numel() * t.element_size() <= _SMALL
 
 
 @contextmanager

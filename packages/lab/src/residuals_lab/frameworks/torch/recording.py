@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from residuals_lab.frameworks.places import innermost
 from residuals_lab.frameworks.torch.draws import Draws
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
-from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, as_in_a_run, axes, word
+from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, axes, word
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
@@ -60,8 +60,6 @@ class Recording(TorchDispatchMode):
             args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
             changed = [*_written(func, args, kwargs)]
         out = func(*args, **kwargs)
-        if self.fake:
-            out = as_in_a_run(func.overloadpacket.__name__, out, read)
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if outs or changed:  # else it is a question about a tensor, such as where it is
             self._record(func, args, kwargs, read, ins, changed, outs)

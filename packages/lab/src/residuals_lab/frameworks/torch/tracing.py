@@ -45,6 +45,8 @@ def trace(
     differentiated = [a.requires_grad and role != "frozen" for role, a in zip(roles, args, strict=True)]
     given = {(id(a), d): a.detach().requires_grad_(d) for a, d in zip(args, differentiated, strict=True)}
     args = [given[id(a), d] for a, d in zip(args, differentiated, strict=True)]
+    if isinstance(fake, Fakes):
+        fake.forget(args)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), faking(fake) if fake else nullcontext():
         return _trace(fn, args, names, fields, roles, around, Recording(fake))

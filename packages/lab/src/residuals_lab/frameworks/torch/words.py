@@ -47,8 +47,6 @@ LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_ze
 LIKES |= {"rand_like", "randint_like", "randn_like"}
 # Operations that save other arrays in a run than on fake tensors.
 UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
-# Operations whose statistics have the parameters' dtype in a run on a CPU, and x's dtype on fake tensors.
-NORMS = {"native_batch_norm", "native_group_norm", "native_layer_norm"}
 COPIES = {"clone"}  # the same values in another storage
 
 
@@ -63,14 +61,6 @@ def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         return "gelu_tanh"
     forward = name.removesuffix("_data").removesuffix("_backward")
     return OPS.get(forward, forward) + (" backward" if forward != name else "")
-
-
-def as_in_a_run(name: str, out: Any, read: Sequence[torch.Tensor]) -> Any:
-    """The result of an operation on fake tensors, in the dtypes that it has in a run."""
-    others = [t.dtype for t in read if t.dtype != read[0].dtype]
-    if name in NORMS and others and read[0].device.type == "cpu":
-        return (out[0], *(t.to(others[0]) for t in out[1:]))
-    return out
 
 
 def axes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
