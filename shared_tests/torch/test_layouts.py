@@ -27,7 +27,8 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 OFTEN = """nn.functional.batch_norm nn.functional.max_pool1d nn.functional.max_unpool1d nn.functional.max_unpool2d
     copysign div xlogy special.xlog1py nn.functional.binary_cross_entropy nn.functional.channel_shuffle
-    native_dropout_backward nn.functional.logsigmoid nn.functional.pad logaddexp logical_and roll pow ldexp nn.functional.unfold where add
+    native_dropout_backward nn.functional.logsigmoid nn.functional.pad logaddexp logical_and roll pow ldexp
+    nn.functional.unfold where add
     nn.functional.conv2d nn.functional.interpolate nn.functional.layer_norm nn.functional.group_norm softmax cat
     nn.functional.linear matmul nn.functional.scaled_dot_product_attention"""
 SKIPPED = ("fft", "linalg", "signal", "sparse", "to_sparse")

@@ -2,9 +2,11 @@
 
 import logging
 import sys
+import warnings
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,7 +89,32 @@ def hiding(keep: Any, fetch: Any) -> Any:
     return Hiding.apply
 
 
+class Slots:
+    __slots__ = ("t",)
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = t
+
+    def method(self) -> Tensor:
+        return self.t
+
+
+def in_module(t: Tensor) -> Any:
+    module = torch.nn.Identity()
+    module.kept = t
+    return module
+
+
 STATE: dict[str, Tensor] = {}
+UNREAD: dict[str, Any] = {
+    "partial": lambda t: partial(torch.mul, t),
+    "default": lambda t: lambda g, t=t: g,
+    "bound method": lambda t: Slots(t).method,
+    "set": lambda t: {t},
+    "slots": Slots,
+    "module": in_module,
+    "generator": lambda t: (s for s in [t]),
+}
 HIDING = {
     "attribute": (lambda ctx, t: setattr(ctx, "t", t), lambda ctx: ctx.t),
     "list": (lambda ctx, t: setattr(ctx, "ts", [t]), lambda ctx: ctx.ts[0]),
@@ -108,6 +135,132 @@ def test_what_hides_and_is_never_read_is_found() -> None:
     assert sorted(held(hiding(both, lambda ctx: ctx.t))) == [("box", "hidden", 32), ("t", "hidden", 32)]
 
 
+@pytest.mark.parametrize("is_abstract", [True, False])
+@pytest.mark.parametrize("place", UNREAD)
+def test_what_hangs_on_ctx_is_found_wherever_it_hides(place: str, is_abstract: bool) -> None:
+    """By its memory, which goes with the graph: nothing reads it."""
+    fn = hiding(
+        lambda ctx, t: (setattr(ctx, "it", UNREAD[place](t)), setattr(ctx, "read", t.exp())), lambda ctx: ctx.read
+    )
+    report = audit(fn, torch.ones(8, requires_grad=True), is_concrete=not is_abstract)
+    assert sorted((r.name, r.kind, r.is_new) for r in report.residuals) == [
+        ("cos", "hidden", True), ("read", "hidden", True),
+    ]  # fmt: skip
+    assert next(f.what for f in report.findings if "cos" in f.names) == "unused"
+    assert report.trace.notes == []
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_a_checkpoint_closes_over_is_held(reentrant: bool) -> None:
+    def fn(x: Tensor) -> Tensor:
+        mask = torch.zeros(64, 8) + x.detach().sum()
+        again = lambda y, mask=mask: (y * 2).sin()  # noqa: E731
+        return checkpoint(partial(again), x.exp(), use_reentrant=reentrant).sum()
+
+    for is_concrete in (True, False):
+        report = audit(fn, torch.ones(8, requires_grad=True), is_concrete=is_concrete)
+        assert {(r.name, r.storage_bytes) for r in report.residuals if r.is_new} == {("add", 64 * 32), ("exp", 32)}
+        assert ("unused", 64 * 32) in [(f.what, f.nbytes) for f in report.findings]
+
+
+def test_what_a_hook_and_the_metadata_of_a_node_hold() -> None:
+    def fn(x: Tensor) -> Tensor:
+        y, hooked, noted = x.exp(), x.sin(), x.detach().cos()
+        y.register_hook(lambda g, hooked=hooked: g)
+        y.grad_fn.metadata["noted"] = noted
+        return y.sum()
+
+    report = audit(fn, torch.ones(8, requires_grad=True))
+    assert {(r.op, r.kind) for r in report.residuals if r.is_new} == {
+        ("exp", "new"), ("sin", "hidden"), ("cos", "hidden"),
+    }  # fmt: skip
+
+
+class OwnOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.y = x.exp()
+        return ctx.y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * ctx.y
+
+
+def test_a_reference_cycle_leaks() -> None:
+    report = audit(OwnOutput.apply, torch.ones(8, requires_grad=True))
+    (note,) = report.trace.notes
+    assert note.startswith("Leaks: 32 B made at ")
+    assert "test_trace.py:" in note
+    assert note in str(report)
+    assert note in report.document()["notes"]
+    assert audit(lambda x: OwnOutput.apply(x).detach() * x, torch.ones(8, requires_grad=True)).trace.notes != []
+    assert audit(lambda x: x.exp().sin(), torch.ones(8, requires_grad=True)).trace.notes == []
+
+
+def test_what_a_global_variable_holds_too_is_said() -> None:
+    fn = hiding(*HIDING["module"])
+    for is_concrete in (True, False):
+        (note,) = audit(fn, torch.ones(8, requires_grad=True), is_concrete=is_concrete).trace.notes
+        assert note.startswith("Held elsewhere too: 32 B of the new memory")
+        STATE.clear()
+
+
+def reading(read: Any) -> Any:
+    class Reading(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x.exp())
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return read(ctx.saved_tensors[0], g)
+
+    return Reading.apply
+
+
+READS: dict[str, Any] = {
+    "numpy": lambda t, g: torch.from_numpy(np.cos((t / 2).numpy())) * g,
+    "array": lambda t, g: torch.as_tensor(np.asarray(t) * 2) * g,
+    "item": lambda t, g: g * t.max().item(),
+    "list": lambda t, g: g * sum(t.tolist()),
+    "pointer": lambda t, g: g * bool(t[1:].data_ptr()),
+    "DLPack": lambda t, g: torch.from_dlpack(np.from_dlpack(t)) * g,
+    "equal": lambda t, g: g if torch.equal(t, g) else g * 2,
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_numbers_that_python_reads_are_read(how: str) -> None:
+    report = audit(reading(READS[how]), torch.ones(8, requires_grad=True), is_concrete=True)
+    assert [(r.name, r.is_unused) for r in report.residuals] == [("exp", False)]
+    assert report.findings == []
+    assert torch.ones(2).tolist() == [1, 1]
+    assert not hasattr(Tensor.numpy, "__wrapped__"), "PyTorch is as it was"
+
+
+def test_what_is_not_read_is_unused_all_the_same() -> None:
+    report = audit(reading(lambda t, g: g * t.numel()), torch.ones(8, requires_grad=True), is_concrete=True)
+    assert [f.what for f in report.findings] == ["unused"]
+
+
+def test_the_bytes_of_a_nested_tensor_are_those_of_its_parts() -> None:
+    """Its values are the argument's; only the offsets and what the layer makes are new."""
+    linear = torch.nn.Linear(8, 16)
+
+    def fn(x: Tensor) -> Tensor:
+        rows = torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 3, 8]))
+        return linear(rows).sin().values()
+
+    report = audit(fn, torch.rand(8, 8, requires_grad=True), is_concrete=True)
+    found = {(r.kind, tuple(r.value.shape)) for r in report.residuals}
+    assert found >= {("input", (8, 8)), ("parameter", (16, 8)), ("new", (8, 16)), ("new", (3,))}
+    assert report.new_bytes == 8 * 16 * 4 + 24
+    with pytest.raises(UsageError, match="run it with --concrete"):
+        audit(fn, torch.rand(8, 8, requires_grad=True))
+
+
 def test_what_is_written_into_after_it_is_saved_is_refused() -> None:
     """As PyTorch does, which does not look where there are hooks."""
 
@@ -118,6 +271,112 @@ def test_what_is_written_into_after_it_is_saved_is_refused() -> None:
 
     with pytest.raises(UsageError, match=r"saved at .*test_trace.py:\d+ is written into"):
         trace(fn)
+
+
+def test_what_no_line_of_the_users_saves_has_its_module() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(inplace=True), torch.nn.Dropout(inplace=True))
+    with pytest.raises(UsageError, match=r"saved at Sequential/\d is written into"):
+        audit(model, torch.ones(8, requires_grad=True))
+
+
+def inner(w: Tensor, x: Tensor) -> Tensor:
+    return (torch.tanh(x * w) - x).square().mean()
+
+
+def test_what_torch_func_saves_is_told_by_its_memory() -> None:
+    """And all that is outside of it as usual."""
+
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        return (x * (w - torch.func.grad(inner)(w, x))).sin()
+
+    x, w = torch.rand(8, requires_grad=True), torch.rand(8, requires_grad=True)
+    for is_concrete in (False, True):
+        report = audit(fn, x, w, is_concrete=is_concrete)
+        (note,) = report.trace.notes
+        assert note.startswith("What torch.func.grad or its like at shared_tests/torch/test_trace.py:"), note
+        assert {"tanh", "mul", "sub"} <= {r.op for r in report.residuals if r.kind == "new"}
+        assert "hidden" not in {r.kind for r in report.residuals}
+    with torch.autograd.graph.disable_saved_tensors_hooks("PyTorch is as it was"):
+        pass
+
+
+class Result:
+    __slots__ = ("y",)
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y
+
+
+def test_a_result_that_is_an_object() -> None:
+    for make in (Box, Result, lambda y: Box([y])):
+        report = audit(lambda x, make=make: make(x.sin().exp()), torch.ones(8, requires_grad=True))
+        assert [(r.name, r.kind) for r in report.residuals] == [("x", "input"), ("exp", "output")]
+
+
+def test_compiled_modules_of_torchscript() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(model)
+    x = torch.ones(8, 8, requires_grad=True)
+    expected = audit(model, x).new_bytes
+    assert [audit(scripted, x, is_concrete=c).new_bytes for c in (False, True)] == [expected] * 2
+
+
+class Own(torch.Tensor):
+    """A subclass, which a fake tensor cannot become."""
+
+
+ONLY_IN_A_RUN: dict[str, Any] = {
+    "a subclass": lambda x: x.as_subclass(Own).sin().exp().as_subclass(Tensor),
+    "split by a tensor": lambda x: torch.tensor_split(x, torch.tensor([3, 5]))[1].sin(),
+    "products of groups": lambda x: F.grouped_mm(
+        x.view(4, 8), torch.ones(2, 8, 8), offs=torch.tensor([1, 4], dtype=torch.int32)
+    ),
+    "elements where": lambda x: x[x > 0.5].sin(),
+}
+
+
+@pytest.mark.parametrize("what", ONLY_IN_A_RUN)
+def test_what_fails_abstractly_says_how_to_run_it(what: str) -> None:
+    x = torch.linspace(0, 1, 32).requires_grad_()
+    with pytest.raises(UsageError, match=r"run it with --concrete \(in Python is_concrete=True\)$"):
+        audit(ONLY_IN_A_RUN[what], x)
+    assert audit(ONLY_IN_A_RUN[what], x, is_concrete=True).saved_bytes > 0
+
+
+def test_what_the_user_raises_needs_no_other_run() -> None:
+    def fn(x: Tensor) -> Tensor:
+        raise ValueError("an even number of heads, please")
+
+    for is_concrete in (False, True):
+        with pytest.raises(UsageError, match=r"ValueError: an even number of heads, please$"):
+            audit(fn, torch.ones(8, requires_grad=True), is_concrete=is_concrete)
+
+
+def asking(name: str) -> Any:
+    """A library with that name, which takes another path if a tensor is fake."""
+    source = (
+        "import torch\n"
+        "def is_fake(t): return isinstance(t, torch._subclasses.FakeTensor)\n"
+        "def masked(x, at): return x.exp().sin() if is_fake(at) or not bool((at >= 0).all()) else x.sin()\n"
+    )
+    found: dict[str, Any] = {"__name__": name}
+    exec(compile(source, f"{name}.py", "exec"), found)
+    return found["masked"]
+
+
+def test_a_library_that_asks_whether_tensors_are_fake() -> None:
+    """Of those whose numbers are there it hears no, as in a run; of others its question is said."""
+    masked, x = asking("library"), torch.ones(8, requires_grad=True)
+    report = audit(lambda x: masked(x, torch.arange(8)), x)
+    assert (report.new_bytes, dict(report.trace.unsure)) == (0, {})
+    report = audit(lambda x: masked(x, x.detach()), x)
+    ((op, line),) = report.trace.unsure.items()
+    assert (op, line) == ("library, which asks whether tensors are fake,", "library.py:3")
+    assert f"Not exact: what {op} at {line} saves shows only in a real run" in str(report)
+    assert isinstance(torch.ones(1), torch._subclasses.FakeTensor) is False
+    assert torch._subclasses.FakeTensor is torch._subclasses.fake_tensor.FakeTensor
 
 
 def test_an_argument_that_is_written_into_is_no_longer_there() -> None:

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import residuals_torch
-from residuals_lab.frameworks.torch import words
+from residuals_lab.frameworks.torch import layouts, words
 
 OPERATIONS = (torch.ops.aten, getattr(torch.ops, residuals_torch.__name__))
 TABLES = (
-    words.OPS, words.IDENTITIES, words.COPIES, words.LIKES, words.UNLIKE_FAKES,
-    words.NORMS,
+    words.OPS, words.IDENTITIES, words.COPIES, words.LIKES, words.UNLIKE_FAKES, layouts.NORMS,
+    layouts.AS_A_SUM, layouts.AS_THEY_ARE, layouts.CHANNELS_LAST_STAYS, layouts.CONTIGUOUS, layouts.RATHER_CONTIGUOUS,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set().union(*TABLES)))
 def test_pytorch_has_an_operation_of_this_name(name: str) -> None:
-    assert any(hasattr(operations, name) for operations in OPERATIONS)
+    assert any(hasattr(operations, name.partition(".")[0]) for operations in OPERATIONS)

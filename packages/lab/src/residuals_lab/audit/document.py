@@ -31,6 +31,7 @@ def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
         "peak_bytes": audit.peak_bytes,
         "operations": {"forward": trace.boundary, "backward": len(trace.steps) - trace.boundary},
         "unsure": [{"op": op, "line": line} for op, line in trace.unsure.items()],
+        "notes": list(trace.notes),
         "findings": [
             {"what": w.what, "why": w.why, "names": list(w.names), "line": w.line, "freed_bytes": w.nbytes}
             for w in audit.findings

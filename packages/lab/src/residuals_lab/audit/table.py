@@ -48,6 +48,9 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     for op, line in trace.unsure.items():
         console.print()
         say(console, f"Not exact: what {op} at {line} saves shows only in a real run; add --concrete.")
+    for note in trace.notes:
+        console.print()
+        say(console, note)
     if not trace.boundary:
         console.print()
         say(console, "A real run of JAX does not show how arrays are made; an audit without --concrete says more.")

@@ -1,7 +1,10 @@
 """Problems in somebody's function, each in one line that says what to do."""
 
 import contextlib
+import dis
 import traceback
+from collections.abc import Iterator
+from types import TracebackType
 
 from residuals_lab.frameworks.places import shown_as
 
@@ -20,20 +23,46 @@ _INSTEAD = {
 }
 
 
+_INSTEAD_RUN = "run it with --concrete (in Python is_concrete=True)"
+
+
 def explained(problem: BaseException, is_concrete: bool) -> str:
     """One line about a problem in somebody's function while it was traced: where, what, and what to do about it."""
     lines = [line.strip() for line in _said(problem).splitlines() if line.strip()] or [""]
     what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # a line with a colon at its end leads up to the next
-    names = {c.__name__ for c in type(problem).__mro__}
-    if not is_concrete and (names & _WITHOUT_NUMBERS or _NUMBER_OF_ITERATIONS in what):
-        what = "its path depends on numbers, which an abstract trace does not have; run it with --concrete "
-        what += "(in Python is_concrete=True)"
-    if not is_concrete and any(said in what for said in _WITHOUT_A_TENSOR):
-        what = f"{what.partition('. ')[0].rstrip('.')}; run it with --concrete (in Python is_concrete=True)"
-    what = next((instead for said, instead in _INSTEAD.items() if said in what), what)
     places = [(shown_as(f.f_code.co_filename), line) for f, line in traceback.walk_tb(problem.__traceback__)]
+    instead = next((instead for said, instead in _INSTEAD.items() if said in what), None)
+    if instead:
+        what = instead
+    elif not is_concrete and (is_without_numbers(problem) or _NUMBER_OF_ITERATIONS in what):
+        what = f"its path depends on numbers, which an abstract trace does not have; {_INSTEAD_RUN}"
+    elif not is_concrete and any(said in what for said in _WITHOUT_A_TENSOR):
+        what = f"{what.partition('. ')[0].rstrip('.')}; {_INSTEAD_RUN}"
+    elif not is_concrete and isinstance(problem, Exception) and not _is_raised_by_user(problem):
+        what = f"{what.rstrip('.')}; if a run does not fail so, {_INSTEAD_RUN}"
     at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")
     return f"{at}{type(problem).__name__}{what and f': {what}'}"
+
+
+def _is_raised_by_user(problem: BaseException) -> bool:
+    """Whether a line of the user's raises this itself: then a run does so too."""
+    *_, last = [None, *_entries(problem)]
+    if last is None or not shown_as(last.tb_frame.f_code.co_filename):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _entries(problem: BaseException) -> Iterator[TracebackType]:
+    """The entries of a traceback, the innermost last."""
+    entry = problem.__traceback__
+    while entry:
+        yield entry
+        entry = entry.tb_next
+
+
+def is_without_numbers(problem: BaseException) -> bool:
+    """Whether code asked an array that has no numbers for one."""
+    return any(c.__name__ in _WITHOUT_NUMBERS for c in type(problem).__mro__)
 
 
 def _said(problem: BaseException) -> str:

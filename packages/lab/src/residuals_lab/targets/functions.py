@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from residuals_lab.errors import UsageError, guess
-from residuals_lab.frameworks.messages import explained
+from residuals_lab.frameworks.messages import explained, is_without_numbers
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def executed(place: str, folder: Path, run: Callable[[], T]) -> T:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
-        why = explained(problem, is_concrete=True)
+        why = explained(problem, is_concrete=not is_without_numbers(problem))
         if "attempted relative import" in why:
             why += f"; as a part of its package it can: {_as_module(Path(place).resolve())}"
         raise UsageError(f"target: {place} could not be imported: {why}") from problem

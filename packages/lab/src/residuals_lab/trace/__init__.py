@@ -6,7 +6,7 @@ array is known by its number wherever it turns up. Adapters write a trace throug
 """
 
 import math
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -98,6 +98,7 @@ class Trace:
     parts: Mapping[int, int] = field(default_factory=dict)  # array that a loop stacks → slice of one iteration
     classes: Mapping[str, str] = field(default_factory=dict)  # module → its class, "Linear"
     unsure: Mapping[str, str] = field(default_factory=dict)  # operation that saves what only a run shows → its line
+    notes: Sequence[str] = ()  # sentences about what the record does not show, or shows only in part
     gone: Collection[int] = ()  # the numbers of values that were written over before the backward
     views_share: bool = False  # a view is no array of its own
     names: Mapping[int, str] = field(default_factory=dict)  # by number; only of values that somebody named

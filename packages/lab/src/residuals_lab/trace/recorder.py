@@ -56,9 +56,10 @@ class Recorder:
     times: int = 1  # how often the steps to come run, in the loops around them
     line: str = ""  # of the steps to come
     module: str = ""  # of the steps to come
-    parts: dict[int, int] = field(default_factory=dict)  # this and the next three as a `Trace` has them
+    parts: dict[int, int] = field(default_factory=dict)  # this and the next four as a `Trace` has them
     classes: dict[str, str] = field(default_factory=dict)
     unsure: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
     views_share: bool = False  # a view is no array of its own: it is named after its base
     _numbers: dict[Hashable, tuple[int, ...]] = field(default_factory=dict)
@@ -145,7 +146,17 @@ class Recorder:
             )
             residuals.setdefault((a.number, a.storage), residual)
         steps = tuple(step for step in self.steps if step.phase != "naming")
-        rest = numbers, self.values, self.parts, self.classes, self.unsure, self.gone, self.views_share, names
+        rest = (
+            numbers,
+            self.values,
+            self.parts,
+            self.classes,
+            self.unsure,
+            self.notes,
+            self.gone,
+            self.views_share,
+            names,
+        )
         return Trace(steps, tuple(residuals.values()), *rest)
 
     def _makers(self) -> dict[int, list[int]]:

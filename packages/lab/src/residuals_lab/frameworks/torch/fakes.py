@@ -1,6 +1,7 @@
 """Fake tensors have no numbers and take no memory; here they can be copied and converted as usual, in models too."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from residuals_lab.frameworks.places import shown_as
 from residuals_lab.frameworks.torch.layouts import as_in_a_run
 
 _SMALL = 2**20  # bytes of an array whose numbers are computed where the program itself spells them out
+_INSIDERS = ("torch", "residuals_lab")  # packages that have to know which tensors are fake
 _UNSET = ("empty", "new_empty")  # the beginnings of the names of operations that make arrays of any numbers
 
 
@@ -34,6 +37,7 @@ class Fakes(FakeTensorMode):
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self.asked: dict[str, str] = {}  # library that asked whether a tensor is fake → where
         self._numbers = WeakTensorKeyDictionary()  # fake tensor → a real one
         self._lost: dict[int, Any] = {}  # storages of real tensors that are no longer what the fake ones would be
 
@@ -99,6 +103,33 @@ def _is_small(t: Tensor) -> bool:
     return t.device.type == "cpu" and t.layout is torch.strided and t.numel() * t.element_size() <= _SMALL
 
 
+class _Asked(type(FakeTensor)):  # type: ignore[misc]
+    """The class of a stand-in for PyTorch's `FakeTensor`, of which a library asks whether a tensor is one.
+
+    It hears no for a tensor whose numbers are there, so that it runs the program of a run. Else its question is noted.
+    """
+
+    def __instancecheck__(cls, t: Any) -> bool:
+        frame = sys._getframe(1)
+        library = frame.f_globals.get("__name__", "").partition(".")[0]
+        if not isinstance(t, FakeTensor) or library in _INSIDERS or not isinstance(t.fake_mode, Fakes):
+            return isinstance(t, FakeTensor)
+        if t.fake_mode.numbers(t) is not None:
+            return False
+        while frame.f_back and frame.f_code.co_name.startswith("is_"):  # a library's own question, in other words
+            frame = frame.f_back
+        file = shown_as(frame.f_code.co_filename)
+        t.fake_mode.asked[f"{library}, which asks whether tensors are fake,"] = f"{file}:{frame.f_lineno}"
+        return True
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return issubclass(other, FakeTensor)
+
+
+class _StandIn(FakeTensor, metaclass=_Asked):
+    pass
+
+
 @contextmanager
 def faking(mode: FakeTensorMode) -> Iterator[None]:
     """A context in which tensors, those of modules too, are fake ones of this mode: without numbers or memory.
@@ -130,9 +161,11 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
             return deepcopy(t, memo)
 
     torch.utils.swap_tensors, Tensor.__deepcopy__ = give, copied  # type: ignore[method-assign]
+    torch._subclasses.FakeTensor = _StandIn  # type: ignore[misc]
     try:
         with mode:
             yield
     finally:
         logger.disabled = was_disabled
+        torch._subclasses.FakeTensor = FakeTensor  # type: ignore[misc]
         torch.utils.swap_tensors, Tensor.__deepcopy__ = swap, deepcopy  # type: ignore[method-assign]

@@ -14,25 +14,25 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_map_only
 
 # Operations whose statistics have the parameters' dtype in a run on a CPU, and x's dtype on fake tensors.
-_NORMS = {"native_batch_norm", "native_group_norm", "native_layer_norm"}
+NORMS = {"native_batch_norm", "native_group_norm", "native_layer_norm"}
 # Operations by how a run lays out what they make; a name may be that of one overload.
-_CONTIGUOUS = {
+CONTIGUOUS = {
     "_log_softmax_backward_data", "bernoulli.p", "im2col", "log_sigmoid_forward", "max_unpool3d",
     "normal.Tensor_Tensor", "pow.Scalar",
 }  # fmt: skip
 # Those that leave channels-last as it is, and make contiguous what has any other order: if x is ambiguous, as its
 # strides tell, or contiguous.
-_CHANNELS_LAST_STAYS = {
+CHANNELS_LAST_STAYS = {
     "channel_shuffle", "max_unpool2d", "native_group_norm", "reflection_pad2d_backward", "reflection_pad3d",
     "reflection_pad3d_backward", "replication_pad2d_backward", "replication_pad3d", "replication_pad3d_backward",
     "upsample_bilinear2d", "upsample_nearest2d",
 }  # fmt: skip
-_RATHER_CONTIGUOUS = {"_batch_norm_with_update", "_native_batch_norm_legit", "native_batch_norm", "roll"}
-_AS_A_SUM = {
+RATHER_CONTIGUOUS = {"_batch_norm_with_update", "_native_batch_norm_legit", "native_batch_norm", "roll"}
+AS_A_SUM = {
     "copysign", "div.Tensor_mode", "floor_divide", "heaviside", "ldexp", "logaddexp", "logaddexp2", "logical_and",
     "logical_or", "logical_xor", "native_dropout_backward", "special_xlog1py", "xlogy",
 }  # fmt: skip
-_AS_THEY_ARE = {"_to_copy", "clone", "empty_like", "flip", "ones_like", "rand_like", "randn_like", "zeros_like"}
+AS_THEY_ARE = {"_to_copy", "clone", "empty_like", "flip", "ones_like", "rand_like", "randn_like", "zeros_like"}
 
 
 def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -43,23 +43,23 @@ def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, A
     name = func.overloadpacket.__name__
     names = {name, f"{name}.{func._overloadname}"}
     others = [t.dtype for t in read if t.dtype != read[0].dtype]
-    if name in _NORMS and others:
+    if name in NORMS and others:
         out = (out[0], *(t.to(others[0]) for t in out[1:]))
     if func is torch.ops.aten.view.default:
         strides = view_strides(read[0].shape, read[0].stride(), out.shape)
         return out if strides in (None, out.stride()) else read[0].as_strided(out.shape, strides)
-    if name in _AS_THEY_ARE:
+    if name in AS_THEY_ARE:
         is_kept = kwargs.get("memory_format") in (None, torch.preserve_format) and _is_ambiguous(out)
         is_kept = is_kept and _is_dense(read[0].shape, read[0].stride())
         return _strided(out, read[0].stride()) if is_kept else out
-    if names & _AS_A_SUM or (torch.Tag.pointwise in func.tags and _is_ambiguous(out)):
+    if names & AS_A_SUM or (torch.Tag.pointwise in func.tags and _is_ambiguous(out)):
         alike = [torch.empty(()), *read] if any(isinstance(a, (int, float)) for a in args[:2]) else read
         return _strided(out, iterated(out.shape, [(t.shape, t.stride()) for t in alike]))
-    if names & _CONTIGUOUS:
+    if names & CONTIGUOUS:
         return tree_map_only(FakeTensor, lambda t: _strided(t, _strides(t.shape)), out)
-    if names & _CHANNELS_LAST_STAYS:
+    if names & CHANNELS_LAST_STAYS:
         return tree_map_only(FakeTensor, lambda t: _strided(t, _like(t, read[0], suggest_memory_format(read[0]))), out)
-    if name in _RATHER_CONTIGUOUS:
+    if name in RATHER_CONTIGUOUS:
         return tree_map_only(FakeTensor, lambda t: _strided(t, _like(t, read[0], _order(read[0]))), out)
     return out
 

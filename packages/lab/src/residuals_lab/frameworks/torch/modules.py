@@ -69,7 +69,7 @@ class Modules:
             root = self._roots.setdefault(module, self._new_root(type(module).__name__))
             self._names = {m: "/".join([root, *name.split(".")]).rstrip("/") for name, m in module.named_modules()}
             for m in self._names if self._is_abstract else ():
-                if m not in self._before:
+                if m not in self._before and not isinstance(m, torch.jit.ScriptModule):  # which has no such dicts
                     self._before[m] = [dict(space) for space in _spaces(m)]
                     self._kept += [(a, a.copy()) for a in m.__dict__.values() if type(a) in (list, dict)]
             if not self._is_abstract:

@@ -2,7 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from itertools import takewhile
 from types import FrameType
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.function import BackwardCFunction
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.frameworks.places import innermost
@@ -21,6 +23,11 @@ from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLI
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
+OUTSIDE = "outside"  # where numbers go that Python, NumPy or a kernel of somebody's own reads
+_READS = ("__array__", "__dlpack__", "data_ptr", "numpy", "tolist")  # methods that read memory and are no operations
+_LIST = Tensor.tolist  # as it is outside of a recording
+_GIVES = ("as_tensor", "asarray", "from_dlpack", "from_numpy", "frombuffer")  # functions that share memory of others
+_ASKS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default}  # operations that give a number
 CHECKPOINT = "CheckpointFunctionBackward"  # the node of a reentrant checkpoint
 
 
@@ -39,16 +46,21 @@ class Recording(TorchDispatchMode):
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
         self.found_by_backward: list[tuple[Tensor, bool]] = []  # others that it reads, and whether a rule does so
         self.known: set[int] = set()  # storages met so far
+        self.firsts: dict[int, tuple[int, int]] = {}  # storage → the first value in it, and that value's bytes
+        self.places: dict[int, str] = {}  # storage → the line that made it
         self.made: dict[int, int] = {}  # storage that an operation made → how many steps there were then
         self.hidden_leaves: dict[int, Tensor] = {}  # of a reentrant checkpoint, whose forward runs without gradients
+        self._unhooked: list[range] = []  # the steps that ran without hooks
         self._draws = Draws()
         self._known: dict[tuple[Any, ...], int] = {}
         self._writes: Counter[int] = Counter()  # storage → writes; a tensor's own count misses those to its `.data`
         self._places: dict[int, tuple[str, str]] = {}  # number of an autograd node → its forward's line and module
-        self._alive: dict[int, Any] = {}
+        self.alive: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(map(is_traceable_wrapper_subclass, tree_leaves((args, kwargs)))):
+            return NotImplemented  # its own operations, on the tensors that it consists of, come here one by one
         if func is torch.ops.aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
             return self._constant(args[0], func(args[0]))
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -63,7 +75,16 @@ class Recording(TorchDispatchMode):
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if outs or changed:  # else it is a question about a tensor, such as where it is
             self._record(func, args, kwargs, read, ins, changed, outs)
+        elif func in _ASKS:
+            self._leaves(func.overloadpacket.__name__.strip("_"), read)
         return out
+
+    def _leaves(self, how: str, read: Sequence[Tensor]) -> None:
+        """Record that the backward reads numbers without an operation: what it makes of them cannot be followed."""
+        if self.recorder.phase == "backward":
+            self._follow_backward(read, [])
+            self.recorder.again(how, [self.number(t) for t in read], [])
+            self.recorder.touch(map(self.storage, read), [OUTSIDE])
 
     def _record(
         self,
@@ -104,6 +125,9 @@ class Recording(TorchDispatchMode):
         written = {id(t) for t in changed}
         for t, number in zip(outs, numbers, strict=True):
             key = self._key(t)
+            if key[0] in made:
+                self.firsts.setdefault(key[0], (number, t.numel() * t.element_size()))
+                self.places.setdefault(key[0], self.recorder.line)
             if id(t) in written or key not in self._known:  # a view that looks like its base has the same value
                 self._known[key] = number
 
@@ -119,7 +143,7 @@ class Recording(TorchDispatchMode):
     def _constant(self, made: Tensor, given: Tensor) -> Tensor:
         """Number what `torch.tensor` makes: equal numbers are equal values, as when a checkpoint repeats it."""
         with unset_fake_temporarily():
-            spelled_out = repr((made.device, made.tolist()))
+            spelled_out = repr((made.device, _LIST(made)))
         self.recorder.line, self.recorder.module = self._place()
         (number,) = self.recorder.step("constant", spelled_out, [], [_type(made)])
         storages = {self.storage(t) for t in (made, given)}
@@ -133,14 +157,52 @@ class Recording(TorchDispatchMode):
 
     def __enter__(self) -> "Recording":
         self._draws.__enter__()
+        for name in _READS:
+            setattr(Tensor, name, self._noticed(name, getattr(Tensor, name)))
+        for name in _GIVES:
+            setattr(torch, name, self._given(getattr(torch, name)))
         self.modules.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
+        for place, names in ((Tensor, _READS), (torch, _GIVES)):
+            for name in names:
+                setattr(place, name, getattr(place, name).__wrapped__)
         self.modules.__exit__(*raised)
         self._draws.__exit__(*raised)
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """A context in which no hooks see what is saved: only memory tells."""
+        begin = len(self.recorder.steps)
+        yield
+        self._unhooked.append(range(begin, len(self.recorder.steps) + 1))
+        lines = [step.line for step in self.recorder.steps[begin:] if step.line]
+        line = f" at {lines[0]}" if lines else ""
+        note = f"What torch.func.grad or its like{line} saves is told by its memory alone, and not by whom it is saved."
+        if note not in self.recorder.notes:
+            self.recorder.notes.append(note)
+
+    def _noticed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def noticed(t: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.recorder.phase == "backward" and not is_traceable_wrapper_subclass(t):
+                self._leaves(name.strip("_"), [t])
+            return method(t, *args, **kwargs)
+
+        return noticed
+
+    def _given(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(make)
+        def given(*args: Any, **kwargs: Any) -> Tensor:
+            made = make(*args, **kwargs)
+            if self.recorder.phase == "backward":
+                self.known_to_backward.add(self.storage(made))
+            return made
+
+        return given
 
     def _place(self) -> tuple[str, str]:
         """Line and module of a step; a backward step has those of the forward step whose node runs it."""
@@ -174,7 +236,7 @@ class Recording(TorchDispatchMode):
 
     def storage(self, t: Tensor) -> int:
         storage = self.seen_as(t).untyped_storage()
-        self._alive.setdefault(storage._cdata, storage)
+        self.alive.setdefault(storage._cdata, storage)
         return storage._cdata
 
     def written_over(self) -> set[int]:
@@ -189,6 +251,18 @@ class Recording(TorchDispatchMode):
         sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
         made_at = self.made.get(storage)
         return Saved(self.number(t), storage, storage, *sizes, made_at is not None, is_hidden, saved_at, made_at)
+
+    def hidden_as(self, storage: int) -> Saved:
+        """A storage of which nothing is known but that it is held."""
+        number, nbytes = self.firsts[storage]
+        is_hidden = not any(self.made[storage] in steps for steps in self._unhooked)
+        sizes = self.alive[storage].nbytes(), nbytes
+        return Saved(number, storage, storage, *sizes, True, is_hidden, None, self.made[storage])
+
+    def forget_tensors(self) -> None:
+        """Hold no tensor any more; storages are held all the same."""
+        self.hidden_leaves.clear()
+        self.found_by_backward.clear()
 
     def known_as(self, t: Tensor, kind: Kind) -> Known:
         return Known(self.number(t), self.storage(t), kind)

@@ -1,6 +1,5 @@
 """How the PyTorch adapter traces: it runs a function and its backward, and numbers what operations read and make."""
 
-import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from residuals_lab.errors import UsageError
+from residuals_lab.frameworks.torch import held
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.names import told_names
-from residuals_lab.frameworks.torch.recording import CHECKPOINT, Recording
+from residuals_lab.frameworks.torch.recording import CHECKPOINT, OUTSIDE, Recording
+from residuals_lab.frameworks.torch.transforms import stepping_aside
+from residuals_lab.show import size
 from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Saved
 
@@ -76,37 +79,50 @@ def _trace(
 ) -> Trace:
     args = [recording.seen_as(a) for a in args]
     kinds: list[Kind] = ["parameter" if role == "parameter" else "input" for role in roles]
-    labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
-    labels |= zip(map(recording.number, args), names, strict=True)
+    labels = dict[int, str]()
+    for name, t in (
+        *((name, t) for name, t in around.items() if isinstance(t, Tensor)),
+        *zip(names, args, strict=True),
+    ):
+        labels |= {recording.number(part): name for part in parts([t])}
     packed: list[tuple[weakref.ref[_Packed], Saved]] = []
     empty: set[Hashable] = set()
 
     def pack(t: Tensor) -> _Packed:
-        line = recording.recorder.line  # before the operation that is now recorded, to detach the tensor
+        line = (
+            recording.recorder.line or recording.recorder.module or "a place that is not known"
+        )  # before the operation that is now recorded, to detach the tensor
         kept = _Packed(t.detach(), line)  # detached, since an output that its own node holds would be a cycle
         saved_at = len(recording.recorder.steps)
-        packed.append((weakref.ref(kept), recording.saved_as(t, is_hidden=False, saved_at=saved_at)))
+        packed.extend((weakref.ref(kept), recording.saved_as(part, False, saved_at)) for part in parts([t]))
         if recording.storage(t) in recording.made and t.is_leaf and t.requires_grad and not t.numel():
             empty.add(recording.storage(t))  # by such a tensor the checkpoint of PyTorch 2.11 enters the graph
         return kept
 
     def tell(t: Tensor, name: str) -> None:
-        labels.setdefault(recording.number(t), name)
+        for part in parts([t]):
+            labels.setdefault(recording.number(part), name)
 
     with recording:
         with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked), told_names(tell):
-            out = fn(*args)
+            with stepping_aside(recording.unhooked):
+                out = fn(*args)
+        if isinstance(recording.fake, Fakes):
+            recording.recorder.unsure |= recording.fake.asked
         saved = [a for kept, a in packed if kept() is not None]  # a graph without a result has let go of its tensors
         outs = [y for y in tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
         # An argument that was written into has another number now.
-        known = [recording.known_as(a, kind) for a, kind in zip(args, kinds, strict=True)]
-        for name, t in recording.modules.parameters.items():
-            if recording.storage(t) not in recording.made:
-                known.append(recording.known_as(t, "parameter"))
-                tell(t, name)
-        known += [recording.known_as(y, "output") for y in tensors(out)]
+        known = [recording.known_as(t, kind) for a, kind in zip(args, kinds, strict=True) for t in parts([a])]
+        for name, whole in recording.modules.parameters.items():
+            for t in parts([whole]):
+                if recording.storage(t) not in recording.made:
+                    known.append(recording.known_as(t, "parameter"))
+                    tell(t, name)
+        known += [recording.known_as(t, "output") for t in parts(tensors(out))]
+        made = {key: recording.alive[key] for key in recording.firsts}
+        there = held.alive(made, {a.storage for a in saved} | {a.storage for a in known})
         recording.recorder.gone = recording.written_over()
         gradients, others = _record_backward(recording, outs, args, {a.storage for a in saved}, tell)
         recording.recorder.phase = "naming"
@@ -115,7 +131,34 @@ def _trace(
                 found = fields(*args)._asdict()
             labels |= {recording.number(t): name for name, t in found.items() if t is not None}
     saved = [a for a in (*saved, *others) if a.storage not in empty]
-    return recording.recorder.trace(saved, known, map(recording.storage, gradients), labels)
+    gradient_keys = [OUTSIDE, *map(recording.storage, parts(gradients))]
+    del out, outs, gradients
+    saved += _held_otherwise(recording, there, saved, {a.storage for a in known})
+    return recording.recorder.trace(saved, known, gradient_keys, labels)
+
+
+def _held_otherwise(recording: Recording, there: set[int], saved: Sequence[Saved], known: set[Hashable]) -> list[Saved]:
+    """What the graph, to which nothing else may refer now, holds and neither hooks nor the backward showed.
+
+    Said too: what a reference cycle keeps for longer, and what the graph holds that somebody else holds as well.
+    """
+    recording.forget_tensors()
+    freed = held.freed(recording.alive, there)
+    new = {a.storage: a.storage_bytes for a in saved if a.is_made and a.storage not in known}
+    if elsewhere := sum(nbytes for storage, nbytes in new.items() if storage in there - freed.all):
+        recording.recorder.notes.append(
+            f"Held elsewhere too: {size(elsewhere)} of the new memory stays when the graph is gone, as in a cache or a "
+            "global variable."
+        )
+    if late := sum(recording.alive[storage].nbytes() for storage in freed.late):
+        places = sorted({recording.places[storage] for storage in freed.late} - {""})
+        made = f" made at {', '.join(places[:3])}" if places else ""
+        recording.recorder.notes.append(
+            f"Leaks: {size(late)}{made} is in a reference cycle, as "
+            "where an output is an attribute of its own ctx; it stays until Python's garbage collector runs."
+        )
+    seen = {a.storage for a in saved} | known
+    return [recording.hidden_as(storage) for storage in sorted(freed.all) if storage not in seen]
 
 
 def _record_backward(
@@ -130,12 +173,12 @@ def _record_backward(
     boundary = len(recorder.steps)
     cotangents = [torch.ones_like(y) for y in outs]
     recorder.forget(boundary)  # to make the cotangents is no step of the function
-    recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in cotangents}
+    recorder.phase, recording.known_to_backward = "backward", {recording.storage(g) for g in parts(cotangents)}
     leaves = [*args, *recording.hidden_leaves.values()]
     for node in nodes(outs):
         if type(node).__name__ == "AccumulateGrad":
             leaves.append(node.variable)
-        for name, t in _hung_on(node):
+        for name, t in ((name, part) for name, t in _hung_on(node) for part in parts([t])):
             is_hidden = recording.storage(t) not in seen
             if is_hidden:
                 tell(t, name)
@@ -174,20 +217,26 @@ def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequ
 
 
 def tensors(out: Any) -> list[Tensor]:
-    """The tensors among results of any shape, those in dataclasses too."""
-    found: list[Tensor] = []
-    for leaf in tree_leaves(out):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
-    return found
+    """The tensors among results of any shape, those in objects too."""
+    return [*_within(out, set())]
 
 
 def _without_gradient(out: Any) -> str:
     found = tensors(out)
     got = f"{len(found)} of them, none of which does" if found else f"{type(out).__name__} without a tensor"
     return f"expected a result that requires a gradient, got {got}; does an argument or a parameter require one?"
+
+
+def parts(given: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that have memory: in place of a wrapper, such as a nested tensor, those that it consists of."""
+    found: list[Tensor] = []
+    for t in given:
+        if is_traceable_wrapper_subclass(t):
+            names, _ = t.__tensor_flatten__()
+            found += parts([getattr(t, name) for name in names])
+        else:
+            found.append(t)
+    return found
 
 
 def _version(t: Tensor) -> int:
@@ -221,5 +270,6 @@ def _within(a: Any, seen: set[int]) -> Iterator[Tensor]:
             seen.add(id(leaf))
             for cell in getattr(leaf, "__closure__", None) or ():
                 yield from _within(cell.cell_contents, seen)
-            for part in list(getattr(leaf, "__dict__", {}).values()):
+            slots = [name for c in type(leaf).__mro__ for name in [*getattr(c, "__slots__", ())] if hasattr(leaf, name)]
+            for part in (*getattr(leaf, "__dict__", {}).values(), *(getattr(leaf, name) for name in slots)):
                 yield from _within(part, seen)
