@@ -144,3 +144,26 @@ def test_arguments_of_a_concrete_audit_are_made(
     command = ("audit", f"{path}:loss", "--param", f"{path}:init", "--arg", "f32[4]", "--concrete")
     code, out, err = residuals(capsys, *command)
     assert (code, "float32[4]" in out) == (0, True), err
+
+
+@BOTH
+def test_a_device_that_is_not_there(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = (f"{source(framework, tmp_path)}:gate", "--arg", "f32[64,8]")
+    assert residuals(capsys, "audit", *target, "--device", "cpu")[1] == residuals(capsys, "audit", *target)[1]
+    if "gpu" not in frameworks.load(framework).devices():
+        assert_usage(residuals(capsys, "audit", *target, "--device", "gpu"), "--device gpu: ")
+
+
+@pytest.mark.needs("torch")
+def test_a_file_that_asks_for_numbers_while_it_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that it spells out are there; of others it is said how to have them."""
+    path = tmp_path / "drops.py"
+    for numbers, is_there in (("torch.linspace(0, 0.1, 2)", True), ("torch.rand(2)", False)):
+        path.write_text(
+            f"import torch\nrates = [x.item() for x in {numbers}]\nmodel = torch.nn.Sequential(torch.nn.Linear(8, 8))\n"
+        )
+        answer = residuals(capsys, "audit", f"{path}:model", "--arg", "f32[4,8]")
+        if is_there:
+            assert answer[0] == 0
+        else:
+            assert_usage(answer, "run it with --concrete")

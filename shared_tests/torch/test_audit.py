@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -155,3 +156,19 @@ def test_a_storage_written_through_a_view_is_no_source() -> None:
 
     assert audit(fn, array("torch", 4, 8)).findings == []
     assert audit(lambda x: (x * (torch.empty(4, 8) * 2)).sum(), array("torch", 4, 8)).findings == []
+
+
+def test_the_device_is_named_and_what_a_gpu_keeps_otherwise() -> None:
+    """With the file of PyTorch that chooses the kernel; an elementwise function keeps the same everywhere."""
+
+    def fn(x: Tensor) -> Tensor:
+        y = F.dropout(F.batch_norm(x, None, None, training=True), 0.5)[None]
+        return F.scaled_dot_product_attention(y, y, y, dropout_p=0.1) + F.scaled_dot_product_attention(y, y, y)
+
+    for is_concrete in (False, True):
+        report = audit(fn, array("torch", 4, 8), is_concrete=is_concrete)
+        assert f"{report.framework} on a CPU, before compilation" in str(report)
+        assert [*report.trace.elsewhere] == ["batch_norm", "dropout", "attention"]
+        assert "On a GPU batch_norm, dropout, attention may keep something else (ATen/" in str(report)
+        assert [op["op"] for op in report.document()["unlike_on_gpu"]] == ["batch_norm", "dropout", "attention"]
+    assert "On a GPU" not in str(audit(lambda x: x.sin().exp(), array("torch", 4, 8)))

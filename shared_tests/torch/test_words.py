@@ -8,7 +8,7 @@ from residuals_lab.frameworks.torch import layouts, words
 
 OPERATIONS = (torch.ops.aten, getattr(torch.ops, residuals_torch.__name__))
 TABLES = (
-    words.OPS, words.IDENTITIES, words.COPIES, words.LIKES, words.UNLIKE_FAKES, layouts.NORMS,
+    words.OPS, words.IDENTITIES, words.COPIES, words.LIKES, words.UNLIKE_FAKES, words.UNLIKE_ON_GPU, layouts.NORMS,
     layouts.AS_A_SUM, layouts.AS_THEY_ARE, layouts.CHANNELS_LAST_STAYS, layouts.CONTIGUOUS, layouts.RATHER_CONTIGUOUS,
 )  # fmt: skip
 

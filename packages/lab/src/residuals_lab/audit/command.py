@@ -77,6 +77,7 @@ def add_to(commands: Any, help: str) -> None:
     parser.add_argument(
         "--concrete", action="store_true", help="compute the forward, for code whose path depends on numbers"
     )
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="where arrays are made, and whose kernels run")
     parser.add_argument("--top", type=options.size, default=12, metavar="N", help="rows of a table (default: 12)")
     parser.add_argument("--by", choices=("source", "module", "kind"), help="sum up instead of listing arrays")
     parser.add_argument("--compiled", action="store_true", help="also what is kept after compilation")
@@ -106,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
         if more:
             raise UsageError(f"--framework: expected it once for {target}, got {', '.join([str(framework), *more])}")
         with show.progress(f"tracing {target}"):
-            audits.append(audit_target(target, specs, framework, arguments.concrete, arguments.compiled))
+            audits.append(
+                audit_target(target, specs, framework, arguments.concrete, arguments.compiled, arguments.device)
+            )
     if arguments.plot:
         from residuals_lab import lanes
 

@@ -31,6 +31,8 @@ def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
         "peak_bytes": audit.peak_bytes,
         "operations": {"forward": trace.boundary, "backward": len(trace.steps) - trace.boundary},
         "unsure": [{"op": op, "line": line} for op, line in trace.unsure.items()],
+        "device": trace.device or None,
+        "unlike_on_gpu": [{"op": op, "source": source} for op, source in trace.elsewhere.items()],
         "notes": list(trace.notes),
         "findings": [
             {"what": w.what, "why": w.why, "names": list(w.names), "line": w.line, "freed_bytes": w.nbytes}

@@ -23,7 +23,7 @@ DEPTH = 4  # of modules in modules
 def show(report: Audit, console: Console, top: int = 12, group: By | None = None) -> None:
     """Print the report: the totals, the largest arrays, the modules, then waste, repeats and advice."""
     trace: Trace = report.trace
-    say(console, Text.assemble((report.target, "bold"), f"  {report.framework}, before compilation"))
+    say(console, Text.assemble((report.target, "bold"), f"  {report.framework}{_device(trace)}, before compilation"))
     say(console, totals(report))
     console.print()
     if group:
@@ -48,6 +48,11 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     for op, line in trace.unsure.items():
         console.print()
         say(console, f"Not exact: what {op} at {line} saves shows only in a real run; add --concrete.")
+    if trace.elsewhere:
+        console.print()
+        sources = ", ".join(dict.fromkeys(trace.elsewhere.values()))
+        what = ", ".join(trace.elsewhere)
+        say(console, f"On a GPU {what} may keep something else ({sources}); add --device gpu there.")
     for note in trace.notes:
         console.print()
         say(console, note)
@@ -57,6 +62,11 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     elif not report.findings and not report.advice and not any(r.is_kept for r in report.repeats):
         console.print()
         say(console, "Nothing that this looks for: every array is read, is kept once, and is not cheap to make again.")
+
+
+def _device(trace: Trace) -> str:
+    """The device whose kernels ran, or would run, where it matters."""
+    return f" on a {trace.device.upper()}" if trace.device else ""
 
 
 def _after(report: Audit) -> list[str]:

@@ -28,11 +28,13 @@ def audit_target(
     framework: str | None = None,
     is_concrete: bool = False,
     compiled: bool = False,
+    device: str | None = None,
 ) -> Audit:
     """The audit of `file.py:function` or `package.module:function` at these arguments.
 
     Nothing is allocated while a PyTorch target is imported and its arguments are made, unless `is_concrete` says so. A
-    file whose imports do not tell its framework runs once more before, as it is.
+    file whose imports do not tell its framework runs once more before, as it is. The file's arrays and the arguments
+    are made on `device`, "cpu" or "gpu".
 
     Raises:
         UsageError: whatever goes wrong, in one line that says what to do.
@@ -45,7 +47,10 @@ def audit_target(
             if framework == "torch" and not is_concrete:  # what its file has made is no fake
                 ran.clear()
         adapter = frameworks.load(framework)
-        with contextlib.nullcontext() if is_concrete else adapter.abstractly():
+        if device and device not in adapter.devices():
+            raise UsageError(f"--device {device}: {adapter.TITLE} finds none here, but {', '.join(adapter.devices())}")
+        placed = adapter.placed(device) if device else contextlib.nullcontext()
+        with placed, contextlib.nullcontext() if is_concrete else adapter.abstractly():
             fn, args, kwargs = _loaded(target, arguments, adapter, is_concrete, ran)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
             try:

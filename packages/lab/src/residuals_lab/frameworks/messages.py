@@ -2,12 +2,15 @@
 
 import contextlib
 import dis
+import re
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
 from residuals_lab.frameworks.places import shown_as
 
+# Words of Python's about a call that does not fit its function.
+_MISCALLED = re.compile(r"required (positional|keyword-only) argument|unexpected keyword|positional arguments? but")
 # The exceptions of code that asks an array without numbers for a number.
 _WITHOUT_NUMBERS = {"ConcretizationTypeError", "DataDependentOutputException", "DynamicOutputShapeException"}
 _WITHOUT_NUMBERS |= {"NonConcreteBooleanIndexError", "TracerArrayConversionError", "TracerIntegerConversionError"}
@@ -45,11 +48,14 @@ def explained(problem: BaseException, is_concrete: bool) -> str:
 
 
 def _is_raised_by_user(problem: BaseException) -> bool:
-    """Whether a line of the user's raises this itself: then a run does so too."""
+    """Whether a line of the user's raises this itself, or does not fit its call: then a run does so too."""
     *_, last = [None, *_entries(problem)]
-    if last is None or not shown_as(last.tb_frame.f_code.co_filename):
-        return False
-    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    if last is None or isinstance(problem, (ImportError, NameError, SyntaxError)):
+        return True
+    if isinstance(problem, TypeError) and _MISCALLED.search(_said(problem)):
+        return True
+    code = last.tb_frame.f_code
+    return bool(shown_as(code.co_filename)) and code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _entries(problem: BaseException) -> Iterator[TracebackType]:

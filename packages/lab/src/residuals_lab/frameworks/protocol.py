@@ -42,6 +42,9 @@ class Framework(Protocol):
     def devices(self) -> tuple[str, ...]:
         """The kinds of device at hand, of "cpu" and "gpu"."""
 
+    def placed(self, device: str) -> AbstractContextManager[Any]:
+        """A context in which arrays are made on "cpu" or "gpu", where nobody says otherwise."""
+
     def precision(self, dtype: str) -> AbstractContextManager[Any]:
         """A context in which arrays of this dtype can be made and used."""
 

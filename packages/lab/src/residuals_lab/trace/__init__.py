@@ -98,6 +98,8 @@ class Trace:
     parts: Mapping[int, int] = field(default_factory=dict)  # array that a loop stacks → slice of one iteration
     classes: Mapping[str, str] = field(default_factory=dict)  # module → its class, "Linear"
     unsure: Mapping[str, str] = field(default_factory=dict)  # operation that saves what only a run shows → its line
+    device: str = ""  # the kind of device that chose the kernels, "cpu"; "" if the record is the same for all
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # operation that keeps something else on a GPU → source
     notes: Sequence[str] = ()  # sentences about what the record does not show, or shows only in part
     gone: Collection[int] = ()  # the numbers of values that were written over before the backward
     views_share: bool = False  # a view is no array of its own

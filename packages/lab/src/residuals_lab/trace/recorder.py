@@ -56,9 +56,11 @@ class Recorder:
     times: int = 1  # how often the steps to come run, in the loops around them
     line: str = ""  # of the steps to come
     module: str = ""  # of the steps to come
-    parts: dict[int, int] = field(default_factory=dict)  # this and the next four as a `Trace` has them
+    parts: dict[int, int] = field(default_factory=dict)  # this and the next six as a `Trace` has them
     classes: dict[str, str] = field(default_factory=dict)
     unsure: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    elsewhere: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
     views_share: bool = False  # a view is no array of its own: it is named after its base
@@ -152,6 +154,8 @@ class Recorder:
             self.parts,
             self.classes,
             self.unsure,
+            self.device,
+            self.elsewhere,
             self.notes,
             self.gone,
             self.views_share,

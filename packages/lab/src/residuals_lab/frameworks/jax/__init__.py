@@ -44,6 +44,10 @@ def devices() -> tuple[str, ...]:
         return ("cpu",)
 
 
+def placed(device: str) -> AbstractContextManager[Any]:
+    return jax.default_device(jax.devices(device)[0])
+
+
 def precision(dtype: str) -> AbstractContextManager[Any]:
     return jax.enable_x64(True) if dtype == "float64" else nullcontext()
 

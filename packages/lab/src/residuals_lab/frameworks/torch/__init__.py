@@ -45,6 +45,10 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
 
 
+def placed(device: str) -> AbstractContextManager[Any]:
+    return torch.device("cuda" if device == "gpu" else device)
+
+
 def precision(dtype: str) -> AbstractContextManager[Any]:
     return nullcontext()
 

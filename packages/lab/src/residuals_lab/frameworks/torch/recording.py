@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from residuals_lab.frameworks.places import innermost
 from residuals_lab.frameworks.torch.draws import Draws
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
-from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, axes, word
+from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, UNLIKE_ON_GPU, axes, word
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
 
@@ -104,6 +104,10 @@ class Recording(TorchDispatchMode):
             self._follow_backward(read, outs)
         self.recorder.line, self.recorder.module = self._place()
         name = func.overloadpacket.__name__
+        if outs and not self.recorder.device:
+            self.recorder.device = {"cuda": "gpu"}.get(outs[0].device.type, outs[0].device.type)
+        if self.recorder.device == "cpu" and name in UNLIKE_ON_GPU:
+            self.recorder.elsewhere.setdefault(*UNLIKE_ON_GPU[name])
         if self.fake and name in UNLIKE_FAKES:
             self.recorder.unsure.setdefault(name, self.recorder.line)
         if name in LIKES:

@@ -104,9 +104,9 @@ def _trace(
             labels.setdefault(recording.number(part), name)
 
     with recording:
-        with torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked), told_names(tell):
-            with stepping_aside(recording.unhooked):
-                out = fn(*args)
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, _Packed.unpacked)
+        with hooks, told_names(tell), stepping_aside(recording.unhooked):
+            out = fn(*args)
         if isinstance(recording.fake, Fakes):
             recording.recorder.unsure |= recording.fake.asked
         saved = [a for kept, a in packed if kept() is not None]  # a graph without a result has let go of its tensors
@@ -178,7 +178,7 @@ def _record_backward(
     for node in nodes(outs):
         if type(node).__name__ == "AccumulateGrad":
             leaves.append(node.variable)
-        for name, t in ((name, part) for name, t in _hung_on(node) for part in parts([t])):
+        for name, t in [(name, part) for name, whole in _hung_on(node) for part in parts([whole])]:
             is_hidden = recording.storage(t) not in seen
             if is_hidden:
                 tell(t, name)

@@ -47,6 +47,15 @@ LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_ze
 LIKES |= {"rand_like", "randint_like", "randn_like"}
 # Operations that save other arrays in a run than on fake tensors.
 UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
+# Operations of a CPU whose kernel on a GPU keeps something else: what they are part of, and the file of PyTorch that
+# chooses the kernel.
+UNLIKE_ON_GPU = {
+    "_safe_softmax": ("attention", "ATen/native/transformers/cuda/sdp_utils.cpp"),
+    "_scaled_dot_product_flash_attention_for_cpu": ("attention", "ATen/native/transformers/cuda/sdp_utils.cpp"),
+    "bernoulli_": ("dropout", "ATen/native/Dropout.cpp"),
+    "mkldnn_rnn_layer": ("LSTM", "ATen/native/RNN.cpp"),
+    "native_batch_norm": ("batch_norm", "ATen/native/Normalization.cpp"),
+}
 COPIES = {"clone"}  # the same values in another storage
 
 
