@@ -47,7 +47,7 @@ class Fakes(FakeTensorMode):
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The result of an operation; its numbers too, if those of all tensors that it reads are there."""
         kwargs = kwargs or {}
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given = _tensors(args, kwargs)
         if func is torch.ops.aten.lift_fresh.default and type(args[0]) is Tensor:  # of `torch.tensor([1, 2])`
             return self._with_numbers(args[0])
         is_known = _is_determined(func) and all(self.numbers(t) is not None for t in given)
@@ -91,6 +91,12 @@ class Fakes(FakeTensorMode):
         args, kwargs = tree_map(lambda a: self.numbers(a) if isinstance(a, Tensor) else a, (args, kwargs))
         with _disable_current_modes(), torch.no_grad():
             return func(*args, **kwargs)
+
+
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors among the arguments of an operation, which are no deeper than in a list."""
+    lists = (a if isinstance(a, (list, tuple)) else (a,) for a in (*args, *kwargs.values()))
+    return [t for inside in lists for t in inside if isinstance(t, Tensor)]
 
 
 def _is_determined(func: Any) -> bool:

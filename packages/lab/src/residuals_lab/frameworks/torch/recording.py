@@ -59,7 +59,7 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(map(is_traceable_wrapper_subclass, tree_leaves((args, kwargs)))):
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # its own operations, on the tensors that it consists of, come here one by one
         if func is torch.ops.aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
             return self._constant(args[0], func(args[0]))
