@@ -257,14 +257,14 @@ class Recording(TorchDispatchMode):
         return Saved(self.number(t), storage, storage, *sizes, made_at is not None, is_hidden, saved_at, made_at)
 
     def hidden_as(self, storage: int) -> Saved:
-        """A storage of which nothing is known but that it is held."""
+        """A storage of which nothing is known but that the graph keeps it."""
         number, nbytes = self.firsts[storage]
         is_hidden = not any(self.made[storage] in steps for steps in self._unhooked)
         sizes = self.alive[storage].nbytes(), nbytes
         return Saved(number, storage, storage, *sizes, True, is_hidden, None, self.made[storage])
 
     def forget_tensors(self) -> None:
-        """Hold no tensor any more; storages are held all the same."""
+        """Hold no tensor any more; the storages stay."""
         self.hidden_leaves.clear()
         self.found_by_backward.clear()
 

@@ -1,7 +1,7 @@
 """How the PyTorch adapter traces: it runs a function and its backward, and numbers what operations read and make."""
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.torch import held
+from residuals_lab.frameworks.torch import memory
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.names import told_names
 from residuals_lab.frameworks.torch.recording import CHECKPOINT, OUTSIDE, Recording
 from residuals_lab.frameworks.torch.transforms import stepping_aside
 from residuals_lab.show import size
 from residuals_lab.trace import Kind, Role, Trace
-from residuals_lab.trace.recorder import Saved
+from residuals_lab.trace.recorder import Known, Saved
 
 
 def trace(
@@ -79,19 +79,14 @@ def _trace(
 ) -> Trace:
     args = [recording.seen_as(a) for a in args]
     kinds: list[Kind] = ["parameter" if role == "parameter" else "input" for role in roles]
-    labels = dict[int, str]()
-    for name, t in (
-        *((name, t) for name, t in around.items() if isinstance(t, Tensor)),
-        *zip(names, args, strict=True),
-    ):
-        labels |= {recording.number(part): name for part in parts([t])}
+    labels = {recording.number(t): name for name, t in around.items() if isinstance(t, Tensor)}
+    labels |= {recording.number(t): name for name, a in zip(names, args, strict=True) for t in parts([a])}
     packed: list[tuple[weakref.ref[_Packed], Saved]] = []
     empty: set[Hashable] = set()
 
     def pack(t: Tensor) -> _Packed:
-        line = (
-            recording.recorder.line or recording.recorder.module or "a place that is not known"
-        )  # before the operation that is now recorded, to detach the tensor
+        # Before the operation that is now recorded, to detach the tensor.
+        line = recording.recorder.line or recording.recorder.module or "a place that is not known"
         kept = _Packed(t.detach(), line)  # detached, since an output that its own node holds would be a cycle
         saved_at = len(recording.recorder.steps)
         packed.extend((weakref.ref(kept), recording.saved_as(part, False, saved_at)) for part in parts([t]))
@@ -113,16 +108,9 @@ def _trace(
         outs = [y for y in tensors(out) if y.requires_grad]
         if not outs:
             raise UsageError(_without_gradient(out))
-        # An argument that was written into has another number now.
-        known = [recording.known_as(t, kind) for a, kind in zip(args, kinds, strict=True) for t in parts([a])]
-        for name, whole in recording.modules.parameters.items():
-            for t in parts([whole]):
-                if recording.storage(t) not in recording.made:
-                    known.append(recording.known_as(t, "parameter"))
-                    tell(t, name)
-        known += [recording.known_as(t, "output") for t in parts(tensors(out))]
+        known = _known(recording, zip(args, kinds, strict=True), tensors(out), tell)
         made = {key: recording.alive[key] for key in recording.firsts}
-        there = held.alive(made, {a.storage for a in saved} | {a.storage for a in known})
+        there = memory.alive(made, {a.storage for a in saved} | {a.storage for a in known})
         recording.recorder.gone = recording.written_over()
         gradients, others = _record_backward(recording, outs, args, {a.storage for a in saved}, tell)
         recording.recorder.phase = "naming"
@@ -137,13 +125,29 @@ def _trace(
     return recording.recorder.trace(saved, known, gradient_keys, labels)
 
 
+def _known(
+    recording: Recording,
+    given: Iterable[tuple[Tensor, Kind]],
+    results: Sequence[Tensor],
+    tell: Callable[[Tensor, str], None],
+) -> list[Known]:
+    """What is alive anyway. An argument that was written into has another number now."""
+    known = [recording.known_as(t, kind) for a, kind in given for t in parts([a])]
+    for name, whole in recording.modules.parameters.items():
+        for t in parts([whole]):
+            if recording.storage(t) not in recording.made:
+                known.append(recording.known_as(t, "parameter"))
+                tell(t, name)
+    return known + [recording.known_as(t, "output") for t in parts(results)]
+
+
 def _held_otherwise(recording: Recording, there: set[int], saved: Sequence[Saved], known: set[Hashable]) -> list[Saved]:
     """What the graph, to which nothing else may refer now, holds and neither hooks nor the backward showed.
 
     Said too: what a reference cycle keeps for longer, and what the graph holds that somebody else holds as well.
     """
     recording.forget_tensors()
-    freed = held.freed(recording.alive, there)
+    freed = memory.freed(recording.alive, there)
     new = {a.storage: a.storage_bytes for a in saved if a.is_made and a.storage not in known}
     if elsewhere := sum(nbytes for storage, nbytes in new.items() if storage in there - freed.all):
         recording.recorder.notes.append(
