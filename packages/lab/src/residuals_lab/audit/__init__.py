@@ -157,9 +157,9 @@ def audit(
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
-    flat, inputs = _flat(adapter, fn, args, kwargs)
+    flat, inputs = flatten(adapter, fn, args, kwargs)
     names, arrays, roles = zip(*inputs, strict=True) if inputs else ((), (), ())
-    around = _around(fn)
+    around = variables_around(fn)
     try:
         trace = adapter.trace(flat, arrays, names, roles=roles, around=around, is_abstract=not is_concrete)
     except UsageError:
@@ -184,12 +184,12 @@ def _compiled(adapter: Framework, subject: Subject) -> Compiled:
     return found
 
 
-def _flat(
+def flatten(
     adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[Input]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. The arrays of `fn` itself are parameters."""
     given = [("", Marked(fn, "parameter"))]
-    given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
+    given += zip(argument_names(fn, len(args)), map(_marked, args), strict=True)
     given += [(key, _marked(a)) for key, a in kwargs.items()]
     inputs, rebuilds = list[Input](), []
     for name, marked in given:
@@ -208,7 +208,7 @@ def _flat(
     return flat, inputs
 
 
-def _around(fn: Callable[..., Any]) -> dict[str, Any]:
+def variables_around(fn: Callable[..., Any]) -> dict[str, Any]:
     """The variables around a function that it reads, by their names."""
     try:
         found = inspect.getclosurevars(inspect.unwrap(fn))
@@ -221,7 +221,7 @@ def _marked(a: Any) -> Marked:
     return a if isinstance(a, Marked) else Marked(a)
 
 
-def _names(fn: Callable[..., Any], n: int) -> list[str]:
+def argument_names(fn: Callable[..., Any], n: int) -> list[str]:
     """The names that `fn` has for its first `n` arguments."""
     try:
         parameters = [*inspect.signature(getattr(fn, "forward", fn)).parameters.values()]

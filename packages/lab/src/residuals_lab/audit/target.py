@@ -51,7 +51,7 @@ def audit_target(
             raise UsageError(f"--device {device}: {adapter.TITLE} finds none here, but {', '.join(adapter.devices())}")
         placed = adapter.placed(device) if device else contextlib.nullcontext()
         with placed, contextlib.nullcontext() if is_concrete else adapter.abstractly():
-            fn, args, kwargs = _loaded(target, arguments, adapter, is_concrete, ran)
+            fn, args, kwargs = loaded(target, arguments, adapter, is_concrete, ran)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
             try:
                 return audit(fn, *args, **how, name=target, **kwargs)
@@ -75,7 +75,7 @@ def _hint(problem: UsageError, arguments: Sequence[Argument]) -> str:
     return ""
 
 
-def _loaded(
+def loaded(
     target: str,
     arguments: Sequence[Argument],
     adapter: Framework,

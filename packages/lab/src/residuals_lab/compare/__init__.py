@@ -154,7 +154,7 @@ def _entry(call: Call, adapters: Sequence[Framework], options: Options, target: 
     theirs = None
     if target is not None:
         (adapter,) = (a for a in adapters if target.framework == a.NAME)
-        with _blamed_on(target):  # first: if it cannot be compared, that is said at once
+        with blamed_on(target.name):  # first: if it cannot be compared, that is said at once
             _check_output(call, target, adapter, options)
             result = measure.result(call, target.make, adapter, options)
             kept = measure.kept(call, target.make, adapter, options)
@@ -207,7 +207,7 @@ def _first_array_bytes(call: Call, adapter: Framework, options: Options) -> int:
 
 
 @contextmanager
-def _blamed_on(target: Target) -> Iterator[None]:
+def blamed_on(name: str) -> Iterator[None]:
     """Turn whatever somebody's function raises into one line about that function."""
     try:
         yield
@@ -215,7 +215,7 @@ def _blamed_on(target: Target) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as problem:
         first = next(iter(str(problem).strip().splitlines()), "")
-        raise UsageError(f"{target.name} raised {type(problem).__name__}: {first}") from problem
+        raise UsageError(f"{name} raised {type(problem).__name__}: {first}") from problem
 
 
 def _check_output(call: Call, target: Target, adapter: Framework, options: Options) -> None:

@@ -4,11 +4,34 @@ import argparse
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from residuals_lab import options
 from residuals_lab.errors import MissingFramework, UsageError, guess
+
+DESCRIPTION = """\
+Compare ops in every installed framework: errors against the float64 truth,
+residuals by name, bytes really saved, what the backward repeats, and the
+exchange of residuals between frameworks. Up to three ops in detail; with more,
+or no OP, one line an op and framework.
+
+With --like, compare your own function with an op of the same arguments. With
+--beside, compare two functions, in one framework or in two: values, gradients,
+second derivatives, bytes, and residuals by their values. A known difference is
+named. Their arguments are those of residuals audit, drawn by the seed where
+only a shape is given: --arg 'f32[64,8]', --param params.py:init, --frozen,
+--input x=data.npy, --arg eps=1e-5.
+"""
+
+EXAMPLES = """\
+examples:
+  residuals compare x_sin_x
+  residuals compare mine.py:fn --like x_sin_x
+  residuals compare in_jax.py:norm --beside in_torch.py:norm --arg 'f32[64,8]'
+
+"""
 
 IN_DETAIL = 3  # so many ops have a table each; more have a line each
 
@@ -18,17 +41,35 @@ def add_to(commands: Any, help: str) -> None:
     parser = commands.add_parser(
         "compare",
         help=help,
-        description="Compare ops, or your own function beside an op, in every installed framework: errors against the "
-        "float64 truth, residuals by name, bytes really saved, what the backward repeats, and the exchange of "
-        "residuals between frameworks. Up to three ops in detail; with more, or no OP, one line an op and framework.",
-        epilog=options.EXIT_CODES,
+        description=DESCRIPTION,
+        epilog=EXAMPLES + options.EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="residuals compare [OP ...] [options]\n"
+        "         residuals compare TARGET --like OP [options]\n"
+        "         residuals compare TARGET [--arg SPEC ...] --beside TARGET [--arg SPEC ...] [options]",
     )
+    parser.set_defaults(run=run, targets=[], early=[])
     parser.add_argument(
-        "what", nargs="*", metavar="OP", help="ops; with --like, one file.py:function or module:function"
+        "what",
+        nargs="*",
+        metavar="OP",
+        help="ops; with --like or --beside, one file.py:function or package.module:function",
     )
     parser.add_argument("--like", metavar="OP", help="the op that your function computes")
     parser.add_argument(
-        "--framework", choices=options.FRAMEWORKS, help="only this one (default: all that are installed)"
+        "--beside",
+        action=options.Target,
+        dest="targets",
+        metavar="TARGET",
+        help="another function of the same arrays; arguments after it are its own; one without any has the other's",
+    )
+    options.add_arguments(parser)
+    parser.add_argument(
+        "--framework",
+        action=options.Argument,
+        choices=options.FRAMEWORKS,
+        default=argparse.SUPPRESS,
+        help="only this one (default: all that are installed); with --beside, that of the target before it",
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (default: cpu)")
     parser.add_argument(
@@ -38,16 +79,17 @@ def add_to(commands: Any, help: str) -> None:
     )
     parser.add_argument("--size", type=options.size, default=4096, help="elements of the first array (default: 4096)")
     parser.add_argument("--seed", type=options.seed, default=0, help="of the random arrays (default: 0)")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE", help="an array from a .npy, .npz or .csv file"
-    )
     options.add_plot(parser, "the lanes of one op")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, print, and return the exit code."""
+    return _run_beside(arguments) if arguments.targets else _run_ops(arguments)
+
+
+def _run_ops(arguments: argparse.Namespace) -> int:
+    """Compare ops, or a function with an op."""
     from residuals_lab import frameworks, show
     from residuals_lab.compare import compare, traces
     from residuals_lab.compare.measure import Options
@@ -60,7 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not names:
         raise MissingFramework(frameworks.NONE_INSTALLED)
     arrays: dict[str, Path] = {}
-    for name, path in map(named_file, arguments.input):
+    for how_given, text in arguments.early:
+        if how_given not in ("input", "framework"):
+            raise UsageError(f"--{how_given}: expected --beside TARGET with it, as an op has its own arguments")
+    for name, path in map(named_file, _given(arguments.early, "input")):
         if arrays.setdefault(name, path) is not path:
             raise UsageError(f"--input: {name} is given twice, as {arrays[name]} and as {path}")
     how = Options(
@@ -104,16 +149,59 @@ def _chosen(arguments: argparse.Namespace) -> tuple[list[Any], list[str], Any]:
     from residuals_lab.ops import OPS
     from residuals_lab.targets.functions import load_target
 
+    framework = next(iter(_given(arguments.early, "framework")[::-1]), None)
     if arguments.like is None:
         ops = [_op(name) for name in dict.fromkeys(arguments.what)] or list(OPS)
-        return ops, [arguments.framework] if arguments.framework else list(frameworks.installed()), None
+        return ops, [framework] if framework else list(frameworks.installed()), None
     ops = [_op(arguments.like)]
     if len(arguments.what) != 1:
         raise UsageError(f"--like expects one file.py:function or module:function, got {len(arguments.what)}")
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the file's own output
         fn = load_target(arguments.what[0])
-    framework = arguments.framework or framework_of(fn, arguments.what[0])
+    framework = framework or framework_of(fn, arguments.what[0])
     return ops, [framework], Target(arguments.what[0], fn, framework)
+
+
+def _given(arguments: Sequence[tuple[str, str]], how: str) -> list[str]:
+    """What was given to one option."""
+    return [text for given, text in arguments if given == how]
+
+
+def _run_beside(arguments: argparse.Namespace) -> int:
+    """Compare two people's functions."""
+    from residuals_lab import show
+
+    if len(arguments.targets) > 1:
+        raise UsageError("--beside: expected it once")
+    if arguments.like is not None or len(arguments.what) != 1:
+        raise UsageError(f"--beside: expected one TARGET before it and no --like, got {len(arguments.what)}")
+    if arguments.plot:
+        raise UsageError("--plot: expected an op; two functions are drawn by residuals audit TARGET --beside TARGET")
+    options.check_files(arguments, arguments.what)
+    with show.progress("importing"):
+        from residuals_lab.compare import beside_table, ports
+        from residuals_lab.compare.beside import beside
+        from residuals_lab.compare.document import beside_document
+        from residuals_lab.compare.measure import Options
+        from residuals_lab.targets.arguments import Argument
+
+    ((other, own),) = arguments.targets
+    found = []
+    for target, given, others in ((arguments.what[0], arguments.early, own), (other, own, arguments.early)):
+        specs, theirs = ([Argument(how, text) for how, text in a if how != "framework"] for a in (given, others))
+        found.append(ports.load(target, specs or theirs, next(iter(_given(given, "framework")), None)))
+    for port in found:
+        if arguments.device not in port.adapter.devices():
+            raise UsageError(f"device: {port.adapter.TITLE} finds no {arguments.device} here")
+    dtypes = (arguments.dtype,) if arguments.dtype else Options.dtypes
+    how = Options(dtypes=dtypes, device=arguments.device, seed=arguments.seed)
+    with show.progress("comparing") as tell:
+        result = beside(*found, how, tell)
+    if arguments.json:
+        show.print_json(beside_document(result))
+    else:
+        beside_table.show(result, show.console())
+    return 1 if result.findings else 0
 
 
 def _op(name: str) -> Any:
@@ -122,7 +210,10 @@ def _op(name: str) -> Any:
     if name not in BY_NAME:
         if ":" in name:
             like = shlex.join(["residuals", "compare", name, "--like", "OP"])
-            raise UsageError(f"op: {name} is a function; to compare it with an op of the same arguments: {like}")
+            raise UsageError(
+                f"op: {name} is a function; to compare it with an op of the same arguments: {like}; with another "
+                "function: --beside TARGET"
+            )
         near = guess(name, BY_NAME)
         expected = "the name of an op" if near else f"one of {', '.join(BY_NAME)}"
         raise UsageError(f"op: expected {expected}, got {name!r}{near}")

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from residuals_lab.compare import Comparison, Entry, Implementation, Side
+from residuals_lab.compare.beside import Beside, Difference
 from residuals_lab.compare.measure import Errors, Kept
 from residuals_lab.trace.document import SCHEMA_VERSION, kept, repeats
 
@@ -60,3 +61,44 @@ def _implementation(name: str | None, errors: Errors | None, found: Kept) -> dic
 
 def _errors(errors: Errors) -> dict[str, Any]:
     return dict(errors._asdict())
+
+
+def beside_document(found: Beside) -> dict[str, Any]:
+    """Two ports side by side."""
+    first = found.ports[0]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "device": found.options.device,
+        "seed": found.options.seed,
+        "dtypes": list(found.options.dtypes),
+        "shapes": {a.name: list(a.array.shape) for a in first.inputs},
+        "ports": [
+            {
+                "target": port.name,
+                "framework": port.adapter.NAME,
+                "version": port.adapter.TITLE,
+                **kept(trace),
+                "peak_bytes": peak,
+                "repeats": repeats(trace),
+            }
+            for port, trace, peak in zip(found.ports, found.traces, found.peaks, strict=True)
+        ],
+        "differences": [_difference(d) for d in found.differences],
+        "at_zero": [_difference(d) for d in found.at_zero],
+        "equal": [
+            {"first": m.first and m.first.name, "second": m.second and m.second.name} for m in found.matches
+        ],
+        "findings": [asdict(finding) for finding in found.findings],
+    }
+
+
+def _difference(d: Difference) -> dict[str, Any]:
+    return {
+        "what": d.what,
+        "dtype": d.dtype,
+        "error": d.error,
+        "allowed": d.allowed,
+        "is_wrong": d.is_wrong,
+        "known": d.known and d.known.rule,
+        "text": d.known.text if d.known else "",
+    }

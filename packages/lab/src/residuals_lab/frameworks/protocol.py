@@ -55,7 +55,7 @@ class Framework(Protocol):
         """An array that is never differentiated, in `a`'s own dtype, to be used beside arrays on `device`."""
 
     def to_numpy(self, a: Array) -> "np.ndarray":
-        """Any array in float64."""
+        """Any array in float64, a complex one in complex128."""
 
     def is_floating(self, a: Any) -> bool:
         """Whether this is one array of real floating numbers."""
@@ -117,6 +117,7 @@ class Framework(Protocol):
         roles: Sequence[Role] = (),
         around: Mapping[str, Any] = MappingProxyType({}),
         is_abstract: bool = ...,
+        with_contents: bool = False,
     ) -> Trace:
         """Record one forward and one backward of `fn`.
 
@@ -132,6 +133,7 @@ class Framework(Protocol):
             is_abstract: whether to trace shapes and dtypes alone, with nothing computed. Otherwise the forward runs on
                 the numbers of `args`, for code whose path depends on them. The default is the form that shows all: in
                 JAX True, as a run does not show how arrays are made; in PyTorch False.
+            with_contents: whether the trace has the saved arrays themselves too, of a run on the numbers of `args`.
         """
 
     def saved_bytes(self, fn: Function, args: Sequence[Array]) -> int:

@@ -62,7 +62,7 @@ def constant(a: np.ndarray, device: str = "cpu") -> np.ndarray:
 
 
 def to_numpy(a: jax.Array) -> np.ndarray:
-    return np.asarray(a, np.float64)
+    return np.asarray(a, np.complex128 if jnp.iscomplexobj(a) else np.float64)
 
 
 def is_floating(a: Any) -> bool:

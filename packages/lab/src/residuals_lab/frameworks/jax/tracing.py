@@ -1,6 +1,7 @@
 """How the JAX adapter traces: it numbers the values of the jaxprs of a forward and of its backward."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.extend import core
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax.walk import EFFECT, Walk
 from residuals_lab.trace import Kind, Role, Trace
-from residuals_lab.trace.recorder import Recorder
+from residuals_lab.trace.recorder import Recorder, Saved
 
 
 def trace(
@@ -24,6 +25,7 @@ def trace(
     roles: Sequence[Role] = (),
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = True,
+    with_contents: bool = False,
 ) -> Trace:
     """By the jaxprs of a forward and of its backward. The arguments of floating numbers are differentiated.
 
@@ -72,7 +74,18 @@ def trace(
     known += [a.known_as("output") for a in outputs]
     saved = [a.saved_as(is_hidden=False) for a in leaves]
     saved += [a.saved_as(is_hidden=True) for a in (walk.constants(read) if read else ())]
-    return walk.recorder.trace(saved, known, [EFFECT, *(a.storage for a in gradients)], labels)
+    found = walk.recorder.trace(saved, known, [EFFECT, *(a.storage for a in gradients)], labels)
+    return replace(found, contents=_contents(made, args, saved, read)) if with_contents and is_abstract else found
+
+
+def _contents(
+    made: core.ClosedJaxpr, args: Sequence[Any], saved: Sequence[Saved], read: core.ClosedJaxpr | None
+) -> dict[int, Any]:
+    """What is saved: the last results of the forward, and the arrays that the backward closes over."""
+    closed_over = read.consts if read else []
+    results = core.jaxpr_as_fun(made)(*args)
+    leaves = [*results[len(results) + len(closed_over) - len(saved) :], *closed_over]
+    return {a.number: leaf for a, leaf in zip(saved, leaves, strict=True)}
 
 
 def _with_pullback(fn: Callable[..., Any], differentiated: Sequence[int], given: dict[int, int]) -> Callable[..., Any]:

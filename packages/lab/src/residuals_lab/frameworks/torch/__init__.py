@@ -56,7 +56,7 @@ def precision(dtype: str) -> AbstractContextManager[Any]:
 def array(a: np.ndarray, dtype: str | None = None, device: str = "cpu") -> Tensor:
     made = torch.tensor(np.asarray(a), dtype=getattr(torch, dtype) if dtype else None)
     made = made.to("cuda" if device == "gpu" else device)
-    return made.requires_grad_(made.is_floating_point())
+    return made.requires_grad_(made.is_floating_point() or made.is_complex())
 
 
 def constant(a: np.ndarray, device: str = "cpu") -> Tensor:
@@ -64,7 +64,8 @@ def constant(a: np.ndarray, device: str = "cpu") -> Tensor:
 
 
 def to_numpy(a: Tensor) -> np.ndarray:
-    return a.detach().to("cpu", torch.float64).numpy()
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    return a.detach().to("cpu", wide).resolve_conj().numpy()
 
 
 def is_floating(a: Any) -> bool:
@@ -165,11 +166,11 @@ def shaped(shape: tuple[int, ...], dtype: str) -> Tensor:
     if dtype == "key":
         raise UsageError("argument: PyTorch has no keys; residuals_torch takes two numbers, u32[2]")
     made = torch.zeros(shape, dtype=getattr(torch, dtype))
-    return made.requires_grad_(made.is_floating_point())
+    return made.requires_grad_(made.is_floating_point() or made.is_complex())
 
 
 def random_like(a: Tensor) -> Tensor:
-    return torch.rand_like(a).requires_grad_() if a.is_floating_point() else a
+    return torch.rand_like(a).requires_grad_() if a.requires_grad else a
 
 
 def abstractly() -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.autograd.function import BackwardCFunction
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves, tree_map
 
 from residuals_lab.frameworks.places import innermost
@@ -38,9 +38,11 @@ class Recording(TorchDispatchMode):
     dtype, and how often that was written into. Storages are kept alive, since a freed one's address is used again.
     """
 
-    def __init__(self, fake: FakeTensorMode | None = None) -> None:
+    def __init__(self, fake: FakeTensorMode | None = None, with_contents: bool = False) -> None:
         super().__init__()
         self.fake = fake
+        self.with_contents = with_contents
+        self.contents: dict[int, Tensor] = {}  # number → a copy of what is saved, if asked for
         self.modules = Modules(is_abstract=fake is not None)
         self.recorder = Recorder(views_share=True, classes=self.modules.classes)
         self.known_to_backward: set[int] = set()  # storages that the backward was given or made
@@ -254,6 +256,9 @@ class Recording(TorchDispatchMode):
         storage = self.storage(t)
         sizes = t.untyped_storage().nbytes(), t.numel() * t.element_size()
         made_at = self.made.get(storage)
+        if self.with_contents:
+            with _disable_current_modes():
+                self.contents.setdefault(self.number(t), t.detach().clone())
         return Saved(self.number(t), storage, storage, *sizes, made_at is not None, is_hidden, saved_at, made_at)
 
     def hidden_as(self, storage: int) -> Saved:

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -32,6 +33,7 @@ def trace(
     roles: Sequence[Role] = (),
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = False,
+    with_contents: bool = False,
 ) -> Trace:
     """By running `fn` on the tensors given; if `is_abstract`, on fake ones that look like them, and then fake tensors
     stand for those too that `fn` finds elsewhere, as in a module.
@@ -52,7 +54,7 @@ def trace(
         fake.forget(args)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), faking(fake) if fake else nullcontext():
-        return _trace(fn, args, names, fields, roles, around, Recording(fake))
+        return _trace(fn, args, names, fields, roles, around, Recording(fake, with_contents))
 
 
 class _Packed:
@@ -122,7 +124,8 @@ def _trace(
     gradient_keys = [OUTSIDE, *map(recording.storage, parts(gradients))]
     del out, outs, gradients
     saved += _held_otherwise(recording, there, saved, {a.storage for a in known})
-    return recording.recorder.trace(saved, known, gradient_keys, labels)
+    found = recording.recorder.trace(saved, known, gradient_keys, labels)
+    return replace(found, contents=recording.contents)
 
 
 def _known(

@@ -1,0 +1,332 @@
+"""Two people's functions of the same arguments, in one framework or in two: `residuals compare A --beside B`.
+
+Both run on the same random numbers. Their results, gradients and second derivatives are compared, where they differ a
+known reason is looked for, and the arrays that each keeps are matched by their values.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from residuals_lab.compare import hypotheses, ports
+from residuals_lab.compare.hypotheses import Case, Known
+from residuals_lab.compare.measure import Options
+from residuals_lab.compare.ports import Port, Result
+from residuals_lab.errors import UsageError
+from residuals_lab.finding import Finding
+from residuals_lab.ops.tolerance import ULP, error, limit, rounding
+from residuals_lab.show import size
+from residuals_lab.trace import Residual, Trace, lifetimes
+
+
+class Difference(NamedTuple):
+    """One array that both compute, in one dtype."""
+
+    what: str  # "value", "gradient of x", "second derivative of x"
+    dtype: str
+    error: float | None  # of the second from the first, relative to the largest entry; None where one has none
+    allowed: float
+    known: Known | None  # why they differ, where that is recognised
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.error is None or not self.error <= self.allowed
+
+
+class Match(NamedTuple):
+    """A residual of each port, equal in value, or of one alone."""
+
+    first: Residual | None
+    second: Residual | None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The result of `residuals compare A --beside B`."""
+
+    ports: tuple[Port, Port]
+    options: Options
+    differences: tuple[Difference, ...]
+    traces: tuple[Trace, Trace]
+    matches: tuple[Match, ...]
+    at_zero: tuple[Difference, ...] = ()  # what differs only where arguments are 0
+
+    @cached_property
+    def peaks(self) -> tuple[int, int]:
+        """The most bytes of residuals that are alive at one time, of each."""
+        first, second = (lifetimes.peak(t) for t in self.traces)
+        return first, second
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is not the same; two right ports have none."""
+        return tuple(_findings(self))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The two ports on the numbers that they share."""
+
+    ports: tuple[Port, Port]
+    options: Options
+    numbers: list[Any]
+    differentiated: list[int]
+
+    def results(self, dtype: str, numbers: Sequence[Any], is_twice: bool = False) -> tuple[Result, Result]:
+        how = self.options.device, self.options.seed, is_twice
+        first, second = (ports.result(p, numbers, self.differentiated, dtype, *how) for p in self.ports)
+        shapes = [[list(y.shape) for y in found.values] for found in (first, second)]
+        if shapes[0] != shapes[1]:
+            names = self.ports[1].name, self.ports[0].name
+            raise UsageError(f"{names[0]}: expected results {shapes[0]}, as {names[1]} returns, got {shapes[1]}")
+        return first, second
+
+    def names(self) -> list[str]:
+        return [self.ports[0].inputs[i].name for i in self.differentiated]
+
+    def floating(self) -> dict[str, int]:
+        """The places of the inputs of floating numbers, by name."""
+        first = self.ports[0]
+        return {a.name: i for i, a in enumerate(first.inputs) if ports.is_inexact(first.adapter, a.array)}
+
+
+def beside(first: Port, second: Port, options: Options, tell: Callable[[str], None] = lambda what: None) -> Beside:
+    """Compare two ports.
+
+    Raises:
+        UsageError: if the two do not take the same arrays or return others, or one of them cannot be run.
+    """
+    second = ports.aligned(first, second)
+    both = first, second
+    differentiated = [
+        i
+        for i, (a, b) in enumerate(zip(first.inputs, second.inputs, strict=True))
+        if "frozen" not in (a.role, b.role) and ports.is_inexact(first.adapter, a.array)
+    ]
+    if not differentiated:
+        raise UsageError(f"{first.name}: expected an argument of floating numbers to differentiate, got none")
+    run = _Run(both, options, ports.numbers_of(first, options.seed), differentiated)
+    tell("comparing values and gradients")
+    differences = [d for dtype in options.dtypes for d in _differences(run, dtype)]
+    at_zero = _at_zero(run, differences)
+    tell("comparing what they keep")
+    dtype = options.dtypes[-1]
+    traces = tuple(ports.trace(p, run.numbers, dtype, options.device) for p in both)
+    matches = _matches(both, (traces[0], traces[1]), dtype)
+    return Beside(both, options, tuple(differences), (traces[0], traces[1]), tuple(matches), tuple(at_zero))
+
+
+def _differences(run: _Run, dtype: str) -> Iterator[Difference]:
+    """Values and gradients in one dtype, and in the first dtype second derivatives too."""
+    is_first = dtype == run.options.dtypes[0]
+    first, second = run.results(dtype, run.numbers, is_twice=is_first)
+    if not any(np.isfinite(y).any() for r in (first, second) for y in r.values):
+        raise UsageError(f"{run.ports[0].name}: expected a result of finite numbers, got none; give some with --input")
+    allowed = _allowed(run, dtype, first, second)
+    pairs = _pairs(run, first, second)
+    causes = dict[str, Known]()
+    for what, (a, b) in pairs.items():
+        known = None
+        found = _error(b, a, _noise_of(pairs, dtype))
+        if is_first and not found <= allowed:
+            known = hypotheses.explained(_case(run, what, a, b, first.weights))
+            if known is None and causes:
+                known = Known("follows", f"follows from the {next(iter(causes))}")
+            elif known is not None:
+                causes[what] = known
+        yield Difference(what, dtype, found, allowed, known)
+    if is_first:
+        yield from _second_derivatives(run, dtype, first, second, causes)
+
+
+def _pairs(run: _Run, first: Result, second: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The arrays that both compute, by what they are."""
+    several = len(first.values) > 1
+    values = {f"value {i}" if several else "value": y for i, y in enumerate(zip(first.values, second.values, strict=True))}
+    gradients = zip(run.names(), zip(first.gradients, second.gradients, strict=True), strict=True)
+    return values | {f"gradient of {name}": pair for name, pair in gradients}
+
+
+def _second_derivatives(
+    run: _Run, dtype: str, first: Result, second: Result, causes: dict[str, Known]
+) -> Iterator[Difference]:
+    cause = Known("follows", f"follows from the {next(iter(causes))}") if causes else None
+    if first.seconds is None or second.seconds is None:
+        if (first.seconds is None) != (second.seconds is None):
+            which = "first" if first.seconds is None else "second"
+            known = Known("none", f"is none: the {which} cannot be differentiated twice")
+            yield Difference("second derivative", dtype, None, 0.0, known)
+        return
+    pairs = dict(zip(run.names(), zip(first.seconds, second.seconds, strict=True), strict=True))
+    for name, (a, b) in pairs.items():
+        allowed = limit(dtype, rounding(dtype))
+        found = _error(b, a, _noise_of(pairs, dtype))
+        known = None
+        if not found <= allowed:
+            constant = "may be of a rule whose backward takes what it saved for a constant"
+            known = cause or Known("second-derivative", constant)
+        yield Difference(f"second derivative of {name}", dtype, found, allowed, known)
+
+
+def _allowed(run: _Run, dtype: str, first: Result, second: Result) -> float:
+    """How far the two may be apart: 1e-9 in float64; below, twice the error of the more exact one, and its rounding."""
+    if dtype == run.options.dtypes[0]:
+        return limit(dtype, rounding(dtype))
+    wide = run.options.dtypes[0]
+    floating = {*run.floating().values()}
+    rounded = [_rounded(run.ports[0], a, dtype) if i in floating else a for i, a in enumerate(run.numbers)]
+    truths = run.results(wide, rounded)
+    errors = []
+    for found, true in zip((first, second), truths, strict=True):
+        pairs = _pairs(run, true, found)
+        errors.append(max(_error(b, a, _noise_of(pairs, dtype)) for a, b in pairs.values()))
+    return limit(dtype, min(errors))
+
+
+def _rounded(port: Port, a: np.ndarray, dtype: str) -> np.ndarray:
+    with port.adapter.precision(dtype):
+        return port.adapter.to_numpy(port.adapter.array(a, ports.of_kind(dtype, a)))
+
+
+def _error(found: np.ndarray, true: np.ndarray, noise: float) -> float:
+    """The largest difference relative to the largest entry of the truth; 0 if both are the noise of a sum that is 0."""
+    found, true = _real(found), _real(true)
+    if max(np.abs(found).max(initial=0.0), np.abs(true).max(initial=0.0)) <= noise:
+        return 0.0
+    return error(found, true)
+
+
+def _noise_of(pairs: dict[str, tuple[np.ndarray, np.ndarray]], dtype: str) -> float:
+    """What is nothing beside the largest number that is computed."""
+    arrays = [_real(a) for pair in pairs.values() for a in pair]
+    return 64 * ULP[dtype] * max(np.abs(a[np.isfinite(a)]).max(initial=0.0) for a in arrays)
+
+
+def _real(a: np.ndarray) -> np.ndarray:
+    return np.stack([a.real, a.imag]) if np.iscomplexobj(a) else a
+
+
+def _case(run: _Run, what: str, a: np.ndarray, b: np.ndarray, weights: Sequence[np.ndarray]) -> Case:
+    """What the hypotheses are tried on."""
+    dtype, places = run.options.dtypes[0], run.floating()
+
+    def scaled(name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        numbers = list(run.numbers)
+        numbers[places[name]] = scale * numbers[places[name]]
+        return _pairs(run, *run.results(dtype, numbers))[what]
+
+    ops = []
+    for port in run.ports:
+        found = ports.trace(port, run.numbers, dtype, run.options.device)
+        ops.append({step.op for step in found.steps if step.phase == "forward"})
+    return Case(a, b, {name: run.numbers[i] for name, i in places.items()}, weights, (ops[0], ops[1]), scaled)
+
+
+def _at_zero(run: _Run, differences: Sequence[Difference]) -> Iterator[Difference]:
+    """What differs where the first rows of the arguments are 0, or all of them, and nowhere else."""
+    dtype = run.options.dtypes[0]
+    wrong = {d.what for d in differences if d.is_wrong}
+    for place in (np.s_[:1], np.s_[:]):
+        numbers = list(run.numbers)
+        for i in run.differentiated:
+            if run.ports[0].drawn[i]:
+                numbers[i] = np.array(numbers[i])
+                numbers[i][place if numbers[i].ndim else ()] = 0
+        pairs = _pairs(run, *run.results(dtype, numbers))
+        for what, (a, b) in pairs.items():
+            found = _error(b, a, _noise_of(pairs, dtype))
+            allowed = limit(dtype, rounding(dtype))
+            if what in wrong or found <= allowed:
+                continue
+            wrong.add(what)
+            finite = [bool(np.isfinite(y).all()) for y in (a, b)]
+            yield Difference(what, dtype, found, allowed, _AT_ZERO[finite[0], finite[1]])
+
+
+_AT_ZERO = {  # whether the first's is finite, and the second's
+    (True, False): Known("nan-at-zero", "is NaN or infinite where arguments are 0, the first's is finite"),
+    (False, True): Known("nan-at-zero", "is finite where arguments are 0, the first's is NaN or infinite"),
+    (True, True): Known("differs-at-zero", "is another where arguments are 0"),
+    (False, False): Known("differs-at-zero", "is another where arguments are 0"),
+}
+
+
+def _matches(both: tuple[Port, Port], traces: tuple[Trace, Trace], dtype: str) -> Iterator[Match]:
+    """The residuals of the two, those that are equal in value as one; each storage once, the largest first."""
+    held = [_held(port, trace) for port, trace in zip(both, traces, strict=True)]
+    rest = list(held[1])
+    found = []
+    for r, a in held[0]:
+        equal = [pair for pair in rest if _is_same(a, pair[1], 8 * rounding(dtype))]
+        other = min(equal, key=lambda pair: (pair[0].name != r.name, pair[0].is_new != r.is_new), default=None)
+        rest = [pair for pair in rest if pair is not other]
+        found.append(Match(r, other[0] if other else None))
+    found += [Match(None, r) for r, _ in rest]
+    return iter(sorted(found, key=lambda m: -max(r.storage_bytes for r in m if r)))
+
+
+def _held(port: Port, trace: Trace) -> list[tuple[Residual, np.ndarray | None]]:
+    """The residuals, each storage once, and their numbers where these are known."""
+    stored = {r.storage: r for r in reversed(trace.residuals)}
+    found = []
+    for r in reversed(stored.values()):
+        array = trace.contents.get(r.value.number)
+        is_known = array is not None and "key" not in r.value.dtype
+        found.append((r, port.adapter.to_numpy(array) if is_known else None))
+    return found
+
+
+def _is_same(a: np.ndarray | None, b: np.ndarray | None, tolerance: float) -> bool:
+    """Whether two arrays have the same numbers, in another shape maybe, or transposed."""
+    if a is None or b is None or a.size != b.size:
+        return False
+    ways = [b, b.swapaxes(-1, -2)] if b.ndim > 1 else [b]
+    return any(error(_real(way.ravel()), _real(a.ravel())) <= tolerance for way in ways)
+
+
+def _findings(found: Beside) -> Iterator[Finding]:
+    first, second = (port.name for port in found.ports)
+    told = set[str]()
+    for d in (*found.differences, *found.at_zero):
+        if not d.is_wrong or d.what in told:
+            continue  # in float32 it differs for the reason that it does in float64
+        told.add(d.what)
+        kind = d.what.split()[0]
+        rule = "second-derivative" if kind == "second" else kind
+        is_rounding = d.dtype != found.options.dtypes[0]
+        known = f": it {d.known.text}" if d.known else ": one is less exact" if is_rounding else ""
+        yield Finding(
+            f"{rule}-differs",
+            f"{second} beside {first}, {d.what} in {d.dtype}{known}",
+            f"a difference of at most {d.allowed:.1e}",
+            "none" if d.error is None else f"{d.error:.1e}",
+            "two ports of one function give the same numbers",
+            "change the one that is wrong, or say in both that they are different functions",
+        )
+    yield from _keeps_more(found)
+
+
+def _keeps_more(found: Beside) -> Iterator[Finding]:
+    """Whether one keeps more new memory than the other; a mere number, such as an eps, is no array here."""
+    extra = [[m[i] for m in found.matches if m[1 - i] is None and _is_counted(m[i])] for i in (0, 1)]
+    new = [sum(r.storage_bytes for m in found.matches if (r := m[i]) and _is_counted(r)) for i in (0, 1)]
+    if new[0] == new[1]:
+        return
+    more = int(new[1] > new[0])
+    names = [found.ports[i].name for i in (more, 1 - more)]
+    arrays = [f"{r.name}, {size(r.storage_bytes)}{', never read' if r.is_unused else ''}" for r in extra[more] if r]
+    yield Finding(
+        "keeps-more",
+        f"{names[0]} keeps more than {names[1]}: {'; '.join(arrays) or 'arrays that the other has anyway'}",
+        f"{size(new[1 - more])} of new memory",
+        size(new[more]),
+        "memory that is kept from the forward to the backward is what a model runs out of",
+        "keep what the other keeps, and make the rest again in the backward",
+    )
+
+
+def _is_counted(r: Residual | None) -> bool:
+    return r is not None and r.is_new and r.value.elements > 1
