@@ -50,7 +50,7 @@ ARROWS = {
     "audit": "options targets lanes frameworks trace",
     "options": "lanes",
     "streams": "",
-    "targets": "frameworks",
+    "targets": "frameworks trace",
     "ops": "frameworks trace",
     "lanes": "trace",
     "frameworks": "trace",

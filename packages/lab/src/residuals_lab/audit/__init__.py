@@ -10,11 +10,10 @@ dtypes, in JAX as jaxprs and in PyTorch on fake tensors. The report is of the pr
 a compiler.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
@@ -26,15 +25,9 @@ from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.lanes.rows import Note, Picture
 from residuals_lab.show import size
-from residuals_lab.trace import Input, Residual, Role, Trace, lifetimes
+from residuals_lab.targets.calls import Marked, as_marked, flatten, variables_around
+from residuals_lab.trace import Residual, Trace, lifetimes
 from residuals_lab.trace.repeats import Repeat, repeats
-
-
-class Marked(NamedTuple):
-    """An argument, an array or any tree of them, and its role."""
-
-    tree: Any
-    role: Role = "input"
 
 
 def parameter(tree: Any) -> Marked:
@@ -169,7 +162,7 @@ def audit(
     found = Audit(name, adapter.TITLE, trace, adapter)
     if not compiled:
         return found
-    marked = map(_marked, (*args, *kwargs.values()))
+    marked = map(as_marked, (*args, *kwargs.values()))
     values = [adapter.frozen(a.tree) if a.role == "frozen" else a.tree for a in marked]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
     subject = Subject(fn, values[: len(args)], named, flat, inputs, around)
@@ -182,50 +175,3 @@ def _compiled(adapter: Framework, subject: Subject) -> Compiled:
     except (Exception, SystemExit) as problem:  # of any kind: neither compiler nor function is ours
         raise UsageError(f"cannot be compiled: {explained(problem, is_concrete=True)}") from problem
     return found
-
-
-def flatten(
-    adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Callable[..., Any], list[Input]]:
-    """`fn` as a function of the arrays in its arguments, and these arrays. The arrays of `fn` itself are parameters."""
-    given = [("", Marked(fn, "parameter"))]
-    given += zip(argument_names(fn, len(args)), map(_marked, args), strict=True)
-    given += [(key, _marked(a)) for key, a in kwargs.items()]
-    inputs, rebuilds = list[Input](), []
-    for name, marked in given:
-        found, rebuild = adapter.arrays_in(marked.tree)
-        inputs += [Input(name + path, array, marked.role) for path, array in found.items()]
-        rebuilds.append((len(found), rebuild))
-
-    def flat(*arrays: Any) -> Any:
-        rest, trees = list(arrays), []
-        for n, rebuild in rebuilds:
-            trees.append(rebuild(rest[:n]))
-            del rest[:n]
-        fn, *values = trees
-        return fn(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
-
-    return flat, inputs
-
-
-def variables_around(fn: Callable[..., Any]) -> dict[str, Any]:
-    """The variables around a function that it reads, by their names."""
-    try:
-        found = inspect.getclosurevars(inspect.unwrap(fn))
-    except (TypeError, ValueError):  # `fn` is an object, or one of its variables is not set yet
-        return {}
-    return {**found.globals, **found.nonlocals}
-
-
-def _marked(a: Any) -> Marked:
-    return a if isinstance(a, Marked) else Marked(a)
-
-
-def argument_names(fn: Callable[..., Any], n: int) -> list[str]:
-    """The names that `fn` has for its first `n` arguments."""
-    try:
-        parameters = [*inspect.signature(getattr(fn, "forward", fn)).parameters.values()]
-    except (TypeError, ValueError):
-        parameters = []
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [*names[:n], *(f"argument {i}" for i in range(len(names), n))]

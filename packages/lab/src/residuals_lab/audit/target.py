@@ -10,16 +10,13 @@ from types import ModuleType
 from typing import Any
 
 from residuals_lab import frameworks
-from residuals_lab.audit import Audit, Marked, audit
+from residuals_lab.audit import Audit, audit
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.detect import framework_in, framework_of
 from residuals_lab.frameworks.messages import explained
-from residuals_lab.frameworks.protocol import Framework
-from residuals_lab.targets.arguments import Argument, value
+from residuals_lab.targets.arguments import Argument
+from residuals_lab.targets.calls import loaded
 from residuals_lab.targets.functions import executed, load_target
-from residuals_lab.trace import Role
-
-ROLES: dict[str, Role] = {"arg": "input", "param": "parameter", "frozen": "frozen", "input": "input"}
 
 
 def audit_target(
@@ -73,28 +70,6 @@ def _hint(problem: UsageError, arguments: Sequence[Argument]) -> str:
     if "to differentiate" in text or "requires a gradient" in text:
         return "; --arg and --param of floating numbers are differentiated, --frozen is not"
     return ""
-
-
-def loaded(
-    target: str,
-    arguments: Sequence[Argument],
-    adapter: Framework,
-    is_concrete: bool,
-    ran: dict[Path, ModuleType],
-) -> tuple[Any, list[Marked], dict[str, Any]]:
-    """The target, its arguments in order, and those by name."""
-    fn = load_target(target, ran)
-    args, kwargs = list[Marked](), dict[str, Any]()
-    for argument in arguments:
-        name, given = value(adapter, argument, is_concrete, ran)
-        if name in kwargs:
-            raise UsageError(f"--{argument.how}: {name} is given twice, the second time as {argument.text!r}")
-        marked = Marked(given, ROLES[argument.how])
-        if name:
-            kwargs[name] = marked
-        else:
-            args.append(marked)
-    return fn, args, kwargs
 
 
 def _imported_by(target: str) -> str | None:

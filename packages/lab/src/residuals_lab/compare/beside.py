@@ -6,7 +6,7 @@ known reason is looked for, and the arrays that each keeps are matched by their 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +75,14 @@ class _Run:
     numbers: list[Any]
     differentiated: list[int]
 
+    @cached_property
+    def ops(self) -> tuple[set[str], set[str]]:
+        """The operations of each port's forward."""
+        dtype, device = self.options.dtypes[0], self.options.device
+        traces = [ports.trace(port, self.numbers, dtype, device) for port in self.ports]
+        first, second = ({step.op for step in t.steps if step.phase == "forward"} for t in traces)
+        return first, second
+
     def results(self, dtype: str, numbers: Sequence[Any], is_twice: bool = False) -> tuple[Result, Result]:
         how = self.options.device, self.options.seed, is_twice
         first, second = (ports.result(p, numbers, self.differentiated, dtype, *how) for p in self.ports)
@@ -128,11 +136,12 @@ def _differences(run: _Run, dtype: str) -> Iterator[Difference]:
     allowed = _allowed(run, dtype, first, second)
     pairs = _pairs(run, first, second)
     causes = dict[str, Known]()
+    scaled = _scaled(run)
     for what, (a, b) in pairs.items():
-        known = None
+        known: Known | None = None
         found = _error(b, a, _noise_of(pairs, dtype))
         if is_first and not found <= allowed:
-            known = hypotheses.explained(_case(run, what, a, b, first.weights))
+            known = hypotheses.explained(_case(run, a, b, first.weights, lambda *how, what=what: scaled(*how)[what]))
             if known is None and causes:
                 known = Known("follows", f"follows from the {next(iter(causes))}")
             elif known is not None:
@@ -145,7 +154,9 @@ def _differences(run: _Run, dtype: str) -> Iterator[Difference]:
 def _pairs(run: _Run, first: Result, second: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The arrays that both compute, by what they are."""
     several = len(first.values) > 1
-    values = {f"value {i}" if several else "value": y for i, y in enumerate(zip(first.values, second.values, strict=True))}
+    values = {
+        f"value {i}" if several else "value": y for i, y in enumerate(zip(first.values, second.values, strict=True))
+    }
     gradients = zip(run.names(), zip(first.gradients, second.gradients, strict=True), strict=True)
     return values | {f"gradient of {name}": pair for name, pair in gradients}
 
@@ -164,11 +175,11 @@ def _second_derivatives(
     for name, (a, b) in pairs.items():
         allowed = limit(dtype, rounding(dtype))
         found = _error(b, a, _noise_of(pairs, dtype))
-        known = None
+        why: Known | None = None
         if not found <= allowed:
             constant = "may be of a rule whose backward takes what it saved for a constant"
-            known = cause or Known("second-derivative", constant)
-        yield Difference(f"second derivative of {name}", dtype, found, allowed, known)
+            why = cause or Known("second-derivative", constant)
+        yield Difference(f"second derivative of {name}", dtype, found, allowed, why)
 
 
 def _allowed(run: _Run, dtype: str, first: Result, second: Result) -> float:
@@ -209,20 +220,22 @@ def _real(a: np.ndarray) -> np.ndarray:
     return np.stack([a.real, a.imag]) if np.iscomplexobj(a) else a
 
 
-def _case(run: _Run, what: str, a: np.ndarray, b: np.ndarray, weights: Sequence[np.ndarray]) -> Case:
+def _scaled(run: _Run) -> Callable[[str, float], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What both compute with an input so many times as large, each only once."""
+
+    @cache
+    def scaled(name: str, scale: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        place, numbers = run.floating()[name], list(run.numbers)
+        numbers[place] = scale * numbers[place]
+        return _pairs(run, *run.results(run.options.dtypes[0], numbers))
+
+    return scaled
+
+
+def _case(run: _Run, a: np.ndarray, b: np.ndarray, weights: Sequence[np.ndarray], scaled: Any) -> Case:
     """What the hypotheses are tried on."""
-    dtype, places = run.options.dtypes[0], run.floating()
-
-    def scaled(name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        numbers = list(run.numbers)
-        numbers[places[name]] = scale * numbers[places[name]]
-        return _pairs(run, *run.results(dtype, numbers))[what]
-
-    ops = []
-    for port in run.ports:
-        found = ports.trace(port, run.numbers, dtype, run.options.device)
-        ops.append({step.op for step in found.steps if step.phase == "forward"})
-    return Case(a, b, {name: run.numbers[i] for name, i in places.items()}, weights, (ops[0], ops[1]), scaled)
+    inputs = {name: run.numbers[i] for name, i in run.floating().items()}
+    return Case(a, b, inputs, weights, run.ops, scaled)
 
 
 def _at_zero(run: _Run, differences: Sequence[Difference]) -> Iterator[Difference]:
@@ -256,10 +269,10 @@ _AT_ZERO = {  # whether the first's is finite, and the second's
 
 def _matches(both: tuple[Port, Port], traces: tuple[Trace, Trace], dtype: str) -> Iterator[Match]:
     """The residuals of the two, those that are equal in value as one; each storage once, the largest first."""
-    held = [_held(port, trace) for port, trace in zip(both, traces, strict=True)]
-    rest = list(held[1])
+    kept = [_kept(port, trace) for port, trace in zip(both, traces, strict=True)]
+    rest = list(kept[1])
     found = []
-    for r, a in held[0]:
+    for r, a in kept[0]:
         equal = [pair for pair in rest if _is_same(a, pair[1], 8 * rounding(dtype))]
         other = min(equal, key=lambda pair: (pair[0].name != r.name, pair[0].is_new != r.is_new), default=None)
         rest = [pair for pair in rest if pair is not other]
@@ -268,45 +281,57 @@ def _matches(both: tuple[Port, Port], traces: tuple[Trace, Trace], dtype: str) -
     return iter(sorted(found, key=lambda m: -max(r.storage_bytes for r in m if r)))
 
 
-def _held(port: Port, trace: Trace) -> list[tuple[Residual, np.ndarray | None]]:
-    """The residuals, each storage once, and their numbers where these are known."""
-    stored = {r.storage: r for r in reversed(trace.residuals)}
-    found = []
-    for r in reversed(stored.values()):
-        array = trace.contents.get(r.value.number)
-        is_known = array is not None and "key" not in r.value.dtype
-        found.append((r, port.adapter.to_numpy(array) if is_known else None))
-    return found
+def _kept(port: Port, trace: Trace) -> list[tuple[Residual, list[np.ndarray]]]:
+    """The residuals, each storage once, and the arrays that are known to be in it."""
+    found = dict[Any, tuple[Residual, list[np.ndarray]]]()
+    for r in trace.residuals:
+        _, arrays = found.setdefault(r.storage, (r, []))
+        if r.value.number in trace.contents and "key" not in r.value.dtype:
+            arrays.append(port.adapter.to_numpy(trace.contents[r.value.number]))
+    return [*found.values()]
 
 
-def _is_same(a: np.ndarray | None, b: np.ndarray | None, tolerance: float) -> bool:
-    """Whether two arrays have the same numbers, in another shape maybe, or transposed."""
-    if a is None or b is None or a.size != b.size:
-        return False
-    ways = [b, b.swapaxes(-1, -2)] if b.ndim > 1 else [b]
-    return any(error(_real(way.ravel()), _real(a.ravel())) <= tolerance for way in ways)
+def _is_same(some: Sequence[np.ndarray], others: Sequence[np.ndarray], tolerance: float) -> bool:
+    """Whether two storages have the same numbers in them, in another shape maybe, or transposed."""
+    ways = [way for b in others for way in ([b, b.swapaxes(-1, -2)] if b.ndim > 1 else [b])]
+    pairs = [(_real(a.ravel()), _real(way.ravel())) for a in some for way in ways if a.size == way.size]
+    return any(a.shape == b.shape and error(b, a) <= tolerance for a, b in pairs)
 
 
 def _findings(found: Beside) -> Iterator[Finding]:
+    """One for each cause of differences, and one for the bytes."""
     first, second = (port.name for port in found.ports)
-    told = set[str]()
-    for d in (*found.differences, *found.at_zero):
-        if not d.is_wrong or d.what in told:
-            continue  # in float32 it differs for the reason that it does in float64
-        told.add(d.what)
+    for d, *others in _by_cause((*found.differences, *found.at_zero)):
         kind = d.what.split()[0]
-        rule = "second-derivative" if kind == "second" else kind
-        is_rounding = d.dtype != found.options.dtypes[0]
-        known = f": it {d.known.text}" if d.known else ": one is less exact" if is_rounding else ""
+        what = ", ".join([d.what, *(other.what for other in others[:3])])
+        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        less_exact = ": one of the two is less exact" if d.dtype != found.options.dtypes[0] else ""
+        known = f": the second's {d.known.text}" if d.known else less_exact
         yield Finding(
-            f"{rule}-differs",
-            f"{second} beside {first}, {d.what} in {d.dtype}{known}",
+            f"{'second-derivative' if kind == 'second' else kind}-differs",
+            f"{second} beside {first}: {what}{rest} differ{'' if others else 's'} in {d.dtype}{known}",
             f"a difference of at most {d.allowed:.1e}",
             "none" if d.error is None else f"{d.error:.1e}",
             "two ports of one function give the same numbers",
-            "change the one that is wrong, or say in both that they are different functions",
+            "change the one that is wrong, or give the two different names",
         )
     yield from _keeps_more(found)
+
+
+def _by_cause(differences: Sequence[Difference]) -> list[list[Difference]]:
+    """What is wrong, with that which is wrong for the same reason; in float32 it is so for the reason of float64."""
+    causes: list[list[Difference]] = []
+    told = set[str]()
+    for d in differences:
+        if not d.is_wrong or d.what in told:
+            continue
+        told.add(d.what)
+        same = [c for c in causes if d.known and c[0].known and (c[0].known == d.known or d.known.rule == "follows")]
+        if same:
+            same[0].append(d)
+        else:
+            causes.append([d])
+    return causes
 
 
 def _keeps_more(found: Beside) -> Iterator[Finding]:

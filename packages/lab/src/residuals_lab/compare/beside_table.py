@@ -19,17 +19,15 @@ def show(found: Beside, console: Console) -> None:
     say(console, Text.assemble("beside ", (second.title, "bold")))
     say(console, f"{arrays}; {found.options.device}, seed {found.options.seed}", indent=2)
     console.print()
-    _show_rows(["", "", "difference", "allowed"], [_difference(d) for d in found.differences], console)
-    for d in (*found.differences, *found.at_zero):
-        if d.known and d.is_wrong:
-            say(console, f"  {d.what} in {d.dtype}: the second's {d.known.text}", indent=4)
+    rows = [_difference(d) for d in found.differences] + [_difference(d, ", at 0") for d in found.at_zero]
+    _show_rows(["", "", "difference", "allowed"], rows, console)
     console.print()
     _show_rows(["", "", "first", "second"], _bytes(found), console)
     console.print()
     dtype = found.options.dtypes[-1]
     head = [f"residuals, {dtype}", "of the first", "of the second"]
-    rows = [[_named(m.first, m.second), _kept(m.first), _kept(m.second)] for m in found.matches]
-    _show_rows(head, rows, console)
+    kept = [[_named(m.first, m.second), _kept(m.first), _kept(m.second)] for m in found.matches]
+    _show_rows(head, kept, console)
     console.print()
     for finding in found.findings:
         say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
@@ -55,9 +53,9 @@ def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Cons
                 say(console, f"    {title}: {cell}", indent=6)
 
 
-def _difference(d: Difference) -> list[str]:
+def _difference(d: Difference, where: str = "") -> list[str]:
     found = "one has none" if d.error is None else "0" if d.error == 0 else f"{d.error:.1e}"
-    return [d.what, d.dtype, found, f"{d.allowed:.1e}"]
+    return [d.what + where, d.dtype, found, f"{d.allowed:.1e}"]
 
 
 def _bytes(found: Beside) -> list[list[str]]:

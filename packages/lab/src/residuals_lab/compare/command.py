@@ -102,7 +102,7 @@ def _run_ops(arguments: argparse.Namespace) -> int:
     if not names:
         raise MissingFramework(frameworks.NONE_INSTALLED)
     arrays: dict[str, Path] = {}
-    for how_given, text in arguments.early:
+    for how_given, _ in arguments.early:
         if how_given not in ("input", "framework"):
             raise UsageError(f"--{how_given}: expected --beside TARGET with it, as an op has its own arguments")
     for name, path in map(named_file, _given(arguments.early, "input")):
@@ -196,7 +196,7 @@ def _run_beside(arguments: argparse.Namespace) -> int:
     dtypes = (arguments.dtype,) if arguments.dtype else Options.dtypes
     how = Options(dtypes=dtypes, device=arguments.device, seed=arguments.seed)
     with show.progress("comparing") as tell:
-        result = beside(*found, how, tell)
+        result = beside(found[0], found[1], how, tell)
     if arguments.json:
         show.print_json(beside_document(result))
     else:

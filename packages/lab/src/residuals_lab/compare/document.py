@@ -85,9 +85,7 @@ def beside_document(found: Beside) -> dict[str, Any]:
         ],
         "differences": [_difference(d) for d in found.differences],
         "at_zero": [_difference(d) for d in found.at_zero],
-        "equal": [
-            {"first": m.first and m.first.name, "second": m.second and m.second.name} for m in found.matches
-        ],
+        "equal": [{"first": m.first and m.first.name, "second": m.second and m.second.name} for m in found.matches],
         "findings": [asdict(finding) for finding in found.findings],
     }
 

@@ -123,7 +123,10 @@ def _gelus(case: Case) -> Known | None:
             continue
         for factor in _factors(case, x.shape):
             expected = function(x) * factor
-            for sign, which in ((1, "tanh, where the first's has that with erf"), (-1, "erf, where the first's has tanh's")):
+            for sign, which in (
+                (1, "tanh, where the first's has that with erf"),
+                (-1, "erf, where the first's has tanh's"),
+            ):
                 if near(difference, sign * expected, 1e-6):
                     return Known("two-gelus", f"has the gelu of {name} with {which}")
     tanh_and_erf = [(bool(ops & TANH_OPS), bool(ops & ERF_OPS)) for ops in case.ops]
@@ -168,8 +171,8 @@ def _variance(case: Case) -> Known | None:
     """
     for name in case.inputs:
         first, second = case.scaled(name, SCALES[-1])
-        for bias in (0.0, *case.inputs.values()):
-            if np.ndim(bias) and np.shape(bias) != first.shape[first.ndim - np.ndim(bias) :]:
+        for bias in (np.zeros(()), *case.inputs.values()):
+            if bias.shape != first.shape[first.ndim - bias.ndim :]:
                 continue
             factor = _ratio(first - bias, second - bias, FADED)
             if factor and (of := _bessel(factor, case.inputs, FADED)):
@@ -180,7 +183,7 @@ def _variance(case: Case) -> Known | None:
 def _eps(case: Case) -> Known | None:
     """The difference fades as a power of an input's size, as that of two eps does beside it."""
     for name in case.inputs:
-        steps = []
+        steps = list[float]()
         for scale in SCALES[:3]:
             first, second = case.scaled(name, scale)
             steps.append(float(np.abs(first - second).max(initial=0.0)))

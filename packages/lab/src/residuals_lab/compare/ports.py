@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from residuals_lab import frameworks
-from residuals_lab.audit import argument_names, flatten, variables_around
-from residuals_lab.audit.target import loaded
 from residuals_lab.compare import blamed_on
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.targets.arguments import Argument
+from residuals_lab.targets.calls import argument_names, flatten, loaded, variables_around
 from residuals_lab.targets.functions import load_target
 from residuals_lab.trace import Input, Trace
 
@@ -220,7 +219,7 @@ def result(
         gradients = [_conventional(adapter, adapter.to_numpy(d)) for d in found]
         seconds = None
         if is_twice:
-            made = [_array(adapter, _conventional(adapter, u), dtype, device) for u in us]
+            made = [_array(adapter, u, dtype, device) for u in us]
             with contextlib.suppress(Exception):  # of any kind: that there are none is a finding
                 twice = adapter.second_vjp(loss, some, one, made)[:-1]  # the last is of `one`
                 seconds = [_conventional(adapter, adapter.to_numpy(d)) for d in twice]
@@ -232,7 +231,7 @@ def _array(adapter: Framework, a: np.ndarray, dtype: str, device: str) -> Any:
 
 
 def _conventional(adapter: Framework, a: np.ndarray) -> np.ndarray:
-    """A gradient of JAX in PyTorch's convention, or the reverse: for complex arrays the two are conjugates."""
+    """A gradient in PyTorch's convention: of a complex array, JAX gives the conjugate."""
     return np.conj(a) if adapter.NAME == "jax" and np.iscomplexobj(a) else a
 
 

@@ -7,9 +7,12 @@ from residuals_lab.compare.measure import Errors, Options
 from residuals_lab.finding import Finding
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, limit
+from residuals_lab.show import size
 
 if TYPE_CHECKING:
-    from residuals_lab.compare import Entry
+    from residuals_lab.compare import Entry, Implementation
+
+FEW = 100  # a hundredth of the op's first array is a few numbers, such as an eps
 
 
 def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) -> Iterator[Finding]:
@@ -52,8 +55,32 @@ def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) ->
                     "give each residual the value that it has in residuals_numpy",
                 )
     if entry.target is not None and entry.target_framework is not None:
-        plain = entry.sides[entry.target_framework].plain
-        yield from _inaccuracies(entry.target.name, entry.target.errors, plain.errors)
+        side = entry.sides[entry.target_framework]
+        yield from _inaccuracies(entry.target.name, entry.target.errors, side.plain.errors)
+        yield from _keeps_more(entry.target, side.rule, op, entry.first_array_bytes)
+
+
+def _keeps_more(target: "Implementation", rule: "Implementation", op: str, first_array_bytes: int) -> Iterator[Finding]:
+    """Whether a function keeps more than the op, alone or in linear → op → linear, by more than a few numbers."""
+    for where, found, allowed in (
+        ("of new memory", target.kept.new_bytes, rule.kept.new_bytes),
+        ("added to linear→op→linear", target.kept.chain_bytes, rule.kept.chain_bytes),
+    ):
+        if found - allowed <= first_array_bytes // FEW:
+            continue
+        known = {r.name for r in rule.kept.trace.residuals}
+        stored = {r.storage: r for r in reversed(target.kept.trace.residuals)}
+        extra = [r for r in reversed(stored.values()) if r.name not in known]
+        arrays = [f"{r.name}, {size(r.storage_bytes)}{', never read' if r.is_unused else ''}" for r in extra]
+        yield Finding(
+            "keeps-more",
+            f"{target.name} keeps more than {op}{': ' * bool(arrays)}{'; '.join(arrays)}",
+            f"{size(allowed)} {where}",
+            size(found),
+            "memory that is kept from the forward to the backward is what a model runs out of",
+            f"keep what {op} keeps, {_listed(sorted(known))}, and make the rest again in the backward",
+        )
+        return
 
 
 def _inaccuracies(where: str, errors: Errors, plain: Errors) -> Iterator[Finding]:

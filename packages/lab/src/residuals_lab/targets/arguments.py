@@ -20,8 +20,9 @@ from residuals_lab.targets.functions import load_target
 from residuals_lab.targets.numbers import named_file, read_numbers
 
 DTYPES = {
-    "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "c128": "complex128", "c64": "complex64", "i64": "int64", "i32": "int32",
-    "i16": "int16", "i8": "int8", "u8": "uint8", "u32": "uint32", "bool": "bool", "key": "key",
+    "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "c128": "complex128",
+    "c64": "complex64", "i64": "int64", "i32": "int32", "i16": "int16", "i8": "int8",
+    "u8": "uint8", "u32": "uint32", "bool": "bool", "key": "key",
 }  # fmt: skip
 
 
