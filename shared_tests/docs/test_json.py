@@ -141,6 +141,20 @@ def comparisons(framework: str, folder: Path) -> Documents:
     ]
 
 
+def ports(framework: str, folder: Path) -> Documents:
+    """Of equal functions, of a gradient that is NaN at 0 in one alone, and of one that repeats and keeps less."""
+    numpy = {"jax": "jax.numpy", "torch": "torch"}[framework]
+    mine = folder / f"ports_{framework}.py"
+    mine.write_text(
+        f"import {numpy} as n\n"
+        "def root(x): return n.sqrt(x * x)\n"
+        "def safe(x): return n.sqrt(n.where(x * x > 0, x * x, 1e-300))\n"
+    )
+    call = "compare", f"{mine}:root", "--arg", "f32[4,8]", "--json", "--beside"
+    others = f"{mine}:root", f"{mine}:safe", f"residuals_{framework}:gelu"
+    return [("ports", printed(*call, other)) for other in others]
+
+
 def checks(framework: str, folder: Path) -> Documents:
     """Of a function that grew, and of one that cannot be audited any more."""
     mine, lock = folder / f"locked_{framework}.py", folder / "residuals.lock"
@@ -170,7 +184,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Documents]:
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            makers = audits, comparisons, checks, grades
+            makers = audits, comparisons, ports, checks, grades
             found[name] = [document for make in makers for document in make(name, folder)]
     return found
 

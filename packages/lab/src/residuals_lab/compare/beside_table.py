@@ -33,7 +33,10 @@ def show(found: Beside, console: Console) -> None:
         say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
     if not found.findings:
         equal = sum(None not in m for m in found.matches)
-        say(console, f"The same function; {equal} of {len(found.matches)} residuals are equal in value.")
+        say(
+            console,
+            f"Nothing differs on these arguments; {equal} of {len(found.matches)} residuals are equal in value.",
+        )
 
 
 def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
@@ -46,10 +49,12 @@ def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Cons
     if fits(console, table):
         console.print(table)
         return
+    if head[0]:
+        say(console, Text(head[0], "bold"))
     for row in rows:
         say(console, "  ".join(cell for cell, title in zip(row, head, strict=True) if cell and title in ("", head[0])))
         for cell, title in zip(row, head, strict=True):
-            if cell and title not in ("", head[0]):
+            if cell != "–" and title not in ("", head[0]):
                 say(console, f"    {title}: {cell}", indent=6)
 
 

@@ -124,8 +124,8 @@ def _gelus(case: Case) -> Known | None:
         for factor in _factors(case, x.shape):
             expected = function(x) * factor
             for sign, which in (
-                (1, "tanh, where the first's has that with erf"),
-                (-1, "erf, where the first's has tanh's"),
+                (1, "tanh, where the first's has erf"),
+                (-1, "erf, where the first's has tanh"),
             ):
                 if near(difference, sign * expected, 1e-6):
                     return Known("two-gelus", f"has the gelu of {name} with {which}")

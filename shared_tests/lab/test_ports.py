@@ -1,0 +1,237 @@
+"""`residuals compare A --beside B`: ports with a planted difference are told apart by its name; equal ones pass."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from command import assert_usage, run
+from residuals_lab import frameworks
+from residuals_lab.compare import beside_table, ports
+from residuals_lab.compare.beside import Beside, beside
+from residuals_lab.compare.measure import Options
+from residuals_lab.targets.arguments import Argument
+
+INSTALLED = frameworks.installed()
+
+SOURCES = {
+    "jax": """
+import jax
+import jax.numpy as jnp
+
+def gelu(x): return jax.nn.gelu(x, approximate=False)
+def gelu_tanh(x): return jax.nn.gelu(x, approximate=True)
+def mlp(p, x): return gelu(x @ p["up"]) @ p["down"]
+def mlp_tanh(p, x): return gelu_tanh(x @ p["up"]) @ p["down"]
+def init(): return {"up": jnp.ones((4, 6)) / 3, "down": jnp.ones((6, 4)) / 5}
+def rms(x): return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+def rms_eps(x): return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+def norm(x, w, b): return x / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
+def norm_unbiased(x, w, b): return x / jnp.sqrt(x.var(-1, keepdims=True, ddof=1) + 1e-5) * w + b
+def var(x): return x.var(-1)
+def var_unbiased(x): return x.var(-1, ddof=1)
+def length(x): return jnp.sqrt(jnp.where((x * x).sum(-1) > 0, (x * x).sum(-1), 1.0))
+def length_nan(x): return jnp.where((x * x).sum(-1) > 0, jnp.sqrt((x * x).sum(-1)), 1.0)
+def total(x): return (x * x).sum()
+def mean(x): return (x * x).mean()
+
+def rule(value, fwd, bwd):
+    fn = jax.custom_vjp(value)
+    fn.defvjp(fwd, bwd)
+    return fn
+
+def power(z): return (z * jnp.conj(z)).real.sum()
+def square(x): return x * x
+power_conjugate = rule(power, lambda z: (power(z), z), lambda z, g: (2 * g * z,))
+same = rule(square, lambda x: (x * x, (x, jnp.exp(x))), lambda r, g: (2 * g * r[0] + 0 * r[1],))
+square_half = rule(square, lambda x: (x * x, x), lambda x, g: (g * x,))
+square_more = rule(square, lambda x: (x * x, (x, jnp.cos(x))), lambda r, g: (2 * g * r[0],))
+""",
+    "torch": """
+import torch
+import torch.nn.functional as F
+
+def gelu(x): return F.gelu(x)
+def gelu_tanh(x): return F.gelu(x, approximate="tanh")
+def mlp(p, x): return gelu(x @ p["up"]) @ p["down"]
+def mlp_tanh(p, x): return gelu_tanh(x @ p["up"]) @ p["down"]
+def init(): return {"up": torch.ones(4, 6) / 3, "down": torch.ones(6, 4) / 5}
+def rms(x): return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5)
+def rms_eps(x): return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+def norm(x, w, b): return x / torch.sqrt(x.var(-1, keepdim=True, correction=0) + 1e-5) * w + b
+def norm_unbiased(x, w, b): return x / torch.sqrt(x.var(-1, keepdim=True) + 1e-5) * w + b
+def var(x): return x.var(-1, correction=0)
+def var_unbiased(x): return x.var(-1)
+def length(x): return torch.sqrt(torch.where((x * x).sum(-1) > 0, (x * x).sum(-1), 1.0))
+def length_nan(x): return torch.where((x * x).sum(-1) > 0, torch.sqrt((x * x).sum(-1)), 1.0)
+def total(x): return (x * x).sum()
+def mean(x): return (x * x).mean()
+
+def rule(value, saved, gradient):
+    class Rule(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(*saved(x))
+            return value(x)
+
+        @staticmethod
+        def backward(ctx, g):
+            return gradient(ctx.saved_tensors, g)
+    return lambda x: Rule.apply(x)
+
+def power(z): return (z * z.conj()).real.sum()
+def square(x): return x * x
+power_conjugate = rule(power, lambda z: (z,), lambda r, g: 2 * g * r[0].conj())
+same = rule(square, lambda x: (x, x.exp()), lambda r, g: 2 * g * r[0] + 0 * r[1].detach())
+square_half = rule(square, lambda x: (x,), lambda r, g: g * r[0])
+square_more = rule(square, lambda x: (x, x.cos()), lambda r, g: 2 * g * r[0])
+""",
+}
+ONE = ("--arg", "f32[6,4]")
+THREE = (*ONE, "--arg", "f32[4]", "--arg", "f32[4]")
+PLANTED = {  # what is planted → the right port, its arguments, the known difference, the rule of the finding
+    "gelu_tanh": ("gelu", ONE, "two-gelus", "value-differs"),
+    "rms_eps": ("rms", ONE, "another-eps", "value-differs"),
+    "norm_unbiased": ("norm", THREE, "biased-variance", "value-differs"),
+    "var_unbiased": ("var", ONE, "biased-variance", "value-differs"),
+    "power_conjugate": ("power", ("--arg", "c64[5]"), "conjugate", "gradient-differs"),
+    "length_nan": ("length", ONE, "nan-at-zero", "gradient-differs"),
+    "square_half": ("square", ONE, "factor", "gradient-differs"),
+    "mean": ("total", ONE, "factor", "value-differs"),
+}
+PAIRS = [(name, name) for name in INSTALLED] + ([("jax", "torch"), ("torch", "jax")] if len(INSTALLED) == 2 else [])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    found = {name: tmp_path / f"in_{name}.py" for name in INSTALLED}
+    for name, path in found.items():
+        path.write_text(SOURCES[name])
+    return found
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
+    code, out, err = run(capsys, *arguments, "--json")
+    assert out, err
+    return code, json.loads(out)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_difference_has_its_name(
+    planted: str, first: str, second: str, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, arguments, known, rule = PLANTED[planted]
+    code, found = document(capsys, f"{files[first]}:{right}", *arguments, "--beside", f"{files[second]}:{planted}")
+    assert code == 1
+    wrong = [
+        d["known"] for d in (*found["differences"], *found["at_zero"]) if d["is_wrong"] and d["dtype"] == "float64"
+    ]
+    assert wrong[0] == known
+    assert {*wrong} <= {known, "follows"}
+    rules = [finding["rule"] for finding in found["findings"]]
+    assert rules[0] == rule
+    assert {*rules[1:]} <= {"keeps-more"}, "of one cause there is one finding"
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("name", ["same", "square"])
+def test_equal_ports_pass(
+    name: str, first: str, second: str, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = document(capsys, f"{files[first]}:{name}", "--beside", f"{files[second]}:{name}", *ONE)
+    assert (code, found["findings"]) == (0, [])
+    assert {d["what"] for d in found["differences"]} == {"value", "gradient of x", "second derivative of x"}
+    pairs = [(m["first"], m["second"]) for m in found["equal"]]
+    assert pairs == [("x", "x"), ("exp", "exp")][: len(pairs)]
+    assert len(pairs) == (2 if name == "same" else 1)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_one_more_array_is_named(
+    first: str, second: str, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = document(capsys, f"{files[first]}:square", "--beside", f"{files[second]}:square_more", *ONE)
+    (finding,) = (f for f in found["findings"] if f["rule"] == "keeps-more")
+    assert code == 1
+    assert finding["title"].endswith("square: cos, 96 B, never read")
+    assert (finding["expected"], finding["got"]) == ("0 B of new memory", "96 B")
+    assert {"first": None, "second": "cos"} in found["equal"]
+
+
+@pytest.mark.needs("jax", "torch")
+def test_arguments_are_trees_and_parameters(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """In whatever order a framework has their arrays: the numbers are those of the first."""
+    jax, torch = files["jax"], files["torch"]
+    call = (f"{jax}:mlp", "--param", f"{jax}:init", *ONE, "--beside")
+    _, found = document(capsys, *call, f"{torch}:mlp", "--param", f"{torch}:init", *ONE)
+    assert [d for d in found["differences"] if d["is_wrong"]] == []
+    assert {"gradient of p['up']", "gradient of p['down']"} <= {d["what"] for d in found["differences"]}
+    _, found = document(capsys, *call, f"{torch}:mlp_tanh", "--param", f"{torch}:init", *ONE)
+    assert {d["known"] for d in found["differences"] if d["is_wrong"]} <= {"two-gelus", "follows", None}
+    assert "looks like the other gelu: it has tanh" in found["findings"][0]["title"]
+
+
+def test_a_frozen_argument_and_a_file(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "w.npy", np.arange(4.0))
+    target = f"{files[INSTALLED[0]]}:norm"
+    more = ("--frozen", "w=f32[4]", "--input", f"b={tmp_path / 'w.npy'}")
+    code, found = document(capsys, target, *ONE, *more, "--beside", target)
+    assert code == 0
+    assert found["shapes"] == {"x": [6, 4], "w": [4], "b": [4]}
+    gradients = {d["what"] for d in found["differences"] if "gradient" in d["what"]}
+    assert gradients == {"gradient of x", "gradient of b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{}:rms", "--beside", "{}:rms"), "expected arrays to run it on, as --arg 'f32[4,8]', got none"),
+        (("{}:rms", *ONE, "--beside", "{}:nothing"), "has no function 'nothing'"),
+        (("{}:rms", *ONE, "--beside", "{}:rms", "--arg", "f32[4]"), "expected arrays as those of"),
+        (("{}:rms", *ONE, "--beside", "{}:var"), "expected results [[6, 4]]"),
+        (("{}:rms", *ONE, "--beside", "{}:norm"), "raised TypeError"),
+        (
+            ("{}:rms", *ONE, "--beside", "{}:rms", "--like", "gelu"),
+            "--beside: expected one TARGET before it and no --like",
+        ),
+        (("--beside", "{}:rms", *ONE), "--beside: expected one TARGET before it"),
+        (("{}:rms", *ONE, "--beside", "{}:rms", "--beside", "{}:rms"), "--beside: expected it once"),
+        (("gelu", *ONE), "--arg: expected --beside TARGET with it"),
+        (("{}:rms", "--arg", "i32[4]", "--beside", "{}:rms"), "expected an argument of floating numbers"),
+    ],
+    ids=lambda a: " ".join(a) if isinstance(a, tuple) else "",
+)
+def test_wrong_usage_is_one_line(
+    arguments: Any, message: str, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_usage(run(capsys, *(a.format(files[INSTALLED[-1]]) for a in arguments)), message)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Beside:
+    """Of two functions that differ in value and in what they keep."""
+    path = tmp_path_factory.mktemp("a_folder_with_a_long_name") / "ports.py"
+    path.write_text(SOURCES[INSTALLED[-1]])
+    x = [Argument("arg", "f32[6,4]")]
+    first, second = (ports.load(f"{path}:{name}", x, INSTALLED[-1]) for name in ("rms", "rms_eps"))
+    return beside(first, second, Options())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_word_is_broken_and_nothing_is_left_out(
+    width: int, found: Beside, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for columns in (width, 1000):
+        beside_table.show(found, Console(width=columns, highlight=False, force_terminal=True, color_system=None))
+        said.append(capsys.readouterr().out)
+    assert max(map(len, said[0].splitlines())) <= width
+    narrow = "".join(said[0].split())
+    missing = [word for word in said[1].replace("–", "").split() if word.strip(";,") not in narrow]
+    assert missing == []
