@@ -37,6 +37,9 @@ def length(x): return jnp.sqrt(jnp.where((x * x).sum(-1) > 0, (x * x).sum(-1), 1
 def length_nan(x): return jnp.where((x * x).sum(-1) > 0, jnp.sqrt((x * x).sum(-1)), 1.0)
 def total(x): return (x * x).sum()
 def mean(x): return (x * x).mean()
+def sine(x): return jnp.sin(x)
+def sine_narrow(x): return jnp.sin(x.astype(jnp.float32)).astype(x.dtype)
+def sine_cancels(x): return jnp.sin((x + 1000) - 1000)
 
 def rule(value, fwd, bwd):
     fn = jax.custom_vjp(value)
@@ -69,6 +72,9 @@ def length(x): return torch.sqrt(torch.where((x * x).sum(-1) > 0, (x * x).sum(-1
 def length_nan(x): return torch.where((x * x).sum(-1) > 0, torch.sqrt((x * x).sum(-1)), 1.0)
 def total(x): return (x * x).sum()
 def mean(x): return (x * x).mean()
+def sine(x): return torch.sin(x)
+def sine_narrow(x): return torch.sin(x.float()).to(x.dtype)
+def sine_cancels(x): return torch.sin((x + 1000) - 1000)
 
 def rule(value, saved, gradient):
     class Rule(torch.autograd.Function):
@@ -88,6 +94,7 @@ power_conjugate = rule(power, lambda z: (z,), lambda r, g: 2 * g * r[0].conj())
 same = rule(square, lambda x: (x, x.exp()), lambda r, g: 2 * g * r[0] + 0 * r[1].detach())
 square_half = rule(square, lambda x: (x,), lambda r, g: g * r[0])
 square_more = rule(square, lambda x: (x, x.cos()), lambda r, g: 2 * g * r[0])
+square_constant = rule(square, lambda x: (x + 0,), lambda r, g: 2 * g * r[0])
 """,
 }
 ONE = ("--arg", "f32[6,4]")
@@ -101,6 +108,7 @@ PLANTED = {  # what is planted → the right port, its arguments, the known diff
     "length_nan": ("length", ONE, "nan-at-zero", "gradient-differs"),
     "square_half": ("square", ONE, "factor", "gradient-differs"),
     "mean": ("total", ONE, "factor", "value-differs"),
+    "sine_narrow": ("sine", ONE, "rounding", "value-differs"),
 }
 PAIRS = [(name, name) for name in INSTALLED] + ([("jax", "torch"), ("torch", "jax")] if len(INSTALLED) == 2 else [])
 
@@ -160,6 +168,28 @@ def test_one_more_array_is_named(
     assert finding["title"].endswith("square: cos, 96 B, never read")
     assert (finding["expected"], finding["got"]) == ("0 B of new memory", "96 B")
     assert {"first": None, "second": "cos"} in found["equal"]
+
+
+@pytest.mark.parametrize("framework", INSTALLED)
+def test_one_that_is_less_exact_in_float32_is_a_finding(
+    framework: str, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = files[framework]
+    code, found = document(capsys, f"{mine}:sine", *ONE, "--beside", f"{mine}:sine_cancels")
+    assert code == 1
+    assert {d["dtype"] for d in found["differences"] if d["is_wrong"]} == {"float32"}
+    assert found["findings"][0]["title"].endswith("in float32: one of the two is less exact")
+
+
+@pytest.mark.needs("torch")
+def test_a_second_derivative_that_is_wrong_alone(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    mine = files["torch"]
+    code, found = document(capsys, f"{mine}:square", *ONE, "--beside", f"{mine}:square_constant")
+    assert code == 1
+    assert [(d["what"], d["known"]) for d in found["differences"] if d["is_wrong"]] == [
+        ("second derivative of x", "second-derivative")
+    ]
+    assert found["findings"][0]["rule"] == "second-derivative-differs"
 
 
 @pytest.mark.needs("jax", "torch")
