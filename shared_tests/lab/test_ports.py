@@ -38,6 +38,7 @@ def length_nan(x): return jnp.where((x * x).sum(-1) > 0, jnp.sqrt((x * x).sum(-1
 def total(x): return (x * x).sum()
 def mean(x): return (x * x).mean()
 def sine(x): return jnp.sin(x)
+def drop(x, key): return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0)
 def sine_narrow(x): return jnp.sin(x.astype(jnp.float32)).astype(x.dtype)
 def sine_cancels(x): return jnp.sin((x + 1000) - 1000)
 
@@ -73,6 +74,8 @@ def length_nan(x): return torch.where((x * x).sum(-1) > 0, torch.sqrt((x * x).su
 def total(x): return (x * x).sum()
 def mean(x): return (x * x).mean()
 def sine(x): return torch.sin(x)
+weight = torch.randn(4)
+def weighted(x): return (x @ weight).sin()
 def sine_narrow(x): return torch.sin(x.float()).to(x.dtype)
 def sine_cancels(x): return torch.sin((x + 1000) - 1000)
 
@@ -190,6 +193,23 @@ def test_a_second_derivative_that_is_wrong_alone(files: dict[str, Path], capsys:
         ("second derivative of x", "second-derivative")
     ]
     assert found["findings"][0]["rule"] == "second-derivative-differs"
+
+
+@pytest.mark.needs("torch")
+def test_a_file_of_both_runs_once(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """So both have its random weights; in float32 alone, where these are of it."""
+    call = (f"{files['torch']}:weighted", *ONE, "--beside", f"{files['torch']}:weighted")
+    assert_usage(run(capsys, *call), "; --dtype float32 compares in float32 alone")
+    code, found = document(capsys, *call, "--dtype", "f32")
+    assert (code, {d["error"] for d in found["differences"]}) == (0, {0.0})
+
+
+@pytest.mark.needs("jax")
+def test_random_bits_hide_no_difference_in_float32(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """In float64 other numbers are dropped, so that it says nothing about how exact float32 is."""
+    mine = files["jax"]
+    _, found = document(capsys, f"{mine}:drop", *ONE, "--arg", "key[]", "--beside", f"{mine}:drop")
+    assert max(d["allowed"] for d in found["differences"]) < 1e-3
 
 
 @pytest.mark.needs("jax", "torch")

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from residuals_lab import options
@@ -187,16 +188,21 @@ def _run_beside(arguments: argparse.Namespace) -> int:
 
     ((other, own),) = arguments.targets
     found = []
+    ran: dict[Path, ModuleType] = {}  # files that have run: one that has both functions runs once
     for target, given, others in ((arguments.what[0], arguments.early, own), (other, own, arguments.early)):
         specs, theirs = ([Argument(how, text) for how, text in a if how != "framework"] for a in (given, others))
-        found.append(ports.load(target, specs or theirs, next(iter(_given(given, "framework")), None)))
+        found.append(ports.load(target, specs or theirs, next(iter(_given(given, "framework")), None), ran))
     for port in found:
         if arguments.device not in port.adapter.devices():
             raise UsageError(f"device: {port.adapter.TITLE} finds no {arguments.device} here")
     dtypes = (arguments.dtype,) if arguments.dtype else Options.dtypes
     how = Options(dtypes=dtypes, device=arguments.device, seed=arguments.seed)
     with show.progress("comparing") as tell:
-        result = beside(found[0], found[1], how, tell)
+        try:
+            result = beside(found[0], found[1], how, tell)
+        except UsageError as problem:
+            hint = "; --dtype float32 compares in float32 alone" if "dtype" in str(problem) and len(dtypes) > 1 else ""
+            raise UsageError(f"{problem}{hint}") from problem
     if arguments.json:
         show.print_json(beside_document(result))
     else:

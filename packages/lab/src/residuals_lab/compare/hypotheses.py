@@ -41,6 +41,11 @@ def explained(case: Case) -> Known | None:
     """The first hypothesis that holds."""
     if not (np.isfinite(case.first).all() and np.isfinite(case.second).all()):
         return Known("not-finite", _not_finite(case))
+    with np.errstate(all="ignore"):  # an input that is many times as large may overflow
+        return _first_that_holds(case)
+
+
+def _first_that_holds(case: Case) -> Known | None:
     for hypothesis in (_conjugate, _nothing, _factor, _gelus, _variance, _eps, _rounding):
         if found := hypothesis(case):
             return found

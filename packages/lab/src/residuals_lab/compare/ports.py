@@ -60,10 +60,12 @@ class Result:
     weights: list[np.ndarray]
 
 
-def load(target: str, arguments: Sequence[Argument], framework: str | None) -> Port:
-    """The function that a command line names, at arguments that it spells out."""
+def load(
+    target: str, arguments: Sequence[Argument], framework: str | None, ran: dict[Path, ModuleType] | None = None
+) -> Port:
+    """The function that a command line names, at arguments that it spells out; `ran` as in `load_target`."""
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result, not for the file's own output
-        ran: dict[Path, ModuleType] = {}
+        ran = {} if ran is None else ran
         fn = load_target(target, ran)
         adapter = frameworks.load(framework or framework_of(fn, target))
         with adapter.precision("float64"):
