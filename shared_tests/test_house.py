@@ -31,6 +31,7 @@ FAMILIES = {
     "gelu": {"numpy", "jax", "torch"},
     "labels": {"numpy", "jax", "torch"},
     "norms": {"numpy", "jax", "torch"},
+    "products": {"jax", "torch"},  # NumPy multiplies in float64
     "modes": {"torch"},  # JAX has none: its transformations trace an op, which need not know of them
 }
 FILES = {name: sorted(path.rglob("*.py")) for name, path in SOURCES.items()}
