@@ -157,7 +157,7 @@ def audit(
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
-    flat, inputs = _flat(adapter, fn, args, kwargs)
+    flat, inputs = flattened(adapter, fn, args, kwargs)
     names, arrays, roles = zip(*inputs, strict=True) if inputs else ((), (), ())
     around = _around(fn)
     try:
@@ -169,7 +169,7 @@ def audit(
     found = Audit(name, adapter.TITLE, trace, adapter)
     if not compiled:
         return found
-    marked = map(_marked, (*args, *kwargs.values()))
+    marked = map(as_marked, (*args, *kwargs.values()))
     values = [adapter.frozen(a.tree) if a.role == "frozen" else a.tree for a in marked]
     named = dict(zip(kwargs, values[len(args) :], strict=True))
     subject = Subject(fn, values[: len(args)], named, flat, inputs, around)
@@ -184,13 +184,13 @@ def _compiled(adapter: Framework, subject: Subject) -> Compiled:
     return found
 
 
-def _flat(
+def flattened(
     adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[Input]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. The arrays of `fn` itself are parameters."""
     given = [("", Marked(fn, "parameter"))]
-    given += zip(_names(fn, len(args)), map(_marked, args), strict=True)
-    given += [(key, _marked(a)) for key, a in kwargs.items()]
+    given += zip(_names(fn, len(args)), map(as_marked, args), strict=True)
+    given += [(key, as_marked(a)) for key, a in kwargs.items()]
     inputs, rebuilds = list[Input](), []
     for name, marked in given:
         found, rebuild = adapter.arrays_in(marked.tree)
@@ -217,7 +217,7 @@ def _around(fn: Callable[..., Any]) -> dict[str, Any]:
     return {**found.globals, **found.nonlocals}
 
 
-def _marked(a: Any) -> Marked:
+def as_marked(a: Any) -> Marked:
     return a if isinstance(a, Marked) else Marked(a)
 
 
