@@ -132,6 +132,8 @@ class Subject:
         """The same function at other numbers, of other shapes too."""
         made = replace(self, numbers=list(numbers), dtype=dtype or self.dtype)
         made.notes, made.printed = self.notes, self.printed
+        if "rounded" in self.__dict__:
+            made.__dict__["rounded"] = self.rounded  # which few numbers cannot tell
         return made
 
     def with_fn(self, fn: Function) -> "Subject":
@@ -268,10 +270,10 @@ class Subject:
     @property
     def tolerance(self) -> float:
         """How far two runs that should be equal may be apart."""
-        return FLOAT64_LIMIT if max(self._eps, self._rounded) < 1e-12 else 200 * max(self._eps, self._rounded)
+        return FLOAT64_LIMIT if max(self._eps, self.rounded) < 1e-12 else 200 * max(self._eps, self.rounded)
 
     @cached_property
-    def _rounded(self) -> float:
+    def rounded(self) -> float:
         """The rounding of float32 where all gradients have its digits only: then they were computed in it."""
         try:
             grads = [d for d in self.run(self.noise(self.outs, 1)).grads if d is not None]
@@ -361,7 +363,7 @@ class Subject:
                 got = 0.0 if d is None or np.shape(d) != v.shape else pair(d, v, self.calls.CONJUGATES)
                 value, allowed = self.truth.along(place, v, gs)
                 size = 0.0 if d is None or np.shape(d) != v.shape else float(np.nansum(np.abs(d * v)))
-                yield place, got, Along(value, allowed + 100 * self._rounded * size)
+                yield place, got, Along(value, allowed + 100 * self.rounded * size)
 
     def first_wrong(self, grads: Grads, gs: Numbers) -> Wrong | None:
         """The first argument whose gradient is not the true one, and a number of it."""
@@ -380,7 +382,7 @@ class Subject:
             v.flat[at] = 1
             true = self.truth.along(place, v, gs)
             got = 0.0 if d is None else float(np.real(d.flat[at]))
-            if not abs(got - true.value) <= true.allowed + 100 * self._rounded * abs(got):
+            if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
                 return Wrong(self.name(place), place_of(self.name(place), x.shape, at), true.value, got)
         return None
 

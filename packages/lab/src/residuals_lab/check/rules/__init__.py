@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "kind": ("gradient_shape", "gradient_dtype"),
     "calls": ("state_between_calls", "second_backward", "same_argument_twice"),
     "asked": ("output_alone", "frozen_subset"),
-    "strides": ("stride_of_input", "stride_of_cotangent"),
+    "strides": ("stride_of_cotangent", "stride_of_input"),
     "shapes": ("other_rank", "zero_size", "broadcast_argument"),
     "precision": ("low_precision", "not_finite"),
     "second": ("silent_second_derivative", "second_derivative_wrong"),
@@ -52,13 +52,13 @@ AFTER: dict[str, tuple[str, ...]] = {
     "strides": ("call", "random"),
     "shapes": ("call", "random", "purity", "value", "gradient"),
     "precision": ("call", "random", "purity", "value", "gradient"),
-    "second": ("call", "random", "purity", "gradient", "calls"),
+    "second": ("call", "random", "purity", "value", "gradient", "kind", "calls"),
     "transforms": ("call", "random", "purity", "value", "calls"),
     "kind": ("call",),
     "purity": ("call", "random"),
     "residuals": ("call",),
 }
-ONE_CAUSE = ("call", "gradient", "second", "calls", "transforms")  # families of which the first rule that fails names the cause
+ONE_CAUSE = ("call", "gradient", "calls", "strides", "second", "transforms")  # families of which the first rule that fails names the cause
 NO_EXAMPLE = "–"
 
 

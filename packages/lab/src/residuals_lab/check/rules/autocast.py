@@ -39,6 +39,8 @@ def find(subject: Subject) -> Finding | None:
         raise NotRun("the framework has no autocast")
     if subject.is_random:
         raise NotRun("the function draws random numbers")
+    if not any(subject.adapter.dtype_of(subject.inputs[i].array) == "float32" for i in subject.wrt):
+        raise NotRun("no argument is of float32, which autocast casts")
     single = subject.at(subject.numbers, "float32")
     cast = single.with_fn(wrap(subject.fn))
     try:
