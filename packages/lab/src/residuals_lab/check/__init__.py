@@ -95,7 +95,7 @@ def check(
         MissingFramework: if its framework is not installed.
     """
     how = {"names": names, "new_bytes": new_bytes, "seed": seed, "is_quick": quick}
-    subject = _subject(fn, args, kwargs, reference, vjp_reference, framework, how)
+    subject = subject_of(fn, args, kwargs, reference, vjp_reference, framework, how)
     return run(subject, getattr(fn, "__qualname__", None) or type(fn).__name__, rules.load())
 
 
@@ -144,7 +144,7 @@ def _apply(rule: Rule, subject: Subject) -> tuple[Finding | None, str]:
         return None, f"results that do not fit together: {said(problem)}"
 
 
-def _subject(
+def subject_of(
     fn: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
@@ -163,7 +163,9 @@ def _subject(
     own = (Marked(parameters, "parameter"),) if parameters is not None else ()
     flat, inputs = flattened(adapter, called, (*own, *args), kwargs)
     if parameters is not None:
-        inputs = [a._replace(name=name) for a, name in zip(inputs, parameters, strict=False)] + inputs[len(parameters) :]
+        inputs = [a._replace(name=name) for a, name in zip(inputs, parameters, strict=False)] + inputs[
+            len(parameters) :
+        ]
     if not any(of.is_differentiable(a.array) and a.role != "frozen" for a in inputs):
         raise UsageError(f"{name}: expected an argument to differentiate, got none{_WHICH[adapter.NAME]}")
     plain = [a.array for a in inputs]
@@ -209,7 +211,9 @@ def _reference(
     if isinstance(reference, str):
         if reference not in BY_NAME:
             raise UsageError(f"reference: expected a function or one of {', '.join(BY_NAME)}, got {reference!r}")
-        return Reference(f"residuals_{adapter.NAME}.{reference}", _flat(adapter, adapter.public(reference), args, kwargs))
+        return Reference(
+            f"residuals_{adapter.NAME}.{reference}", _flat(adapter, adapter.public(reference), args, kwargs)
+        )
     title = getattr(reference, "__name__", None) or type(reference).__name__
     called, parameters = calls.load(adapter.NAME).parts(reference)
     fn = _flat(adapter, called if parameters is not None else reference, args, kwargs)
@@ -279,6 +283,3 @@ def _where_smooth(subject: Subject) -> Subject:
     except Raised:
         pass
     return subject
-
-
-

@@ -118,9 +118,7 @@ class Subject:
     @cached_property
     def wrt(self) -> list[int]:
         """The places of the arguments that are differentiated."""
-        return [
-            i for i, a in enumerate(self.inputs) if a.role != "frozen" and self.calls.is_differentiable(a.array)
-        ]
+        return [i for i, a in enumerate(self.inputs) if a.role != "frozen" and self.calls.is_differentiable(a.array)]
 
     @cached_property
     def templates(self) -> list[Array]:
@@ -160,9 +158,9 @@ class Subject:
         """Around somebody's code: what it raises becomes `Raised`, what it prints is kept, and random states are put
         back.
         """
-        states, out = (random.getstate(), np.random.get_state()), io.StringIO()
+        states, out = (random.getstate(), np.random.get_state()), io.StringIO()  # noqa: NPY002
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         try:
             with (
                 contextlib.redirect_stdout(out),
@@ -179,7 +177,7 @@ class Subject:
             raise Raised(problem) from problem
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])
+            np.random.set_state(states[1])  # noqa: NPY002
             if text := out.getvalue():
                 self.printed.append(text)
 
@@ -318,7 +316,8 @@ class Subject:
 
     @cached_property
     def _differences(self) -> Differences:
-        forward, title = self.values, f"central differences in {self.dtype}"
+        forward: Callable[[list[np.ndarray]], list[np.ndarray]] = self.values
+        title = f"central differences in {self.dtype}"
         if self.reference.in_numpy is not None:
             forward, title = self.numpy_values, f"central differences of {self.reference.title} in NumPy"
         made = Differences(title, forward, self.numbers, self.wrt, self.calls.CONJUGATES, ULP.get(self.dtype, 2**-23))

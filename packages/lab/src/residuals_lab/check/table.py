@@ -15,7 +15,7 @@ def text(check: Check, width: int = 100) -> str:
     lines = [f"{check.target}  {check.framework}; {check.truth}: {verdict}", ""]
     lines += [f"  {family:<11} {line}" for family, line in _families(check)]
     for finding in check.failures:
-        lines += ["", f"✗ {finding.title}  [{finding.rule}]"]
+        lines += ["", _wrapped(f"✗ {finding.title}  [{finding.rule}]", width)]
         for label, name in LABELS:
             lines.append(_labelled(label, getattr(finding, name), width))
         lines += [_labelled("and so", also, width) for also in check.also.get(finding.rule, ())]
@@ -28,7 +28,7 @@ def text(check: Check, width: int = 100) -> str:
 def _families(check: Check) -> list[tuple[str, str]]:
     """Each family that was looked at, and what was found in it."""
     found = []
-    not_run = {code: reason for code, reason in check.not_run}
+    not_run = dict(check.not_run)
     for family, names in FAMILIES.items():
         codes = [name.replace("_", "-") for name in names]
         wrong = [f.rule for f in check.failures if f.rule in codes]
@@ -52,12 +52,18 @@ def explanation(rule: Rule) -> str:
     parts = [f"{rule.code}  ({rule.family})", "", rule.page]
     for framework in rule.examples:
         wrong = rule.example(framework, is_right=False)
-        parts += ["", f"{framework}:", textwrap.indent(wrong.strip("\n"), "    ") if wrong else rule.examples[framework]]
+        parts += [
+            "",
+            f"{framework}:",
+            textwrap.indent(wrong.strip("\n"), "    ") if wrong else rule.examples[framework],
+        ]
     return "\n".join(parts)
 
 
 def _labelled(label: str, what: str, width: int) -> str:
-    return textwrap.fill(what, width, initial_indent=f"    {label:<9} ", subsequent_indent=" " * 14, break_on_hyphens=False)
+    return textwrap.fill(
+        what, width, initial_indent=f"    {label:<9} ", subsequent_indent=" " * 14, break_on_hyphens=False
+    )
 
 
 def _wrapped(what: str, width: int) -> str:

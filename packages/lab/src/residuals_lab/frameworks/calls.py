@@ -1,5 +1,5 @@
-"""What the check asks of a framework beside its adapter: a call of somebody's function, made in every way in which people
-make it. `jax/calls.py` and `torch/calls.py` have these names.
+"""What the check asks of a framework beside its adapter: a call of somebody's function, in all the ways of calling
+it. `jax/calls.py` and `torch/calls.py` have these names.
 
 A function here takes arrays and gives anything; only its results of floating or complex numbers, its *outputs*, count.
 Numbers come and go as NumPy arrays in float64 or complex128, whatever the dtype of the framework's own array.
@@ -93,7 +93,7 @@ class Calls(Protocol):
     def second(
         self, fn: Function, arrays: Sequence[Array], wrt: Sequence[int], gs: Sequence[Array], us: Sequence[Array]
     ) -> tuple[list[Array | None], list[Array | None]]:
-        """The gradients of Σ u·gradient with respect to the arrays and to the cotangents, each None if there is none."""
+        """The gradients of Σ u·gradient with respect to arrays and cotangents, each None if there is none."""
 
     def seeded(self, seed: int) -> AbstractContextManager[Any]:
         """A context with the framework's global generator in a known state, and afterwards as it was before."""

@@ -58,7 +58,14 @@ AFTER: dict[str, tuple[str, ...]] = {
     "purity": ("call", "random"),
     "residuals": ("call",),
 }
-ONE_CAUSE = ("call", "gradient", "calls", "strides", "second", "transforms")  # families of which the first rule that fails names the cause
+ONE_CAUSE = (
+    "call",
+    "gradient",
+    "calls",
+    "strides",
+    "second",
+    "transforms",
+)  # families of which the first rule that fails names the cause
 NO_EXAMPLE = "–"
 
 

@@ -46,8 +46,9 @@ def find(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "cotangent-overwritten",
-        f"the backward overwrites the cotangent of output {wrong.name[1:]}" if several else
-        "the backward overwrites its cotangent",
+        f"the backward overwrites the cotangent of output {wrong.name[1:]}"
+        if several
+        else "the backward overwrites its cotangent",
         f"{wrong.is_expected}, as before",
         wrong.is_got,
         "the framework hands the same array to other branches: the gradient of f(x) + x is wrong, without an error",

@@ -1,8 +1,8 @@
 """A gradient changes where another argument is frozen.
 
-A rule that looks at `ctx.needs_input_grad` to leave out work looks at the wrong place of it, saves under one condition and
-reads under another, or computes one gradient from another that is not made now. With all arguments trained it is right;
-fine-tuning some of them is not.
+A rule that looks at `ctx.needs_input_grad` to leave out work looks at the wrong place of it, saves under one condition
+and reads under another, or computes one gradient from another that is not made now. With all arguments trained it is
+right; fine-tuning some of them is not.
 """
 
 from residuals_lab.check.subject import NotRun, Raised, Subject
@@ -60,14 +60,19 @@ def find(subject: Subject) -> Finding | None:
         expected = [subject.base.grads[p] for p in subset]
         names = [subject.name(p) for p in subset]
         try:
-            wrong, got = subject.first_apart(subject.run(wrt=[subject.wrt[p] for p in subset]).grads, expected, names), ""
+            wrong, got = (
+                subject.first_apart(subject.run(wrt=[subject.wrt[p] for p in subset]).grads, expected, names),
+                "",
+            )
         except Raised as problem:
             wrong, got = None, str(problem)
         if wrong or got:
             others = ", ".join(subject.name(p) for p in places if p not in subset)
             return Finding(
                 "frozen-subset",
-                f"the gradient of {', '.join(names)} " + ("raises" if got else "changes") + f" where {others} is frozen",
+                f"the gradient of {', '.join(names)} "
+                + ("raises" if got else "changes")
+                + f" where {others} is frozen",
                 wrong.is_expected if wrong else "the gradient that there is when all are trained",
                 got or (wrong.is_got if wrong else ""),
                 "whoever trains some of the arguments, as in fine-tuning, trains them wrongly",

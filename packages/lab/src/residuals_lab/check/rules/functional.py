@@ -1,8 +1,8 @@
 """`torch.func` gives another gradient than `torch.autograd`.
 
-Under `torch.func.grad` or `vjp` a rule runs through `setup_context`, with wrapped tensors. One that reads `.data`, keeps
-something on the class, or returns what it should not, gives another gradient there. An old-style `forward(ctx, ...)`
-refuses, which is worth knowing and no fault.
+Under `torch.func.grad` or `vjp` a rule runs through `setup_context`, with wrapped tensors. One that reads `.data`,
+keeps something on the class, or returns what it should not, gives another gradient there. An old-style
+`forward(ctx, ...)` refuses, which is worth knowing and no fault.
 """
 
 from residuals_lab.check.subject import NotRun, Raised, Subject
@@ -47,7 +47,8 @@ def find(subject: Subject) -> Finding | None:
             gs = subject.cotangents(outs, subject.gs)
             ran = subject.ran(*subject.calls.functional_vjp(subject.fn, arrays, subject.wrt, gs))
     except Raised as problem:
-        return subject.refused("torch.func", problem)
+        subject.refused("torch.func", problem)
+        return None
     wrong = subject.first_apart(ran.grads, subject.base.grads)
     if wrong is None:
         return None

@@ -52,7 +52,7 @@ def find(subject: Subject) -> Finding | None:
         return {
             "the framework's generator": subject.calls.random_state(),
             "Python's random": random.getstate(),
-            "numpy.random": np.random.get_state()[1].tobytes() + bytes(str(np.random.get_state()[2]), "ascii"),  # type: ignore[union-attr, index]
+            "numpy.random": repr(np.random.get_state()),  # noqa: NPY002
         }
 
     with subject.guarded():

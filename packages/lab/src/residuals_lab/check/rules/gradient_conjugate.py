@@ -67,6 +67,7 @@ def find(subject: Subject) -> Finding | None:
         subject.wrong.is_expected,
         subject.wrong.is_got,
         "by PyTorch's convention the backward of y = f(z) is g·conj(f′(z)), by JAX's it is g·f′(z)",
-        "conjugate the derivative: g * y.conj() in PyTorch" if subject.calls.CONJUGATES else
-        "multiply by the derivative as it is, without conj",
+        "conjugate the derivative: g * y.conj() in PyTorch"
+        if subject.calls.CONJUGATES
+        else "multiply by the derivative as it is, without conj",
     )

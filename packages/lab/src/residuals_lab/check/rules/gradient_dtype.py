@@ -75,7 +75,9 @@ def _at(subject: Subject) -> Finding | None:
             return _finding(f"the gradient of {name} is {got}, {name} is {expected}", expected, str(got))
     for d in returned:
         if d.dtype != d.expected_dtype:
-            title = f"the backward of {d.rule} returns {d.dtype} for its argument {d.position}, which is {d.expected_dtype}"
+            title = (
+                f"the backward of {d.rule} returns {d.dtype} for its argument {d.position}, which is {d.expected_dtype}"
+            )
             return _finding(title, d.expected_dtype, f"{d.dtype}, which PyTorch casts silently")
     return None
 

@@ -57,15 +57,22 @@ def find(subject: Subject) -> Finding | None:
         if abs(ratios[0] - 1) < 1e-3 or apart > 1e-4 * abs(ratios[0]):
             continue
         factor, name = _in_words(ratios[0], subject), subject.name(place)
-        how = "has the wrong sign" if abs(ratios[0] + 1) < 1e-4 else f"is too {_size(ratios[0])} by a constant factor, {factor}"
+        how = (
+            "has the wrong sign"
+            if abs(ratios[0] + 1) < 1e-4
+            else f"is too {_size(ratios[0])} by a constant factor, {factor}"
+        )
         return Finding(
             "gradient-factor",
             f"the gradient of {name} {how}",
             subject.wrong.is_expected,
             f"{subject.wrong.is_got}, {factor} times that",
-            "training takes steps of another size, or climbs" if ratios[0] < 0 else "training takes steps of another size",
-            "look for a minus in the derivative" if how == "has the wrong sign" else
-            "look for a mean instead of a sum or the other way round, a division by a size, a term counted twice",
+            "training takes steps of another size, or climbs"
+            if ratios[0] < 0
+            else "training takes steps of another size",
+            "look for a minus in the derivative"
+            if how == "has the wrong sign"
+            else "look for a mean instead of a sum or the other way round, a division by a size, a term counted twice",
         )
     return None
 
@@ -81,5 +88,7 @@ def _in_words(ratio: float, subject: Subject) -> str:
         return f"{ratio:.6g}"
     sizes = {n: subject.inputs[i].name for i in subject.wrt for n in subject.numbers[i].shape if n > 1}
     of = max(abs(near.numerator), near.denominator)
-    told = f", and {of} is a size of {sizes[of]}" if of in sizes and 1 in (abs(near.numerator), near.denominator) else ""
+    told = (
+        f", and {of} is a size of {sizes[of]}" if of in sizes and 1 in (abs(near.numerator), near.denominator) else ""
+    )
     return f"{near}{told}"

@@ -60,6 +60,6 @@ def find(subject: Subject) -> Finding | None:
                 wrong.is_expected if wrong else f"a gradient of {name} that is not zero",
                 "None" if d is None else "zeros",
                 f"{name} is never trained, without an error",
-                f"return the gradient of {name}; if it is never to be trained, mark it frozen where the function is called",
+                f"return the gradient of {name}; if it is never to be trained, freeze it where the function is called",
             )
     return None

@@ -44,4 +44,3 @@ def find(subject: Subject) -> Finding | None:
                 f"sum over the axes along which the argument was broadcast: d.sum_to_size({d.expected_shape})",
             )
     return None
-

@@ -56,6 +56,6 @@ def find(subject: Subject) -> Finding | None:
             f"{wrong.is_expected}, as before",
             wrong.is_got,
             "whoever uses the argument again, or saved it for a backward, reads other numbers, mostly without an error",
-            "write into a new array: look for what ends in `_`, for `+=`, `out=`, `.data` and kernels that work in place",
+            "write into a new array: look for what ends in `_`, `+=`, `out=`, `.data` and kernels that work in place",
         )
     return None

@@ -1,7 +1,8 @@
 """Two equal calls, from the same state of all random generators, give different results.
 
 A gradient that differs from run to run hides every other fault, and no two trainings are alike. Look for an array that
-is read before it is written (`empty`), for a counter or a cache that the function writes, or for a generator of its own.
+is read before it is written (`empty`), for a counter or a cache that the function writes, or for a generator of its
+own.
 """
 
 from residuals_lab.check.subject import Subject, same

@@ -72,7 +72,7 @@ def find(subject: Subject) -> Finding | None:
                     f"a finite number for {where}",
                     str(d[tuple(first)]),
                     "one NaN makes every parameter NaN",
-                    "guard the backward as the forward is guarded: no division by what may be 0, no exp of a large number",
+                    "guard the backward as the forward is guarded: no division by 0, no exp of a large number",
                 )
     return None
 
@@ -82,7 +82,12 @@ def _extremes(subject: Subject) -> Iterator[tuple[str, list[np.ndarray]]]:
     wrt = subject.wrt
     for what, scale in (("zeros", 0.0), ("numbers of 1e3", 1e3), ("numbers of −1e3", -1e3)):
         for chosen in dict.fromkeys((tuple(wrt), *((i,) for i in wrt))):
-            yield what, [
-                np.where(np.isfinite(n), np.full_like(n, scale) if n.ndim else n * 0 + scale, n) if i in chosen else n
-                for i, n in enumerate(subject.numbers)
-            ]
+            yield (
+                what,
+                [
+                    np.where(np.isfinite(n), np.full_like(n, scale) if n.ndim else n * 0 + scale, n)
+                    if i in chosen
+                    else n
+                    for i, n in enumerate(subject.numbers)
+                ],
+            )

@@ -66,7 +66,9 @@ def find(subject: Subject) -> Finding | None:
             subject.notes.append(f"with {how} the backward raises, and the forward does not")
             continue
         if wrong and not is_more:
-            subject.notes.append(f"with {how} the gradient of {wrong.name} is wrong: {wrong.is_got}, not {wrong.is_expected}")
+            subject.notes.append(
+                f"with {how} the gradient of {wrong.name} is wrong: {wrong.is_got}, not {wrong.is_expected}"
+            )
         elif wrong:
             return Finding(
                 "other-rank",
@@ -84,7 +86,7 @@ def _ranks(subject: Subject) -> Iterator[tuple[bool, list[np.ndarray]]]:
     rank = max(n.ndim for n in subject.numbers)
     tall = [n.ndim == rank for n in subject.numbers]
     lead = subject.numbers[tall.index(True)].shape[:1]
-    along = [is_tall or n.shape[:1] == lead and n.ndim > 0 for is_tall, n in zip(tall, subject.numbers, strict=True)]
+    along = [is_tall or (n.shape[:1] == lead and n.ndim > 0) for is_tall, n in zip(tall, subject.numbers, strict=True)]
     for which in dict.fromkeys((tuple(tall), tuple(along))):
         yield True, [_stacked(n) if y else n for y, n in zip(which, subject.numbers, strict=True)]
         if rank:

@@ -1,8 +1,8 @@
 """A backward does not bear that one output is not used.
 
 Where a loss uses some of several results, the others have no cotangent: PyTorch gives None for it if the rule says
-`ctx.set_materialize_grads(False)`, else zeros. A backward that does not expect None raises, or leaves out what the other
-outputs give.
+`ctx.set_materialize_grads(False)`, else zeros. A backward that does not expect None raises, or leaves out what the
+other outputs give.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The cotangent of one output is ignored.
 
-A function with several results gets a cotangent for each, and the backward uses some of them. A loss of the others, such
-as a z-loss of a log-sum-exp that is returned beside the result, trains nothing, without an error.
+A function with several results gets a cotangent for each, and the backward uses some of them. A loss of the others,
+such as a z-loss of a log-sum-exp that is returned beside the result, trains nothing, without an error.
 
 Add what comes through that output; or say that it has no gradient: `ctx.mark_non_differentiable(output)` in PyTorch,
 `jax.lax.stop_gradient` in JAX.

@@ -64,13 +64,13 @@ def find(subject: Subject) -> Finding | None:
         raise NotRun("the function has no rule of its own: what it repeats is the framework's choice")
     for r in others:
         subject.notes.append(f"the backward repeats {r.op}; to save its result instead takes {size(r.nbytes)}")
-    for op, r in again.items():
+    for op, kept in again.items():
         return Finding(
             "repeats-forward",
-            f"the backward repeats {op}, whose result {r.name} is saved",
-            f"{r.name} read from what was saved",
-            f"{op} computed in the backward, and {size(r.storage_bytes)} kept",
+            f"the backward repeats {op}, whose result {kept.name} is saved",
+            f"{kept.name} read from what was saved",
+            f"{op} computed in the backward, and {size(kept.storage_bytes)} kept",
             "both the bytes and the time are paid for one value",
-            f"use the saved {r.name}, or do not save it",
+            f"use the saved {kept.name}, or do not save it",
         )
     return None

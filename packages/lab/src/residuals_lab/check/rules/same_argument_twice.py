@@ -79,7 +79,7 @@ def find(subject: Subject) -> Finding | None:
                 wrong.is_expected,
                 wrong.is_got,
                 "self-attention and tied weights give one array for two arguments",
-                "let the rule not ask whether two arguments are the same array, nor keep anything by an array's identity",
+                "do not ask whether two arguments are the same array, nor keep anything by an array's identity",
             )
     return None
 

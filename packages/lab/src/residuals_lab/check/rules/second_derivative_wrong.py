@@ -62,10 +62,12 @@ def find(subject: Subject) -> Finding | None:
             f"{true.value:.6g} along a random direction, by differences of the first derivative",
             f"{got:.6g}",
             "a saved intermediate is a constant to PyTorch: a gradient penalty goes wrong, without an error"
-            if saved else "a gradient penalty or a Hessian-vector product goes wrong, without an error",
-            "compute it again in the backward, from inputs; or return it as an output and take its cotangent; or refuse "
-            "with @once_differentiable" if saved else
-            "look for a stop_gradient, a detach or another custom rule in the backward",
+            if saved
+            else "a gradient penalty or a Hessian-vector product goes wrong, without an error",
+            "make it in the backward, from inputs; or return it as an output and take its cotangent; or refuse "
+            "with @once_differentiable"
+            if saved
+            else "look for a stop_gradient, a detach or another custom rule in the backward",
         )
     return None
 

@@ -56,7 +56,9 @@ fn.defvjp(fwd, bwd)
 
 def find(subject: Subject) -> Finding | None:
     alone = subject.base.grads
-    other = [np.where(np.isfinite(n), n * 0.9 + 0.05, n) if i in subject.wrt else n for i, n in enumerate(subject.numbers)]
+    other = [
+        np.where(np.isfinite(n), n * 0.9 + 0.05, n) if i in subject.wrt else n for i, n in enumerate(subject.numbers)
+    ]
     with subject.guarded():
         outs, pull = subject.calls.vjp(subject.fn, subject.fresh(), subject.wrt)
         subject.calls.vjp(subject.fn, subject.fresh(other), subject.wrt)

@@ -1,8 +1,8 @@
 """The gradient is wrong where the cotangent is not contiguous.
 
-The backward walks through the incoming gradient with the strides of something else. Behind a `cat` it is a slice of a wider
-array, behind a `sum` it is expanded, with strides of 0, behind a transpose it is transposed. `gradcheck` and `opcheck`
-give contiguous ones only.
+The backward walks through the incoming gradient with the strides of something else. Behind a `cat` it is a slice of a
+wider array, behind a `sum` it is expanded, with strides of 0, behind a transpose it is transposed. `gradcheck` and
+`opcheck` give contiguous ones only.
 
 Call `g.contiguous()` before a kernel, a view or `as_strided` reads it.
 """
@@ -55,7 +55,7 @@ def find(subject: Subject) -> Finding | None:
                     f"the gradient {'raises' if got else 'is wrong'} where the cotangent is not contiguous: {layout}",
                     f"{wrong.is_expected}, as for a contiguous copy" if wrong else "as for a contiguous copy",
                     got or (wrong.is_got if wrong else ""),
-                    "behind cat, sum, expand and transposes the incoming gradient has such strides; contiguous it is right",
-                    "make the incoming gradient contiguous where a kernel, view or as_strided reads it: g.contiguous()",
+                    "behind cat, sum, expand and transposes it has such strides; a contiguous one is right",
+                    "make it contiguous where a kernel, view or as_strided reads it: g.contiguous()",
                 )
     return None

@@ -1,7 +1,7 @@
 """Under `vmap` the gradient is another one than in a loop.
 
-A rule for vmap that somebody wrote by hand puts the batch axis in the wrong place, or handles one `in_axes` only; or the
-backward counts axes from the left, reduces over all of them, or asks for a size.
+A rule for vmap that somebody wrote by hand puts the batch axis in the wrong place, or handles one `in_axes` only; or
+the backward counts axes from the left, reduces over all of them, or asks for a size.
 
 A rule that says nothing about vmap refuses, which is worth knowing and no fault.
 """
@@ -75,10 +75,11 @@ def find(subject: Subject) -> Finding | None:
         right.append(_shown(axes))
         if wrong:
             return _finding(_shown(axes), "the gradient or the value is another one", wrong.is_expected, wrong.is_got)
-    for shown, problem in refused.items():
-        if right and not subject.calls.refuses(problem.problem):
-            return _finding(shown, "it raises", f"a gradient, as with {right[0]}", str(problem))
-        return subject.refused("vmap", problem)
+    for shown, raised in refused.items():
+        if right and not subject.calls.refuses(raised.problem):
+            return _finding(shown, "it raises", f"a gradient, as with {right[0]}", str(raised))
+    if refused:
+        subject.refused("vmap", next(iter(refused.values())))
     return None
 
 
@@ -107,7 +108,10 @@ def _batched(subject: Subject, axes: Sequence[int | None]) -> list[list[np.ndarr
     rng = subject.rng(7)
     scales = 1 + 0.1 * rng.standard_normal(BATCH)
     return [
-        [n if axis is None else np.where(np.isfinite(n), n * s, n) for n, axis in zip(subject.numbers, axes, strict=True)]
+        [
+            n if axis is None else np.where(np.isfinite(n), n * s, n)
+            for n, axis in zip(subject.numbers, axes, strict=True)
+        ]
         for s in scales
     ]
 

@@ -28,7 +28,7 @@ def _scanned(fn: Function) -> Function:
 
 
 def _sharded(fn: Function) -> Function:
-    """On a mesh of one device: the arrays of the highest rank are sharded along their first axis, the others are not."""
+    """On a mesh of one device: arrays of the highest rank are sharded along their first axis, the others are not."""
 
     def sharded(*arrays: Any) -> Any:
         mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))

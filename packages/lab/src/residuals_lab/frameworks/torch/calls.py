@@ -153,7 +153,8 @@ def functional_vjp(
     fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int], gs: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     arrays = [a.detach() for a in arrays]
-    outs, pull = torch.func.vjp(_of_some(fn, arrays, wrt), *(arrays[i] for i in wrt))
+    made: Any = torch.func.vjp(_of_some(fn, arrays, wrt), *(arrays[i] for i in wrt))
+    outs, pull = made
     return list(outs), list(pull(tuple(gs)))
 
 
@@ -164,8 +165,8 @@ def batched_vjp(
         return functional_vjp(fn, arrays, wrt, gs)
 
     plain = [a.detach() for a in arrays]
-    outs, grads = torch.vmap(one, in_dims=(list(axes), [0] * len(gs)), randomness="same")(plain, list(gs))
-    return outs, grads
+    found: Any = torch.vmap(one, in_dims=(list(axes), [0] * len(gs)), randomness="same")(plain, list(gs))
+    return found[0], found[1]
 
 
 def second(
