@@ -17,7 +17,6 @@ from residuals_lab.check import Check, check, rules, run, subject_of
 from residuals_lab.errors import UsageError
 from residuals_lab.ops import OPS
 from residuals_lab.ops.call import samples
-from residuals_lab.testing import assert_gradient
 
 INSTALLED = frameworks.installed()
 BOTH = pytest.mark.parametrize("framework", INSTALLED)
@@ -135,3 +134,241 @@ def test_right_functions_pass(framework: str, what: str) -> None:
     text, count = RIGHT[framework][what]
     found = check(function(framework, text), *arrays(framework, count), framework=framework, quick=True)
     assert found.passed, str(found)
+
+
+# What is right is said by somebody else.
+
+SCALED = {
+    "torch": """
+import torch
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin(){value}
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return {gradient}
+
+def fn(x):
+    return Scaled.apply(x)
+""",
+    "jax": """
+import jax, jax.numpy as jnp
+
+@jax.custom_vjp
+def fn(x):
+    return jnp.sin(x){value}
+
+fn.defvjp(lambda x: (jnp.sin(x){value}, x), lambda x, g: ({gradient},))
+""",
+}
+COS = {"torch": "x.cos()", "jax": "jnp.cos(x)"}
+SIN = {"torch": "torch.sin", "jax": "jnp.sin"}
+
+
+def scaled(framework: str, gradient: str, value: str = "") -> Any:
+    names: dict[str, Any] = {}
+    exec(SCALED[framework].format(gradient=gradient.replace("cos", COS[framework]), value=value), names)
+    return names["fn"]
+
+
+def codes(found: Check) -> list[str]:
+    return [f.rule for f in found.failures]
+
+
+@BOTH
+def test_a_reference_of_any_kind_is_the_truth(framework: str) -> None:
+    """A function of the framework, one of NumPy, an op of ours: each fails what is not its gradient or its value."""
+    plain = function(framework, f"{SIN[framework]}(x)")
+    for reference in (plain, numpy_sin):
+        for fn, expected in (
+            (scaled(framework, "g * cos"), []),
+            (scaled(framework, "g * cos * 1.01"), ["gradient-factor"]),
+            (scaled(framework, "g * cos", " + 1e-4"), ["value-wrong"]),
+        ):
+            found = check(fn, *arrays(framework), reference=reference, framework=framework, quick=True)
+            assert codes(found)[:1] == expected, str(found)
+            assert reference.__name__ in found.truth
+    tanh = function(framework, "torch.tanh(x)" if framework == "torch" else "jnp.tanh(x)")
+    assert check(tanh, *arrays(framework), reference="tanh", framework=framework, quick=True).passed
+    with pytest.raises(UsageError, match="reference: expected a function or one of"):
+        check(tanh, *arrays(framework), reference="tanhh", framework=framework)
+
+
+def numpy_sin(x: Any) -> Any:
+    return np.sin(x)
+
+
+@BOTH
+def test_a_vjp_reference_is_for_gradients_that_are_no_derivative(framework: str) -> None:
+    reversed_sign = scaled(framework, "-g * cos")
+    assert codes(check(reversed_sign, *arrays(framework), framework=framework, quick=True))[:1] == ["gradient-factor"]
+    cos = function(framework, COS[framework])
+
+    def reference(args: tuple[Any, ...], cotangent: Any) -> tuple[Any]:
+        return (-cotangent * cos(*args),)
+
+    how: dict[str, Any] = {"vjp_reference": reference, "framework": framework, "quick": True}
+    assert check(reversed_sign, *arrays(framework), **how).passed
+    assert codes(check(scaled(framework, "g * cos"), *arrays(framework), **how))[:1] == ["gradient-factor"]
+
+
+@BOTH
+def test_less_precision_than_plain_autodiff_is_named(framework: str) -> None:
+    """A gradient summed in bfloat16, beside the same summed by the framework."""
+    fn, plain = scaled(framework, "g * (cos + (x * 0 + 32) - 32)"), function(framework, f"{SIN[framework]}(x)")
+    found = check(fn, *arrays(framework), reference=plain, framework=framework, quick=True)
+    assert codes(found) == ["low-precision"], str(found)
+
+
+@BOTH
+def test_names_and_bytes_are_bounds(framework: str) -> None:
+    fn = function(framework, "torch.exp(torch.exp(x))" if framework == "torch" else "jnp.exp(jnp.exp(x))")
+    how: dict[str, Any] = {"framework": framework, "quick": True}
+    kept = check(fn, *arrays(framework), names=[], **how)
+    assert codes(kept) == ["too-much-kept"]
+    assert codes(check(fn, *arrays(framework), new_bytes=8, **how)) == ["too-much-kept"]
+    assert check(fn, *arrays(framework), new_bytes=1 << 20, **how).passed
+
+
+# Somebody's function is hostile.
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["raise SystemExit(3)", "raise ValueError('no')", "import sys; sys.exit()"])
+def test_whatever_a_function_raises_is_a_finding(framework: str, what: str) -> None:
+    names: dict[str, Any] = {}
+    exec(f"def fn(x):\n    {what}\n", names)
+    assert codes(check(names["fn"], *arrays(framework), framework=framework, quick=True)) == ["raises"]
+
+
+def states() -> list[str]:
+    return [repr(random.getstate()), repr(np.random.get_state())]  # noqa: NPY002
+
+
+@BOTH
+def test_states_are_left_as_they_were(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"plain": function(framework, f"{SIN[framework]}(x)")}
+    draws = "print('hello', random.random(), numpy.random.rand())"
+    exec(f"import random, numpy\ndef fn(x):\n    {draws}\n    return plain(x)", names)
+    x = arrays(framework)
+    before = states(), np.array(frameworks.load(framework).to_numpy(x[0]))
+    found = check(names["fn"], *x, framework=framework, quick=True)
+    assert found.passed, str(found)
+    assert states() == before[0]
+    assert np.array_equal(frameworks.load(framework).to_numpy(x[0]), before[1])
+    assert capsys.readouterr().out == ""
+    assert any("prints" in note for note in found.notes)
+
+
+@pytest.mark.needs("torch")
+def test_a_module_is_left_as_it_was() -> None:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.BatchNorm1d(3), torch.nn.Tanh())
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    found = check(model, torch.randn(4, 6), quick=True)
+    assert found.passed, str(found)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@BOTH
+def test_the_same_seed_makes_the_same_report(framework: str) -> None:
+    fn = scaled(framework, "g * cos * cos")
+    one, two, other = (
+        str(check(fn, *arrays(framework), framework=framework, quick=True, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert one == two != other
+
+
+@BOTH
+def test_what_cannot_be_checked_is_said(framework: str) -> None:
+    with pytest.raises(UsageError, match="expected an argument to differentiate"):
+        check(function(framework, "x"), framework=framework)
+    with pytest.raises(UsageError, match="seed is an option of check and an argument"):
+        check(lambda x, seed: x, *arrays(framework), framework=framework)
+
+
+@BOTH
+def test_a_gradient_is_asserted(framework: str, assert_gradient: Any) -> None:
+    x = arrays(framework)
+    assert_gradient(scaled(framework, "g * cos"), *x, framework=framework, quick=True)
+    with pytest.raises(AssertionError, match="the cotangent is ignored"):
+        assert_gradient(scaled(framework, "cos"), *x, framework=framework, quick=True)
+
+
+# The command.
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["check", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@BOTH
+def test_the_command_says_what_is_wrong(framework: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SCALED[framework].format(gradient=COS[framework], value="") + "\ndef plain(x):\n    return fn(x)\n")
+    code, out, _ = command(capsys, f"{path}:fn", "--arg", "f32[4,6]", "--quick")
+    assert code == 1
+    for said in ("the cotangent is ignored", "[cotangent-ignored]", "expected", "mend", "--explain cotangent-ignored"):
+        assert said in out
+    code, out, _ = command(capsys, f"{path}:fn", "--arg", "f32[4,6]", "--only", "strides", "--json")
+    assert code == 0
+    assert json.loads(out)["passed"] is True
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        ("import os; os._exit(5)", "exits-process"),
+        ("import os; os.abort()", "crashes"),
+        ("while True: pass", "does-not-end"),
+    ],
+)
+def test_what_ends_the_process_is_a_finding(
+    body: str, rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"import torch\ndef fn(x):\n    {body}\n")
+    seconds = 15 if rule == "does-not-end" else 120  # the others end by themselves, however slow the machine is
+    code, out, _ = command(capsys, f"{path}:fn", "--arg", "f32[4]", "--framework", "torch", "--seconds", seconds)
+    assert code == 1
+    assert f"[{rule}]" in out
+
+
+def test_rules_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, "--list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [rule.code for rule in RULES]
+    code, out, _ = command(capsys, "--explain", "cotangent-ignored")
+    assert code == 0
+    assert "# wrong" in out
+    assert "Multiply by the cotangent." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "expected a TARGET"),
+        (("mine.py:fn", "--rule", "nothing"), "rule: expected one of raises, "),
+        (("mine.py:fn", "--only", "nothing"), "--only: expected one of call, "),
+        (("mine.py:fn", "--like", "nothing"), "--like: expected one of x_sin_x, "),
+        (("mine.py:fn", "--arg", "f32[2]"), "target: no file at mine.py"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1

@@ -8,6 +8,7 @@ import numpy as np
 
 from residuals_lab import frameworks
 from residuals_lab.check.rules import Rule
+from residuals_lab.targets.functions import load_target
 
 
 class Example(NamedTuple):
@@ -19,14 +20,15 @@ def example(rule: Rule, framework: str, is_right: bool, folder: Path) -> Example
     """The wrong example of a rule, or its mend. Call it where float64 can be made."""
     source = rule.example(framework, is_right)
     assert source
-    path = folder / "example.py"
+    path = folder / f"{rule.code.replace('-', '_')}_{framework}_{'right' if is_right else 'wrong'}.py"
     path.write_text(source)
-    module = ModuleType("example")
-    exec(compile(source, str(path), "exec"), module.__dict__)
+    ran: dict[Path, ModuleType] = {}
+    fn = load_target(f"{path}:fn", ran)
+    (module,) = ran.values()
     rng = np.random.default_rng(0)
     args = [array(framework, spec, rng) if "[" in spec else getattr(module, spec.partition(":")[2])()
             for spec in rule.arguments]  # fmt: skip
-    return Example(module.fn, args)
+    return Example(fn, args)
 
 
 def array(framework: str, spec: str, rng: np.random.Generator) -> Any:

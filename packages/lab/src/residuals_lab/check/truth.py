@@ -54,7 +54,8 @@ class Gradients:
             self._known[key] = self.of(gs)
         d = self._known[key][place]
         size = float(np.sum(np.abs(np.where(direction != 0, d, 0) * direction)))
-        return Along(pair(d, direction, self.conjugates), self.tolerance * max(size, 1e-30))
+        most = max((float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in self._known[key]), default=0.0)
+        return Along(pair(d, direction, self.conjugates), self.tolerance * max(size, 1e-5 * most) + 1e-30)
 
 
 class _Change(NamedTuple):
@@ -109,9 +110,10 @@ class Differences:
         right, left = self._moved(place, direction, wide), self._moved(place, direction, -wide)
         near_right, near_left = self._moved(place, direction, narrow), self._moved(place, direction, -narrow)
         outs, errors, smooth = [], [], []
+        most = max(map(_typical, self._center), default=0.0)
         for center, r, le, nr, nl in zip(self._center, right, left, near_right, near_left, strict=True):
             coarse, fine = (r - le) / (2 * wide), (nr - nl) / (2 * narrow)
-            rounding = _SAFETY * self.eps * (np.abs(center) + _typical(center)) / narrow
+            rounding = _SAFETY * self.eps * (np.abs(center) + max(_typical(center), 1e-3 * most)) / narrow
             with np.errstate(invalid="ignore", over="ignore"):
                 jump, near_jump = np.abs(r - 2 * center + le) / wide, np.abs(nr - 2 * center + nl) / narrow
                 apart = np.abs(coarse - fine)
