@@ -66,9 +66,10 @@ def find(subject: Subject) -> Finding | None:
 
 
 def _cases(subject: Subject) -> Iterator[tuple[str, int]]:
+    """Each layout and argument. A parameter is contiguous: its owner made it."""
+    places = range(len(subject.inputs)) if not subject.is_quick else subject.wrt
     for layout in subject.calls.LAYOUTS:
-        for place in range(len(subject.inputs)) if not subject.is_quick else subject.wrt:
-            yield layout, place
+        yield from ((layout, place) for place in places if subject.inputs[place].role != "parameter")
 
 
 def _laid_out(subject: Subject, layout: str, place: int) -> list[Any] | None:
