@@ -346,10 +346,18 @@ class Subject:
         """Where each output has a derivative, as far as differences tell; all of it where a reference is the truth."""
         if not isinstance(self.truth, Differences):
             return [np.ones(np.shape(y), bool) for y in self.outs]
+        return self._smooth_by(self.truth)
+
+    @property
+    def is_smooth_everywhere(self) -> bool:
+        """Whether all outputs have a derivative, as far as differences of the function itself tell."""
+        return all(np.all(ok) for ok in self._smooth_by(self._differences))
+
+    def _smooth_by(self, differences: Differences) -> list[np.ndarray]:
         found = [np.isfinite(y) for y in self.outs]
         for place, vs in enumerate(self.directions):
             for v in vs:
-                found = [a & b for a, b in zip(found, self.truth.change(place, v).is_smooth, strict=True)]
+                found = [a & b for a, b in zip(found, differences.change(place, v).is_smooth, strict=True)]
         return found
 
     @property

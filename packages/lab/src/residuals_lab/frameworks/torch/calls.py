@@ -56,10 +56,15 @@ def _expanded(a: Tensor) -> Tensor | None:
     return a.reshape(-1)[:1].reshape([1] * a.ndim).expand(a.shape) if a.numel() > 1 else None
 
 
+def _row_expanded(a: Tensor) -> Tensor | None:
+    return a[:1].expand(a.shape) if a.ndim > 1 and len(a) > 1 else None
+
+
 LAYOUTS: dict[str, Callable[[Tensor], Tensor | None]] = {
     "cut out of a wider array": _cut_out,
     "every second element of a larger array": _every_second,
     "transposed": _transposed,
+    "one row, expanded": _row_expanded,
     "expanded, with strides of 0": _expanded,
 }
 
