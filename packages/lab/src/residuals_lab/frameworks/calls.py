@@ -101,10 +101,11 @@ class Calls(Protocol):
     def random_state(self) -> bytes:
         """The state of the framework's global generator."""
 
-    def returned(
-        self, fn: Function, arrays: Sequence[Array], wrt: Sequence[int], gs: Sequence[Array]
-    ) -> list[Returned]:
+    def returned(self, fn: Function, arrays: Sequence[Array], wrt: Sequence[int]) -> list[Returned]:
         """What the rules that `fn` calls return from their backwards, where the framework makes it fit by itself."""
+
+    def gradient_dtypes(self, fn: Function, arrays: Sequence[Array], wrt: Sequence[int]) -> list[str | None]:
+        """The dtypes of the gradients, None where there is none."""
 
     def has_rule(self, fn: Function, arrays: Sequence[Array], wrt: Sequence[int]) -> bool:
         """Whether `fn` calls a custom rule, and is not differentiated by the framework alone."""

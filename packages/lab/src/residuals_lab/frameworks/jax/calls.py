@@ -137,6 +137,18 @@ def _reached(jaxpr: Any, given: Sequence[bool]) -> list[bool]:
     return [not isinstance(v, core.Literal) and v in reached for v in jaxpr.outvars]
 
 
+def _in_one_program(run: Function) -> Function:
+    """`run` compiled as a whole, which is far faster than every operation by itself, or as it is if that fails."""
+
+    def compiled(*args: Any) -> Any:
+        try:
+            return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(*args)
+        except Exception:  # code whose path depends on numbers, for one; others raise again
+            return run(*args)
+
+    return compiled
+
+
 def vjp(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> tuple[list[Any], Pull]:
     outs, pulled = jax.vjp(_of_some(fn, arrays, wrt), *(arrays[i] for i in wrt))
 
@@ -159,7 +171,7 @@ def batched_vjp(
     def one(arrays: list[Any], gs: list[Any]) -> Any:
         return functional_vjp(fn, arrays, wrt, gs)
 
-    outs, grads = jax.vmap(one, in_axes=(list(axes), 0))(list(arrays), list(gs))
+    outs, grads = _in_one_program(jax.vmap(one, in_axes=(list(axes), 0)))(list(arrays), list(gs))
     return outs, grads
 
 
@@ -169,8 +181,10 @@ def second(
     def first(some: list[Any], gs: list[Any]) -> list[Any]:
         return list(jax.vjp(_of_some(fn, arrays, wrt), *some)[1](gs))
 
-    _, pull = jax.vjp(first, [arrays[i] for i in wrt], list(gs))
-    d_some, d_gs = pull(list(us))
+    def both(some: list[Any], gs: list[Any], us: list[Any]) -> Any:
+        return jax.vjp(first, some, gs)[1](us)
+
+    d_some, d_gs = _in_one_program(both)([arrays[i] for i in wrt], list(gs), list(us))
     return d_some, d_gs
 
 
@@ -182,8 +196,20 @@ def random_state() -> bytes:
     return b""
 
 
-def returned(fn: Function, arrays: Sequence[Any], wrt: Sequence[int], gs: Sequence[Any]) -> list[Returned]:
+def returned(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> list[Returned]:
     return []  # JAX hands on a gradient as it is, or raises
+
+
+def gradient_dtypes(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> list[str | None]:
+    def gradients(*arrays: Any) -> Any:
+        outs, pull = vjp(fn, arrays, wrt)
+        return pull([jnp.ones_like(y) for y in outs])
+
+    try:
+        found = jax.eval_shape(gradients, *arrays)
+    except jax.errors.ConcretizationTypeError:  # the path depends on numbers
+        found = gradients(*arrays)
+    return [str(d.dtype) for d in found]
 
 
 def has_rule(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> bool:

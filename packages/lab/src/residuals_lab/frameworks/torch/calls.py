@@ -205,13 +205,13 @@ def random_state() -> bytes:
     return torch.get_rng_state().numpy().tobytes()
 
 
-def returned(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int], gs: Sequence[Tensor]) -> list[Returned]:
+def returned(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> list[Returned]:
     """By a look at what the `backward` of every `autograd.Function` in the graph returns."""
     outs, pull = vjp(fn, arrays, wrt)
     found: list[Returned] = []
     rules = {n._forward_cls for n in nodes([y for y in outs if y.requires_grad]) if hasattr(n, "_forward_cls")}
     with _spied(rules, found):
-        pull(gs)
+        pull([torch.ones_like(y) for y in outs])
     return found
 
 
@@ -251,6 +251,11 @@ def _expected(edge: tuple[Any, int]) -> tuple[tuple[int, ...], str] | None:
         return tuple(node.variable.shape), dtype_name(node.variable)
     about = node._input_metadata[i]
     return tuple(about.shape), str(about.dtype).removeprefix("torch.")
+
+
+def gradient_dtypes(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> list[str | None]:
+    outs, pull = vjp(fn, arrays, wrt)
+    return [None if d is None else dtype_name(d) for d in pull([torch.ones_like(y) for y in outs])]
 
 
 def has_rule(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> bool:
