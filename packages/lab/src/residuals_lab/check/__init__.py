@@ -128,7 +128,8 @@ def run(
         truth = "none: the function does not run"
     if subject.printed:
         subject.notes.append("the function prints; what it printed is left out here")
-    notes = tuple(dict.fromkeys(subject.notes))
+    refused = [f"under {' and '.join(dict.fromkeys(w))}: refused, {why}" for why, w in subject.refusals.items()]
+    notes = tuple(dict.fromkeys([*subject.notes, *refused]))
     return Check(name, subject.adapter.TITLE, truth, tuple(failures), also, notes, tuple(not_run), ran)
 
 

@@ -30,6 +30,9 @@ NOISE = (
 Grads = Sequence[np.ndarray | None]
 
 
+PLAIN = "the function has no rule of its own: this is the framework's affair"
+
+
 class Raised(Exception):
     """Somebody's function, or a framework on its behalf, raised `problem`."""
 
@@ -110,6 +113,7 @@ class Subject:
     dtype: str = "float64"  # of what is computed
     notes: list[str] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
+    refusals: dict[str, list[str]] = field(default_factory=dict)  # reason → what the function openly refuses
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -436,8 +440,10 @@ class Subject:
 
     def refused(self, what: str, problem: Raised) -> None:
         """Note that the function does not run under something."""
-        why = self.calls.refuses(problem.problem)
-        self.notes.append(f"under {what}: refused, {why}" if why else f"under {what} it does not run: {problem}")
+        if why := self.calls.refuses(problem.problem):
+            self.refusals.setdefault(why, []).append(what)
+        else:
+            self.notes.append(f"under {what} it does not run: {problem}")
 
     @cached_property
     def has_rule(self) -> bool:

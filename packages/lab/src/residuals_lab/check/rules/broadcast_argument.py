@@ -6,7 +6,7 @@ in the argument's own shape. (A gradient of the full shape is another matter: JA
 
 import numpy as np
 
-from residuals_lab.check.subject import NotRun, Raised, Subject
+from residuals_lab.check.subject import PLAIN, NotRun, Raised, Subject
 from residuals_lab.finding import Finding
 
 ARGUMENTS = ("f64[4,6]", "f64[4,6]")
@@ -53,6 +53,8 @@ fn.defvjp(lambda x, y: (x * y, (x, y)), bwd)
 def find(subject: Subject) -> Finding | None:
     if len(subject.wrt) < 2:
         raise NotRun("there is one argument to differentiate")
+    if not subject.has_rule:
+        raise NotRun(PLAIN)
     for place, i in enumerate(subject.wrt):
         x = subject.numbers[i]
         for axis in dict.fromkeys((0, x.ndim - 1)) if x.ndim else ():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from residuals_lab.check.subject import Raised, Subject
+from residuals_lab.check.subject import PLAIN, NotRun, Raised, Subject
 from residuals_lab.finding import Finding
 
 ARGUMENTS = ("f64[4,6]", "f64[6]")
@@ -51,6 +51,8 @@ fn.defvjp(lambda x, bias: (x + bias, None), bwd)
 
 
 def find(subject: Subject) -> Finding | None:
+    if not subject.has_rule:
+        raise NotRun(PLAIN)
     for is_more, numbers in _ranks(subject):
         how = "one axis more" if is_more else "one axis less"
         other = subject.at(numbers)

@@ -4,7 +4,7 @@ The value is among the residuals, and a costly operation of the forward makes it
 the same thing. Either may be right, not both. (A repetition of what was not saved is a choice, and a note.)
 """
 
-from residuals_lab.check.subject import NotRun, Subject
+from residuals_lab.check.subject import PLAIN, NotRun, Subject
 from residuals_lab.finding import Finding
 from residuals_lab.show import size
 
@@ -61,7 +61,7 @@ def find(subject: Subject) -> Finding | None:
     again = {step.op: saved[n] for step in trace.repeating() for n in step.outs if n in saved}
     others = [r for r in subject.audited.repeats if r.op not in again]
     if not subject.has_rule:
-        raise NotRun("the function has no rule of its own: what it repeats is the framework's choice")
+        raise NotRun(PLAIN)
     for r in others:
         subject.notes.append(f"the backward repeats {r.op}; to save its result instead takes {size(r.nbytes)}")
     for op, kept in again.items():

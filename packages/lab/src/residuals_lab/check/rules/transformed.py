@@ -77,8 +77,8 @@ def _raised(subject: Subject, other: Subject, name: str, problem: Raised) -> Fin
     except Raised:
         subject.notes.append(f"under {name} the function itself does not run: {problem}")
         return None
-    if why := subject.calls.refuses(problem.problem):
-        subject.notes.append(f"under {name}: refused, {why}")
+    if subject.calls.refuses(problem.problem):
+        subject.refused(name, problem)
         return None
     return Finding(
         "transformed",

@@ -6,7 +6,7 @@ version, or needed for a gradient that is not asked for here.
 Do not save it.
 """
 
-from residuals_lab.check.subject import NotRun, Subject
+from residuals_lab.check.subject import PLAIN, NotRun, Subject
 from residuals_lab.finding import Finding
 from residuals_lab.show import size
 
@@ -55,7 +55,7 @@ def find(subject: Subject) -> Finding | None:
     if not unused:
         return None
     if not subject.has_rule:
-        raise NotRun("the function has no rule of its own: what it saves is the framework's choice")
+        raise NotRun(PLAIN)
     first = unused[0]
     names = ", ".join(first.names)
     return Finding(

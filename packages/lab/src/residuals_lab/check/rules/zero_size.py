@@ -6,7 +6,7 @@ empty array can be. An expert without tokens, the last shard of a data set, a fi
 
 import numpy as np
 
-from residuals_lab.check.subject import NotRun, Raised, Subject
+from residuals_lab.check.subject import PLAIN, NotRun, Raised, Subject
 from residuals_lab.finding import Finding
 
 EXAMPLES = {
@@ -47,6 +47,8 @@ def find(subject: Subject) -> Finding | None:
     tall = next(n for n in subject.numbers if n.ndim == rank)
     if not rank:
         raise NotRun("there is no array with an axis")
+    if not subject.has_rule:
+        raise NotRun(PLAIN)
     for axis in dict.fromkeys((0, rank - 1)):
         size = tall.shape[axis]
         numbers = [_emptied(n, axis - rank, axis, size) for n in subject.numbers]
