@@ -66,7 +66,7 @@ def find(subject: Subject) -> Finding | None:
             "gradient-factor",
             f"the gradient of {name} {how}",
             subject.wrong.is_expected,
-            f"{subject.wrong.is_got}, {factor} times that",
+            f"{subject.wrong.is_got}, {factor.partition(',')[0]} times that",
             "training takes steps of another size, or climbs"
             if ratios[0] < 0
             else "training takes steps of another size",
