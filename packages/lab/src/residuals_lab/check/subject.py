@@ -24,9 +24,7 @@ from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error
 from residuals_lab.trace import Input
 
 Numbers = Sequence[np.ndarray]
-NOISE = (
-    1e-5  # a gradient this much smaller than the others may be their rounding, as that of a bias before a batch norm
-)
+NOISE = 1e-5  # a gradient that is smaller than the others by this may be rounding: that of a bias before a batch norm
 Grads = Sequence[np.ndarray | None]
 
 

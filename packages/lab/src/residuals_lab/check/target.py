@@ -96,10 +96,11 @@ def _arguments(ask: Ask, adapter: Framework, ran: dict[Path, ModuleType]) -> tup
     args, kwargs, of = list[Marked](), dict[str, Any](), calls.load(adapter.NAME)
     rng = np.random.default_rng(ask.seed)
     for argument in ask.arguments:
-        name, given = value(adapter, argument, True, ran)
+        name, given = _complex(adapter, argument) or value(adapter, argument, True, ran)
         if re.match(r"(\w+=)?\w+\[", argument.text) and of.is_inexact(given):
-            made = of.like(given, rng.standard_normal(given.shape))
-            given = of.cast(made.requires_grad_() if hasattr(made, "requires_grad_") else made, adapter.dtype_of(given))
+            real, imaginary = rng.standard_normal(given.shape), rng.standard_normal(given.shape)
+            made = of.like(given, real + 1j * imaginary)  # of which an array of real numbers takes the real part
+            given = made.requires_grad_() if hasattr(made, "requires_grad_") else made
         if name in kwargs:
             raise UsageError(f"--{argument.how}: {name} is given twice, the second time as {argument.text!r}")
         marked = Marked(given, ROLES[argument.how])
@@ -108,3 +109,12 @@ def _arguments(ask: Ask, adapter: Framework, ran: dict[Path, ModuleType]) -> tup
         else:
             args.append(marked)
     return args, kwargs
+
+
+def _complex(adapter: Framework, argument: Argument) -> tuple[str, Any] | None:
+    """The name and an array of an argument such as `z=c128[6]`; None if it is spelled otherwise."""
+    found = re.fullmatch(r"(?:(\w+)=)?c(64|128)\[([\d, ]*)\]", argument.text)
+    if not found:
+        return None
+    shape = [int(n) for n in found[3].split(",") if n.strip()]
+    return found[1] or "", adapter.constant(np.zeros(shape, f"complex{found[2]}"))
