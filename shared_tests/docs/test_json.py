@@ -14,6 +14,7 @@ import pytest
 from audited import source
 from markdown import DOCS
 from residuals_lab import cli, frameworks, learn
+from residuals_lab.check import rules
 
 PAGE = (DOCS / "json.md").read_text(encoding="utf-8")
 INSTALLED = frameworks.installed()
@@ -155,6 +156,14 @@ def ports(framework: str, folder: Path) -> Documents:
     return [("ports", printed(*call, other)) for other in others]
 
 
+def gradient_checks(framework: str, folder: Path) -> Documents:
+    """Of a gradient that ignores its cotangent."""
+    mine = folder / f"checked_{framework}.py"
+    (rule,) = (rule for rule in rules.load() if rule.code == "cotangent-ignored")
+    mine.write_text(str(rule.example(framework, is_right=False)))
+    return [("gradient_check", printed("check", f"{mine}:fn", "--arg", "f32[4,6]", "--quick", "--json"))]
+
+
 def checks(framework: str, folder: Path) -> Documents:
     """Of a function that grew, and of one that cannot be audited any more."""
     mine, lock = folder / f"locked_{framework}.py", folder / "residuals.lock"
@@ -184,7 +193,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Documents]:
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            makers = audits, comparisons, ports, checks, grades
+            makers = audits, comparisons, ports, gradient_checks, checks, grades
             found[name] = [document for make in makers for document in make(name, folder)]
     return found
 

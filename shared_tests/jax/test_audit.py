@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
@@ -151,3 +152,17 @@ def test_a_gathered_weight_is_a_copy_of_parameters() -> None:
         report = audit(fn, array("jax", 8, 16), parameter(array("jax", 16, 32)))
         (copy,) = (f for f in report.findings if f.is_copy_of_parameters)
         assert (copy.nbytes, copy.names, f"{op} (communication)" in copy.why) == (2048, (op,), True)
+
+
+def test_of_the_branches_of_a_conditional_the_largest_is_counted() -> None:
+    """One of them runs in each iteration: their sum would be more than there is."""
+
+    def again(x: jax.Array) -> jax.Array:
+        return jax.lax.switch(jnp.int32(x[0, 0]), [jnp.exp, lambda x: jnp.exp(x) + jnp.exp(2 * x), jnp.exp], x).sum()
+
+    report = audit(jax.checkpoint(again), jax.ShapeDtypeStruct((4, 8), "float32"))
+    found = {r.op: (r.count, r.nbytes, r.is_at_most) for r in report.repeats}
+    assert found["exp"] == (2, 2 * 128, True)
+    assert "to save it would keep at most" in str(report)
+    straight = audit(jax.checkpoint(lambda x: jnp.exp(jnp.exp(x)).sum()), jax.ShapeDtypeStruct((4, 8), "float32"))
+    assert not any(r.is_at_most for r in straight.repeats)

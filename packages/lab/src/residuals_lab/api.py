@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from residuals_lab.audit import audit, frozen, parameter
+    from residuals_lab.check import check
     from residuals_lab.compare import compare
 
-__all__ = ["audit", "compare", "frozen", "parameter"]
-_ROOMS = {"audit": "audit", "frozen": "audit", "parameter": "audit", "compare": "compare"}
+__all__ = ["audit", "check", "compare", "frozen", "parameter"]
+_ROOMS = {"audit": "audit", "frozen": "audit", "parameter": "audit", "check": "check", "compare": "compare"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `assert_residuals`. Nothing heavy is imported before a test asks for it."""
+"""The pytest plugin: the fixtures `assert_residuals` and `assert_gradient`. Nothing heavy is imported before that."""
 
 from collections.abc import Callable
 
@@ -14,3 +14,11 @@ def _assert_residuals() -> Callable[..., None]:
     from residuals_lab.testing import assert_residuals
 
     return assert_residuals
+
+
+@pytest.fixture(name="assert_gradient")
+def _assert_gradient() -> Callable[..., None]:
+    """`residuals_lab.testing.assert_gradient`."""
+    from residuals_lab.testing import assert_gradient
+
+    return assert_gradient

@@ -1,4 +1,7 @@
-"""For tests: assert how many bytes a function keeps for its backward, and which arrays. docs/lock.md is its page."""
+"""For tests: assert that a gradient is right; how many bytes a function keeps for its backward, and which arrays.
+
+docs/check.md and docs/lock.md are their pages.
+"""
 
 import inspect
 import re
@@ -69,6 +72,26 @@ def assert_residuals(
         wrong.append(_wrong_names(Counter(new.values()), Counter(names)))
     if any(wrong):
         raise AssertionError("\n".join([*filter(None, wrong), "", str(report)]))
+
+
+def assert_gradient(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Assert that the gradient of `fn(*args)` is right in every way that `residuals_lab.check.check` looks at.
+
+    Args:
+        fn: as `check` takes it; so are the other arguments, `reference`, `names`, `quick` and `seed` among them.
+        *args: its arguments.
+        **kwargs: options of `check`, and keyword arguments of `fn`.
+
+    Raises:
+        AssertionError: with the report.
+        UsageError: if there is nothing to differentiate.
+    """
+    from residuals_lab.check import check
+
+    __tracebackhide__ = True
+    found = check(fn, *args, **kwargs)
+    if not found.passed:
+        raise AssertionError(f"{found.failures[0].line}\n\n{found}")
 
 
 def _refuse_misspelled(fn: Callable[..., Any], kwargs: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from residuals_lab.frameworks.messages import explained
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.lanes.rows import Note, Picture
 from residuals_lab.show import size
-from residuals_lab.targets.calls import Marked, as_marked, flatten, variables_around
+from residuals_lab.targets.calls import Marked, as_marked, flattened, variables_around
 from residuals_lab.trace import Residual, Trace, lifetimes
 from residuals_lab.trace.repeats import Repeat, repeats
 
@@ -150,7 +150,7 @@ def audit(
     """
     name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
     adapter = frameworks.load(framework or framework_of(fn, name, [*args, *kwargs.values()]))
-    flat, inputs = flatten(adapter, fn, args, kwargs)
+    flat, inputs = flattened(adapter, fn, args, kwargs)
     names, arrays, roles = zip(*inputs, strict=True) if inputs else ((), (), ())
     around = variables_around(fn)
     try:

@@ -271,7 +271,7 @@ def _repeats(report: Audit, top: int) -> list[str]:
     lines = []
     for r in found[:top]:
         what = f"{r.op}{f' {r.count} ×' if r.count > 1 else ''}{f' at {r.line}' if r.line else ''}"
-        kept = "repeated although it is kept, " if r.is_kept else "to save it would keep "
+        kept = "repeated although it is kept, " if r.is_kept else f"to save it would keep {'at most ' * r.is_at_most}"
         lines.append(f"{r.cost:>15}  {what}; {kept}{size(r.nbytes)}")
     return [*lines, *([f"{'':>15}  and {len(found) - top} more"] if len(found) > top else [])]
 

@@ -17,7 +17,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.targets.arguments import Argument
-from residuals_lab.targets.calls import argument_names, flatten, loaded, variables_around
+from residuals_lab.targets.calls import argument_names, flattened, loaded, variables_around
 from residuals_lab.targets.functions import load_target
 from residuals_lab.trace import Input, Trace
 
@@ -70,7 +70,7 @@ def load(
         adapter = frameworks.load(framework or framework_of(fn, target))
         with adapter.precision("float64"):
             fn, args, kwargs = loaded(target, arguments, adapter, True, ran)
-            flat, inputs = flatten(adapter, fn, args, kwargs)
+            flat, inputs = flattened(adapter, fn, args, kwargs)
     if not inputs:
         raise UsageError(f"{target}: expected arrays to run it on, as --arg 'f32[4,8]', got none")
     names = ["", *argument_names(fn, len(args)), *kwargs]

@@ -51,7 +51,7 @@ LEAST_LANE, MODULE = 150.0, 74.0
 HEAD, STAIRS, AXIS = 40.0, 84.0, 20.0  # titles, staircase, the names of the halves and of the columns
 ROW, BAR, FOOT, LEGEND = 15.4, 9.6, 18.0, 14.0  # the height of a row, of a bar in it, of the ticks, of a legend's line
 TEXT, SMALL, TITLE = 7.8, 7.2, 9.6  # sizes of fonts
-FINE = 1.5  # what is closer together is not told apart
+FINE = 2.0  # what is closer together is not told apart
 BANDS, RULES, BARS, MIDDLE = 0.5, 1.0, 2.0, 3.0  # what lies above what
 
 

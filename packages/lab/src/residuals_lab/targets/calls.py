@@ -44,7 +44,7 @@ def loaded(
     return fn, args, kwargs
 
 
-def flatten(
+def flattened(
     adapter: Framework, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], list[Input]]:
     """`fn` as a function of the arrays in its arguments, and these arrays. The arrays of `fn` itself are parameters."""

@@ -60,6 +60,7 @@ class Step:
     line: str = ""  # of the user's code, "model.py:41"; a backward step has that of the forward step behind it
     module: str = ""  # the modules or functions around it, "decoder/layer_3/mlp"
     axes: tuple[int, ...] = ()  # of a reduction, counted from the last axis, which is -1
+    branches: tuple[tuple[int, int], ...] = ()  # the conditionals around it, each with the one of its branches
 
     @property
     def cost(self) -> str:

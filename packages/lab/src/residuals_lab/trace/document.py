@@ -44,6 +44,14 @@ def _residual(r: Residual, trace: Trace, storage: int) -> dict[str, Any]:
 def repeats(trace: Trace) -> list[dict[str, Any]]:
     """The steps of the forward that the backward repeats."""
     return [
-        {"op": r.op, "cost": r.cost, "line": r.line, "count": r.count, "bytes": r.nbytes, "is_kept": r.is_kept}
+        {
+            "op": r.op,
+            "cost": r.cost,
+            "line": r.line,
+            "count": r.count,
+            "bytes": r.nbytes,
+            "is_kept": r.is_kept,
+            "is_at_most": r.is_at_most,
+        }
         for r in repeated.repeats(trace)
     ]

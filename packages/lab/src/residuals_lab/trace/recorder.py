@@ -54,6 +54,7 @@ class Recorder:
     steps: list[Step] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     times: int = 1  # how often the steps to come run, in the loops around them
+    branches: tuple[tuple[int, int], ...] = ()  # in which branches of the conditionals around them
     line: str = ""  # of the steps to come
     module: str = ""  # of the steps to come
     parts: dict[int, int] = field(default_factory=dict)  # this and the next six as a `Trace` has them
@@ -86,7 +87,8 @@ class Recorder:
 
     def again(self, op: str, ins: Sequence[int], outs: Sequence[int], axes: tuple[int, ...] = ()) -> None:
         """Record one operation whose outputs have numbers."""
-        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, self.times, self.line, self.module, axes))
+        where = self.times, self.line, self.module, axes, self.branches
+        self.steps.append(Step(op, tuple(ins), tuple(outs), self.phase, *where))
         if self.phase == "backward":
             self.touch(ins, outs)
 

@@ -164,7 +164,8 @@ class CrossEntropy(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         logits, labels, weight = inputs[:3]
         ctx.static = inputs[3:]
-        ctx.save_for_backward(*Residuals(logits, weight, labels, *output[1:]))
+        saved = Residuals(logits, weight, labels, *output[1:])
+        ctx.save_for_backward(*saved)
         ctx.set_materialize_grads(False)
 
     @staticmethod

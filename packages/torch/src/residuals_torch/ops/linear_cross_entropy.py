@@ -239,7 +239,8 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-        ctx.save_for_backward(*_saved(inputs, output))
+        saved = _saved(inputs, output)
+        ctx.save_for_backward(*saved)
         ctx.static, ctx.like = inputs[5:], likes(*inputs[:3])
         ctx.set_materialize_grads(False)
 
@@ -297,7 +298,8 @@ def _backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    ctx.save_for_backward(*_saved(inputs, output))
+    saved = _saved(inputs, output)
+    ctx.save_for_backward(*saved)
     ctx.static = inputs[5:]
 
 

@@ -266,7 +266,11 @@ class Walk:
         return whole
 
     def _cond(self, branches: Sequence[core.ClosedJaxpr], index: Array, *reads: Array, avals: list[Any]) -> list[Array]:
-        given = [self.run(body, [self._within(a, index, i) for a in reads]) for i, body in enumerate(branches)]
+        given, outside, this = [], self.recorder.branches, len(self.recorder.steps)
+        for i, body in enumerate(branches):
+            self.recorder.branches = (*outside, (this, i))
+            given.append(self.run(body, [self._within(a, index, i) for a in reads]))
+        self.recorder.branches = outside
         outs = []
         for of_each, aval in zip(zip(*given, strict=True), avals, strict=True):
             (out,) = self._make("branch", None, [index, *of_each], [aval])

@@ -1,0 +1,58 @@
+"""A backward does not bear that one output is not used.
+
+Where a loss uses some of several results, the others have no cotangent: PyTorch gives None for it if the rule says
+`ctx.set_materialize_grads(False)`, else zeros. A backward that does not expect None raises, or leaves out what the
+other outputs give.
+"""
+
+import numpy as np
+
+from residuals_lab.check.subject import NotRun, Raised, Subject
+from residuals_lab.finding import Finding
+
+EXAMPLES = {
+    "torch": """
+import torch
+
+class SineAndCosine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)  # wrong
+        # right: ctx.set_materialize_grads(True)
+        ctx.save_for_backward(x)
+        return x.sin(), x.cos()
+
+    @staticmethod
+    def backward(ctx, g_sin, g_cos):
+        (x,) = ctx.saved_tensors
+        return g_sin * x.cos() - g_cos * x.sin()
+
+def fn(x):
+    return SineAndCosine.apply(x)
+""",
+    "jax": "JAX fills in zeros for an output that is not used.",
+}
+
+
+def find(subject: Subject) -> Finding | None:
+    if sum(subject.has_gradient) < 2:
+        raise NotRun("there is one output")
+    for k, g in enumerate(subject.gs):
+        if not subject.has_gradient[k]:
+            continue
+        zeros = subject.run([g if i == k else np.zeros_like(other) for i, other in enumerate(subject.gs)]).grads
+        try:
+            alone = subject.run([g if i == k else None for i in range(len(subject.gs))]).grads
+            wrong, got = subject.first_apart(alone, zeros), ""
+        except Raised as problem:
+            wrong, got = None, str(problem)
+        if wrong or got:
+            return Finding(
+                "output-alone",
+                f"the backward fails where output {k} alone is used",
+                wrong.is_expected if wrong else "the gradient for zeros as the cotangents of the others",
+                got or (wrong.is_got if wrong else ""),
+                "a loss seldom uses all results of a function",
+                "take None for a cotangent as zeros, or leave out ctx.set_materialize_grads(False)",
+            )
+    return None
