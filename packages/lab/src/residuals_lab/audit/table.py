@@ -145,7 +145,7 @@ def totals(report: Audit) -> str:
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
         f"{size(trace.saved_bytes)} saved, {size(alive)} of it alive anyway; "
-        f"peak {size(report.peak_bytes)}; {trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
+        f"{trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
         f"{len(trace.steps) - trace.boundary:,} backward"
     )
 
