@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"mask: expected a shape that broadcasts to \[2, 4, 5\], got \[1, 2, 4, 5\]",
     ),
     "mask of numbers": ({"mask": np.ones((4, 5), np.int32)}, TypeError, r"mask: expected booleans, got int32\[4, 5\]"),
-    "is_causal of a number": ({"is_causal": 1}, TypeError, "is_causal: expected True or False, got 1"),
+    "is_causal of a number": ({"is_causal": 1}, TypeError, "is_causal: expected True, False or 'lower_right', got 1"),
 }
 
 

@@ -73,13 +73,13 @@ def test_edges_of_blocks_and_biases(adapter: ModuleType, queries: int, bias_shap
             np.testing.assert_allclose(adapter.to_numpy(a), adapter.to_numpy(b), rtol=LIMIT, atol=10 * LIMIT)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True, "lower_right"])
 @pytest.mark.parametrize(
     ("queries", "keys", "heads"),
     [((0, 7), (0, 5), 1), ((1, -1), (1, 1), 2), ((1, 1), (0, 9), 4), ((2, 44), (2, 44), 2), ((2, 0), (1, 3), 4)],
 )
 def test_it_is_attention(
-    adapter: ModuleType, block: int, queries: tuple[int, int], keys: tuple[int, int], heads: int, is_causal: bool
+    adapter: ModuleType, block: int, queries: tuple[int, int], keys: tuple[int, int], heads: int, is_causal: bool | str
 ) -> None:
     """Lengths are so many blocks and so many more; a bias has a gradient too."""
     s, t = (blocks * block + more for blocks, more in (queries, keys))

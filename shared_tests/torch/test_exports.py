@@ -94,6 +94,8 @@ SIZES = {"b": 3, "h": 4, "g": 2, "s": 6, "t": 7, "d": 8, "e": 5, "n": 12}
 DYNAMIC = {
     "attention": (lambda *qkv: attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
     "flash_attention": (lambda *qkv: flash_attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
+    "attention-lower-right": (lambda *qkv: attention(*qkv, is_causal="lower_right"), "bhsd bgtd bgte"),
+    "flash_attention-lower-right": (lambda *qkv: flash_attention(*qkv, is_causal="lower_right"), "bhsd bgtd bgte"),
     "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
     "relu_bits": (relu_bits, "bsn"),
     "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),

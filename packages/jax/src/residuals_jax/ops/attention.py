@@ -9,8 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    Causal,
     apart,
     attended,
+    band_of,
     check_attention,
     rounded,
     scaling,
@@ -41,20 +43,20 @@ def fwd(
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
 ) -> tuple[Array, Residuals]:
     scores = scores_of(q, k, scaling(scale, q))
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
-    e, total, _ = attended(scores, mask, is_causal)
+    e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2]))
     weights = e / total
     y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, like: Likes | None = None
+    is_causal: Causal, scale: float | None, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array, Array, Array | None, None]:
     q, k, v, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
@@ -75,7 +77,7 @@ def _attention(
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
     like: Likes,
 ) -> Array:
@@ -95,7 +97,7 @@ def attention(
     *,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: ArrayLike | None = None,
 ) -> Array:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
@@ -110,7 +112,8 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
 
@@ -127,7 +130,8 @@ def attention(
             `flash_attention` does.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", or scale is not a number.
         ValueError: the shapes do not fit.
 
     Source:

@@ -10,9 +10,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    Band,
+    Causal,
     apart,
     attended,
     attended_again,
+    band_of,
     check_attention,
     rounded,
     scaling,
@@ -46,29 +49,29 @@ Results = tuple[Array, Array]  # out and logsumexp
 Rows = dict[str, Any]  # arrays by name, or None; an array has a row for each query, or one for all, or no rows
 
 
-def _spans(q: Array, k: Array, is_causal: bool) -> list[tuple[int, slice]]:
+def _spans(q: Array, k: Array, band: Band) -> list[tuple[int, slice]]:
     """The keys that are looked at up to a query, for each span of queries; a span ends with a block."""
-    queries, keys = q.shape[-2], k.shape[-2]
+    queries, keys, (_, last) = q.shape[-2], k.shape[-2], band
     head = queries - max(queries - 1, 0) // BLOCK * BLOCK
-    if not is_causal or jax.typeof(k).sharding.spec[-2] is not None:  # an axis that an Explicit mesh splits is not cut
+    if last is None or jax.typeof(k).sharding.spec[-2] is not None:  # an axis that an Explicit mesh splits is not cut
         return [(queries, slice(0, keys))]
-    blocks = -(-max(min(queries, keys) - head, 0) // BLOCK)  # after the first, until all keys are attended
+    blocks = -(-max(min(queries, keys - last) - head, 0) // BLOCK)  # after the first, until all keys are attended
     stops = sorted({head + blocks * (i + 1) // SPANS * BLOCK for i in range(SPANS)})
-    return [(queries if stop == stops[-1] else stop, slice(0, min(stop, keys))) for stop in stops]
+    return [(queries if stop == stops[-1] else stop, slice(0, max(min(stop + last, keys), 0))) for stop in stops]
 
 
-def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], arrays: Rows, is_causal: bool) -> tuple[Any, Any]:
+def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], arrays: Rows, band: Band) -> tuple[Any, Any]:
     """`body(first, arrays)` for block after block of queries: its first results, rows, joined, its second summed.
 
     The first block may be shorter. It runs outside of the loop, so that the sums start with the right type. A block
     sees the keys of its span: the loop is one, and has a branch for each span.
     """
-    queries, spans = arrays["q"].shape[-2], _spans(arrays["q"], arrays["k"], is_causal)
+    queries, spans = arrays["q"].shape[-2], _spans(arrays["q"], arrays["k"], band)
     rest = max(queries - 1, 0) // BLOCK
     head = queries - rest * BLOCK
     split = {name: a for name, a in arrays.items() if _has_rows(name, a, queries)}
     first = arrays | {name: a[..., :head, :] for name, a in split.items()}
-    rows, sums = body(0, _of_keys(first, slice(0, head) if len(spans) > 1 else spans[0][1]))
+    rows, sums = body(0, _of_keys(first, _spans(first["q"], first["k"], band)[0][1]))
     if rest == 0:
         return rows, sums
     blocks = {
@@ -129,26 +132,28 @@ def fwd(
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
 ) -> tuple[Results, Residuals]:
+    band = band_of(is_causal, q.shape[-2], k.shape[-2])
+
     def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
-        e, total, logsumexp = attended(_scores(rows, scale), rows["mask"], is_causal, first)
+        e, total, logsumexp = attended(_scores(rows, scale), rows["mask"], band, first)
         out = times_keys(rounded(e, v, q), rows["v"])
         return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
-    (out, logsumexp), _ = _blockwise(block, arrays, is_causal)
+    (out, logsumexp), _ = _blockwise(block, arrays, band)
     logsumexp = logsumexp[..., 0]
     is_narrow = out.dtype != logsumexp.dtype
     return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, *, g_logsumexp: Array | None = None
+    is_causal: Causal, scale: float | None, residuals: Residuals, g: Array, *, g_logsumexp: Array | None = None
 ) -> tuple[Array, Array, Array, Array | None, None]:
     q, k, v, bias, mask, out, logsumexp = residuals
-    heads = k.shape[-3]
+    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2])
     is_none = logsumexp == -jnp.inf  # no key attended
     # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
     dot = jnp.zeros_like(logsumexp) if out is None else sum_to(jnp.sum(wide(g) * wide(out), axis=-1), logsumexp.shape)
@@ -156,7 +161,7 @@ def bwd(
 
     def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
         g, scores = rows["g"], _scores(rows, scale)
-        weights = attended_again(scores, rows["logsumexp"], rows["mask"], is_causal, first)
+        weights = attended_again(scores, rows["logsumexp"], rows["mask"], band, first)
         dweights = weights_gradient(g, rows["v"], weights)
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
         dscores = weights * (dweights - dot)
@@ -174,14 +179,14 @@ def bwd(
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
     arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]
-    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, arrays, is_causal)
+    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, arrays, band)
     dbias = dbias_sum if dbias_rows is None else dbias_rows
     return match(dq, q), match(dk, k), match(dv, v), None if bias is None else match(dbias, bias), None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _flash_attention(
-    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: float | None
+    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: Causal, scale: float | None
 ) -> Results:
     return fwd(q, k, v, bias, mask, is_causal, scale)[0]
 
@@ -198,7 +203,7 @@ def flash_attention(
     *,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: ArrayLike | None = None,
     return_logsumexp: bool = False,
 ) -> Array | tuple[Array, Array]:
@@ -216,7 +221,8 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
@@ -242,7 +248,8 @@ def flash_attention(
             where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", or scale is not a number.
         ValueError: the shapes do not fit.
 
     Source:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.attention import Causal, attended, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
 def _weights(
-    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: bool, scale: float | None
+    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: Causal, scale: float | None
 ) -> tuple[Array, float]:
     """P (..., h, s, t), and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
@@ -29,7 +29,7 @@ def forward(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e)."""
@@ -45,7 +45,7 @@ def vjp(
     mask: Mask | None,
     g: Array,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """`dq, dk, dv, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
@@ -67,7 +67,7 @@ def residuals(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
 ) -> dict[str, Array | None]:
     """The value each residual must have."""
@@ -98,6 +98,8 @@ def samples(rng: np.random.Generator) -> Samples:
         "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
         "causal": {**call(), "is_causal": True},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "lower-right": {**call(s=3), "is_causal": "lower_right"},
+        "lower-right-more-queries": {**call(heads=4, s=6), **bias(6, 5), "is_causal": "lower_right"},
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "one-key-head": {**call(heads=3, kv=1), "is_causal": True},
         "broadcast": {**spread, **bias(2, 1, 1, 5)},

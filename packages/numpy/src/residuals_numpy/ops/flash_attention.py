@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.attention import Causal, attended, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
 def _weights(
-    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: bool, scale: float | None
+    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: Causal, scale: float | None
 ) -> tuple[Array, Array, float]:
     """P (..., h, s, t), its log-sum-exp (..., h, s), and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
@@ -29,7 +29,7 @@ def forward(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
 ) -> tuple[Array, Array]:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e), and the log-sum-exp."""
@@ -45,7 +45,7 @@ def vjp(
     mask: Mask | None,
     g: Array,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
     g_logsumexp: Array | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
@@ -70,7 +70,7 @@ def residuals(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
 ) -> dict[str, Array | Mask | None]:
     """The value each residual must have."""
@@ -97,8 +97,10 @@ def samples(rng: np.random.Generator) -> Samples:
         "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
         "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "lower-right": {**call(s=3), "is_causal": "lower_right"},
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "long-causal": {**call(heads=1, kv=1, s=600, t=5), **bias(600, 5), "is_causal": True},
+        "long-lower-right": {**call(heads=2, kv=1, s=530, t=270), **bias(270), "is_causal": "lower_right"},
         "long-grouped": {**call(heads=3, kv=1, s=513, t=4), **bias(1, 4), "mask": rng.random((513, 4)) < 0.7},
         "broadcast": {**spread, **bias(2, 1, 1, 5)},
         "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.attention import (
+    Causal,
     apart,
     attended,
+    band_of,
     check_attention,
     fold,
     hide,
@@ -35,21 +37,21 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: Causal, scale: float | None
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
     # q is scaled, and not the scores, of which there are more; XLA fuses the one and the other.
     scores = unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q)
     if bias is not None:
         scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, is_causal))
+    e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2])))
     weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
 
 
 def bwd(
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
     residuals: Residuals,
     g: Tensor | None,
@@ -87,7 +89,13 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        is_causal: Causal,
+        scale: float | None,
     ) -> tuple[Tensor, Tensor]:
         with without_autocast(q):
             y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
@@ -96,7 +104,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal, float | None],
         output: tuple[Tensor, Tensor],
     ) -> None:
         (q, k, v, bias, _, ctx.is_causal, ctx.scale), (_, weights) = inputs, output
@@ -124,7 +132,7 @@ def attention(
     *,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: Tensor | float | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
@@ -139,7 +147,8 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
 
@@ -156,7 +165,8 @@ def attention(
             `flash_attention` does.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", or scale is not a number.
         ValueError: the shapes do not fit.
 
     Source:

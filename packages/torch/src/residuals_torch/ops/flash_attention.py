@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from residuals_torch._lib.attention import (
+    Band,
+    Causal,
     apart,
     attended,
+    band_of,
     check_attention,
     fold,
     hide,
@@ -41,12 +44,12 @@ Results = tuple[Tensor, Tensor]  # out and logsumexp
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _blocks(q: Tensor, k: Tensor, is_causal: bool) -> Iterator[tuple[slice, slice]]:
+def _blocks(q: Tensor, k: Tensor, band: Band) -> Iterator[tuple[slice, slice]]:
     """The queries of each block, and the keys that the last query of the block may attend."""
-    queries, keys = q.shape[-2], k.shape[-2]
+    queries, keys, (_, last) = q.shape[-2], k.shape[-2], band
     for start in range(0, max(queries, 1), BLOCK):
         stop = min(start + BLOCK, queries)
-        yield slice(start, stop), slice(0, min(stop, keys) if is_causal else keys)
+        yield slice(start, stop), slice(0, keys if last is None else max(min(stop + last, keys), 0))
 
 
 def _queries(a: Tensor, rows: slice) -> Tensor:
@@ -65,20 +68,27 @@ def _part(a: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
     return a[..., keys] if a is not None and a.ndim > 0 and a.shape[-1] > 1 else a
 
 
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, band: Band, first: int) -> Tensor:
     """(..., h, b, t): the scores of a block of b scaled queries."""
     scores = unfold(fold(q, k.shape[-3]) @ k.mT, q)
-    return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
+    return hide(scores if bias is None else scores + wide(bias), mask, band, first)
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: Causal | str,
+    scale: float | None,
 ) -> tuple[Results, Residuals]:
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), wide(v)
+    band = band_of(is_causal, q.shape[-2], k.shape[-2])
     outs, sums = [], []
-    for rows, keys in _blocks(q, k, is_causal):
+    for rows, keys in _blocks(q, k, band):
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, rows.start)
         e, total, logsumexp = attended(scores)
         outs.append(to_dtype(unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total, q.dtype))
         sums.append(logsumexp)
@@ -88,7 +98,7 @@ def fwd(
 
 
 def bwd(
-    is_causal: bool,
+    is_causal: Causal | str,
     scale: float | None,
     residuals: Residuals,
     g: Tensor | None,
@@ -99,7 +109,8 @@ def bwd(
     q, k, v, bias, mask, out, logsumexp = residuals
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
     need_scores = v is not None and not (like_q is None and like_k is None and like_bias is None)
-    heads, in_place = k.shape[-3], may_write(q, k, v, bias, mask, logsumexp, g, g_logsumexp)
+    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2])
+    in_place = may_write(q, k, v, bias, mask, logsumexp, g, g_logsumexp)
     bias = bias.reshape(1) if bias is not None and bias.ndim == 0 else bias
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
     is_none = logsumexp == -torch.inf  # no key attended
@@ -111,9 +122,9 @@ def bwd(
 
     dqs, dbiases = [], []
     dk = dv = dbias = None
-    for rows, keys in reversed(list(_blocks(q, k, is_causal))):  # the last has the most keys; the others add to it
+    for rows, keys in reversed(list(_blocks(q, k, band))):  # the last has the most keys; the others add to it
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, rows.start)
         weights = weights.sub_(_queries(shift, rows)) if in_place else weights - _queries(shift, rows)
         weights = weights.exp_() if in_place else torch.exp(weights)
         g_rows = None if g is None else wide(_queries(g, rows))
@@ -183,7 +194,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: str, scale: float | None
     ) -> Results:
         with without_autocast(q):
             return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
@@ -191,7 +202,7 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, str, float | None],
         output: Results,
     ) -> None:
         (q, k, v, bias, mask, ctx.is_causal, ctx.scale), (out, logsumexp) = inputs, output
@@ -214,6 +225,7 @@ class FlashAttention(torch.autograd.Function):
 
 
 # The loop over blocks would be unrolled in a compiled program, which then had one length; two operators have any.
+# An operator's argument has one type: there `is_causal` is a word, and "" for False.
 _forward = torch.library.custom_op("residuals_torch::flash_attention", mutates_args=())(FlashAttention.forward)
 
 
@@ -228,7 +240,7 @@ def _backward(
     logsumexp: Tensor,
     g: Tensor,
     g_logsumexp: Tensor,
-    is_causal: bool,
+    is_causal: str,
     scale: float | None,
 ) -> list[Tensor]:
     """The gradients of q, k, v and, if there is one, bias."""
@@ -250,7 +262,7 @@ def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None,
 
 @_forward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: str, scale: float | None
 ) -> Results:
     leads = [a.shape[:-3] for a in (q, k, bias, mask) if a is not None]
     lead, rows = torch.broadcast_shapes(*leads), q.shape[-3:-1]
@@ -273,7 +285,7 @@ def flash_attention(
     *,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: Tensor | float | None = None,
     return_logsumexp: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -291,7 +303,8 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
@@ -316,7 +329,8 @@ def flash_attention(
             where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", or scale is not a number.
         ValueError: the shapes do not fit.
 
     Source:
@@ -332,7 +346,8 @@ def flash_attention(
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
     rule = _forward if is_program() else FlashAttention.apply
-    out, logsumexp = rule(q, k, v, bias, mask, is_causal, scale)
+    word = "upper_left" if is_causal is True else is_causal or ""
+    out, logsumexp = rule(q, k, v, bias, mask, word, scale)
     if is_one_head:
         out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out
