@@ -1,5 +1,6 @@
 """What the three attentions share: their checks, products of heads that share keys, and the softmax of scores."""
 
+import math
 from functools import partial
 from numbers import Real
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from residuals_jax._lib.checks import described, floating
+from residuals_jax._lib.checks import described, floating, integer
 from residuals_jax._lib.cotangents import sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
@@ -45,6 +46,16 @@ def check_attention(
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_options(softcap: float | None, window: int | None) -> None:
+    """TypeError unless softcap is a number or None, and window an int or None; ValueError unless they are positive."""
+    if softcap is not None and (isinstance(softcap, bool) or not isinstance(softcap, Real)):
+        raise TypeError(f"softcap: expected a Python number or None, got {type(softcap).__name__}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap: expected a number > 0, got {softcap}")
+    if window is not None:
+        integer("window", window, 1)
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -122,6 +133,19 @@ def scores_of(q: Array, k: Array, scale: float) -> Array:
     return jnp.maximum(scores, jnp.finfo(scores.dtype).min)
 
 
+def cap(scores: Array, softcap: float | None) -> tuple[Array, Array | None]:
+    """c·tanh(scores/c) for a softcap c, and that tanh."""
+    if softcap is None:
+        return scores, None
+    tanh = jnp.tanh(scores / softcap)
+    return softcap * tanh, tanh
+
+
+def cap_gradient(dscores: Array, tanh: Array | None) -> Array:
+    """The gradient of scores from that of the capped ones: d(c·tanh(x/c))/dx = 1 − tanh²."""
+    return dscores if tanh is None else dscores * (1 - jnp.square(wide(tanh)))
+
+
 def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
     """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
     return sum_to(times_keys(g, v.mT), weights.shape)
@@ -142,10 +166,12 @@ def sum_of_queries(a: Array, b: Array, key_heads: int) -> Array:
     return jnp.einsum(sums, a, b, preferred_element_type=wider(a), out_sharding=out)
 
 
-def band_of(is_causal: Causal | str, queries: int, keys: int) -> Band:
+def band_of(is_causal: Causal | str, queries: int, keys: int, window: int | None = None) -> Band:
     """The keys that a query attends: query i those from i + the first number to i + the second; None for no bound."""
     at = keys - queries if is_causal == "lower_right" else 0  # the key at which query 0 is
-    return None, at if is_causal else None
+    before = None if window is None else at + 1 - window
+    after = None if window is None else window - 1
+    return before, at if is_causal else after
 
 
 def hide(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) -> Array:
@@ -155,10 +181,10 @@ def hide(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) 
     """
     if mask is not None:
         scores = jnp.where(to_rank(mask, scores.ndim), scores, -jnp.inf)
-    _, last = band
-    if last is not None:
-        rows, keys = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-        scores = jnp.where(to_rank(keys - rows <= first + last, scores.ndim), scores, -jnp.inf)
+    for bound, is_outside in zip(band, (jnp.less, jnp.greater), strict=True):
+        if bound is not None:
+            rows, keys = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
+            scores = jnp.where(to_rank(is_outside(keys - rows, first + bound), scores.ndim), -jnp.inf, scores)
     return scores
 
 

@@ -101,6 +101,7 @@ def _weights(classes: str) -> Constant:
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
 QKV_SCALE = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "scale": "", "bias": "h s t"}
+ATTENTION = {"is_causal": False, "scale": None, "softcap": None, "window": None}
 MASK = Constant("s t", lambda rng, axes: rng.random((*axes["s"], *axes["t"])) < 0.7)
 TOKENS = {"...": 2, "h": 4, "s": 256, "t": 256, "d": 64, "e": 64}
 
@@ -130,9 +131,9 @@ OPS = (
         },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "axis": 1, "eps": 1e-5}),
-    Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
-    Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("flash_attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op(
         "cross_entropy",
         {"logits": "... c"},

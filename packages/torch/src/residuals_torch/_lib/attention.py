@@ -1,12 +1,13 @@
 """What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
 
+import math
 from numbers import Real
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import described, floating
+from residuals_torch._lib.checks import described, floating, integer
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import may_write
 
@@ -54,6 +55,16 @@ def check_attention(
             check_broadcasts(name, a, (*lead, heads, rows, keys))
 
 
+def check_options(softcap: float | None, window: int | None) -> None:
+    """TypeError unless softcap is a number or None, and window an int or None; ValueError unless they are positive."""
+    if softcap is not None and (isinstance(softcap, bool) or not isinstance(softcap, Real)):
+        raise TypeError(f"softcap: expected a Python number or None, got {type(softcap).__name__}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap: expected a number > 0, got {softcap}")
+    if window is not None:
+        integer("window", window, 1)
+
+
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape to which both broadcast; None where there is none."""
     try:
@@ -89,10 +100,12 @@ def unfold(a: Tensor, like: Tensor) -> Tensor:
     return a if a.shape[-3:-1] == rows else a.reshape(*a.shape[:-3], *rows, a.shape[-1]).clone()
 
 
-def band_of(is_causal: Causal | str, queries: int, keys: int) -> Band:
+def band_of(is_causal: Causal | str, queries: int, keys: int, window: int | None = None) -> Band:
     """The keys that a query attends: query i those from i + the first number to i + the second; None for no bound."""
     at = keys - queries if is_causal == "lower_right" else 0  # the key at which query 0 is
-    return None, at if is_causal else None
+    before = None if window is None else at + 1 - window
+    after = None if window is None else window - 1
+    return before, at if is_causal else after
 
 
 def hide(scores: Tensor, mask: Tensor | None, band: Band, first: int = 0) -> Tensor:
@@ -102,10 +115,24 @@ def hide(scores: Tensor, mask: Tensor | None, band: Band, first: int = 0) -> Ten
     """
     if mask is not None:
         scores = torch.where(mask, scores, -torch.inf)
-    _, last = band
-    if last is not None:  # by `ones_like` and `tril`, since an op on a DTensor takes no constant tensors
-        scores = torch.where(torch.ones_like(scores, dtype=torch.bool).tril(first + last), scores, -torch.inf)
+    for bound, kept in zip(band, (Tensor.triu, Tensor.tril), strict=True):
+        if bound is not None:  # by `ones_like`, since an op on a DTensor takes no constant tensors
+            is_attended = kept(torch.ones_like(scores, dtype=torch.bool), first + bound)
+            scores = torch.where(is_attended, scores, -torch.inf)
     return scores
+
+
+def cap(scores: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """c·tanh(scores/c) for a softcap c, and that tanh."""
+    if softcap is None:
+        return scores, None
+    tanh = torch.tanh(scores / softcap)
+    return softcap * tanh, tanh
+
+
+def cap_gradient(dscores: Tensor, tanh: Tensor | None) -> Tensor:
+    """The gradient of scores from that of the capped ones: d(c·tanh(x/c))/dx = 1 − tanh²."""
+    return dscores if tanh is None else dscores * (1 - torch.square(wide(tanh)))
 
 
 def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,10 @@ from residuals_torch._lib.attention import (
     apart,
     attended,
     band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     fold,
     hide,
     scaling,
@@ -29,6 +32,8 @@ class Residuals(NamedTuple):
     k: Tensor | None  # (..., kv, t, d)  input: times the scores' gradient it is that of q; None if q is frozen
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
+    tanh: Tensor | None  # (..., h, s, t)  new: the slope of a softcap, which the weights do not tell; None without one,
+    # and if q and k are frozen
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -37,30 +42,42 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: Causal, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
     # q is scaled, and not the scores, of which there are more; XLA fuses the one and the other.
-    scores = unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q)
+    scores, tanh = cap(unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q), softcap)
     if bias is not None:
         scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2])))
+    e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window)))
     weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
+    tanh = None if tanh is None else to_dtype(tanh, q.dtype)
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
 
 
 def bwd(
     is_causal: Causal,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
     *,
     g_weights: Tensor | None = None,
+    g_tanh: Tensor | None = None,
 ) -> Gradients:
-    """`g_weights` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    q, k, v, weights = residuals
+    """Those with a name are the cotangents of residuals. Only a second derivative has them; there g may be None."""
+    q, k, v, weights, tanh = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, weights)
     rows = wide(weights)
@@ -75,12 +92,15 @@ def bwd(
     if g_weights is not None:
         dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
+    if like_bias is not None:
+        dbias = match(dscores, like_bias)
+    if tanh is not None and softcap is not None:
+        dscores = cap_gradient(dscores.sum_to_size(tanh.shape), tanh)
+        dscores = dscores if g_tanh is None else dscores + cap_gradient(wide(g_tanh) / softcap, tanh)
     if like_q is not None and k is not None:
         dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, k), like_q)
     if like_k is not None and q is not None:
         dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), like_k)
-    if like_bias is not None:
-        dbias = match(dscores, like_bias)
     return dq, dk, dv, dbias
 
 
@@ -96,33 +116,44 @@ class Attention(torch.autograd.Function):
         mask: Tensor | None,
         is_causal: Causal,
         scale: float | None,
-    ) -> tuple[Tensor, Tensor]:
+        softcap: float | None,
+        window: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         with without_autocast(q):
-            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
-        return batched_alike(y, residuals.weights)
+            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)
+        return batched_alike(y, residuals.weights, residuals.tanh)
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal, float | None],
-        output: tuple[Tensor, Tensor],
+        inputs: tuple[
+            Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal, float | None, float | None, int | None
+        ],
+        output: tuple[Tensor, Tensor, Tensor | None],
     ) -> None:
-        (q, k, v, bias, _, ctx.is_causal, ctx.scale), (_, weights) = inputs, output
+        (q, k, v, bias, _, *ctx.static), (_, weights, tanh) = inputs, output
         need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
         need_scores = need_q or need_k or need_bias
-        saved = Residuals(q if need_k else None, k if need_q else None, v if need_scores else None, weights)
+        need_tanh = need_q or need_k
+        inputs_saved = (q if need_k else None, k if need_q else None, v if need_scores else None)
+        saved = Residuals(*inputs_saved, weights, tanh if need_tanh else None)
         ctx.save_for_backward(*saved)
         ctx.like = likes(q, k, v, bias)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor | None, ...]:
-        if g is None and g_weights is None:
-            return (None,) * 7
+    def backward(
+        ctx: Any, g: Tensor | None, g_weights: Tensor | None, g_tanh: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if g is None and g_weights is None and g_tanh is None:
+            return (None,) * 9
+        is_causal, scale, softcap, window = ctx.static
         residuals = Residuals(*ctx.saved_tensors)
         with without_autocast(residuals.weights):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights=g_weights)
-        return *gradients, None, None, None
+            gradients = bwd(
+                is_causal, scale, softcap, window, residuals, g, wanted(ctx), g_weights=g_weights, g_tanh=g_tanh
+            )
+        return *gradients, *[None] * 5
 
 
 def attention(
@@ -134,6 +165,8 @@ def attention(
     mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: Tensor | float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -151,6 +184,11 @@ def attention(
             to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: c > 0: the scores, scaled, become c·tanh(scores/c) before bias and mask, as Gemma 2 and flash-attn have
+            it; a number, or None.
+        window: n ≥ 1, or None: a query attends only keys less than n away from its own, which is key i for query i, and
+            i + t − s for "lower_right": with is_causal the n keys up to its own (Mistral's `sliding_window`; the
+            `window_size` (n − 1, 0) of flash-attn), else n − 1 on the other side too.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -163,11 +201,14 @@ def attention(
             saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
+        tanh: (..., h, s, t), new, of q's dtype, only with a softcap: of the scores, whose gradient has 1 − tanh²; not
+            saved if neither q nor k needs a gradient.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", or scale is not a number.
-        ValueError: the shapes do not fit.
+            "lower_right", scale or softcap is not a number,
+            or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
@@ -178,7 +219,8 @@ def attention(
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
-    y, _ = Attention.apply(q, k, v, bias, mask, is_causal, scale)
+    y, *_ = Attention.apply(q, k, v, bias, mask, is_causal, scale, softcap, window)
     return y[0] if is_one_head else y

@@ -12,7 +12,10 @@ from residuals_torch._lib.attention import (
     apart,
     attended,
     band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     fold,
     hide,
     scaling,
@@ -38,18 +41,22 @@ class Residuals(NamedTuple):
     logsumexp: Tensor  # (..., h, s)  new, float32 or wider: makes weights of scores, with no sum; an output if returned
 
 
-RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
+RECOMPUTES = {
+    "matmul": "the scores, block after block, where an array of them would be quadratic in the sequence",
+    "tanh": "of the scores in a softcap, for the same reason",
+}
 
 Results = tuple[Tensor, Tensor]  # out and logsumexp
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def _blocks(q: Tensor, k: Tensor, band: Band) -> Iterator[tuple[slice, slice]]:
-    """The queries of each block, and the keys that the last query of the block may attend."""
-    queries, keys, (_, last) = q.shape[-2], k.shape[-2], band
+    """The queries of each block, and the keys that one of them may attend."""
+    queries, keys, (first, last) = q.shape[-2], k.shape[-2], band
     for start in range(0, max(queries, 1), BLOCK):
         stop = min(start + BLOCK, queries)
-        yield slice(start, stop), slice(0, keys if last is None else max(min(stop + last, keys), 0))
+        end = keys if last is None else max(min(stop + last, keys), 0)
+        yield slice(start, stop), slice(0 if first is None else min(max(start + first, 0), end), end)
 
 
 def _queries(a: Tensor, rows: slice) -> Tensor:
@@ -68,10 +75,12 @@ def _part(a: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
     return a[..., keys] if a is not None and a.ndim > 0 and a.shape[-1] > 1 else a
 
 
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, band: Band, first: int) -> Tensor:
-    """(..., h, b, t): the scores of a block of b scaled queries."""
-    scores = unfold(fold(q, k.shape[-3]) @ k.mT, q)
-    return hide(scores if bias is None else scores + wide(bias), mask, band, first)
+def _scores(
+    q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, band: Band, first: int, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """(..., h, b, t): the scores of a block of b scaled queries, and the tanh of a softcap."""
+    scores, tanh = cap(unfold(fold(q, k.shape[-3]) @ k.mT, q), softcap)
+    return hide(scores if bias is None else scores + wide(bias), mask, band, first), tanh
 
 
 def fwd(
@@ -82,13 +91,16 @@ def fwd(
     mask: Tensor | None,
     is_causal: Causal | str,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Results, Residuals]:
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), wide(v)
-    band = band_of(is_causal, q.shape[-2], k.shape[-2])
+    band = band_of(is_causal, q.shape[-2], k.shape[-2], window)
     outs, sums = [], []
     for rows, keys in _blocks(q, k, band):
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, rows.start)
+        first = rows.start - keys.start
+        scores, _ = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, first, softcap)
         e, total, logsumexp = attended(scores)
         outs.append(to_dtype(unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total, q.dtype))
         sums.append(logsumexp)
@@ -100,6 +112,8 @@ def fwd(
 def bwd(
     is_causal: Causal | str,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
@@ -109,7 +123,7 @@ def bwd(
     q, k, v, bias, mask, out, logsumexp = residuals
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
     need_scores = v is not None and not (like_q is None and like_k is None and like_bias is None)
-    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2])
+    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2], window)
     in_place = may_write(q, k, v, bias, mask, logsumexp, g, g_logsumexp)
     bias = bias.reshape(1) if bias is not None and bias.ndim == 0 else bias
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
@@ -122,28 +136,30 @@ def bwd(
 
     dqs, dbiases = [], []
     dk = dv = dbias = None
-    for rows, keys in reversed(list(_blocks(q, k, band))):  # the last has the most keys; the others add to it
+    for rows, keys in reversed(list(_blocks(q, k, band))):  # the last keys are the last one's; the others add to it
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, rows.start)
+        first = rows.start - keys.start
+        weights, tanh = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, first, softcap)
         weights = weights.sub_(_queries(shift, rows)) if in_place else weights - _queries(shift, rows)
         weights = weights.exp_() if in_place else torch.exp(weights)
         g_rows = None if g is None else wide(_queries(g, rows))
         if g_rows is not None and like_v is not None:
-            dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2)
+            dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2, keys.start)
         if not need_scores:
             continue
         v_keys = None if wide_v is None else wide_v[..., keys, :]
         dscores = _scores_gradient(weights, _queries(dot, rows), g_rows, v_keys, out is None, in_place)
+        if like_bias is not None and bias is not None and parts[0] is not None:
+            part, start = dscores.sum_to_size(parts[0].shape), keys.start if bias.shape[-1] > 1 else 0
+            if _has_rows(bias):
+                dbiases.append(_padded(part, bias.shape[-1], -1, start))
+            else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
+                dbias = _add(dbias, part.clone() if part is dscores else part, -1, start)
+        dscores = cap_gradient(dscores, tanh)
         if like_q is not None:
             dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
         if like_k is not None:
-            dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2)
-        if like_bias is not None and bias is not None and parts[0] is not None:
-            part = dscores.sum_to_size(parts[0].shape)
-            if _has_rows(bias):
-                dbiases.append(_padded(part, bias.shape[-1], -1))
-            else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
-                dbias = _add(dbias, part.clone() if part is dscores else part, -1)
+            dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2, keys.start)
     dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
     dk, dv = _fitted(dk, like_k), _fitted(dv, like_v)
     if like_bias is not None and bias is not None and need_scores:
@@ -175,18 +191,18 @@ def _fitted(total: Tensor | None, like: Like | None) -> Tensor | None:
     return None if like is None or total is None else match(_padded(total, like.shape[-2], -2), like)
 
 
-def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
-    """The sum, in place; `part` may have only the first keys."""
+def _add(total: Tensor | None, part: Tensor, axis: int, start: int) -> Tensor:
+    """The sum, in place; `part` has the keys from `start` on, and none after those of the sum."""
     if total is None:
-        return part
-    total.narrow(axis, 0, part.shape[axis]).add_(part)
+        return _padded(part, start + part.shape[axis], axis, start)
+    total.narrow(axis, start, part.shape[axis]).add_(part)
     return total
 
 
-def _padded(a: Tensor, keys: int, axis: int) -> Tensor:
-    """`a` with zeros for the keys that no query attends."""
-    missing = keys - a.shape[axis]
-    return torch.nn.functional.pad(a, (0, missing) if axis == -1 else (0, 0, 0, missing)) if missing else a
+def _padded(a: Tensor, keys: int, axis: int, start: int = 0) -> Tensor:
+    """`a`, of the keys from `start` on, with zeros for the other keys, which no query attends."""
+    sides = (start, keys - start - a.shape[axis])
+    return torch.nn.functional.pad(a, sides if axis == -1 else (0, 0, *sides)) if any(sides) else a
 
 
 class FlashAttention(torch.autograd.Function):
@@ -194,18 +210,28 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: str, scale: float | None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        is_causal: str,
+        scale: float | None,
+        softcap: float | None,
+        window: int | None,
     ) -> Results:
         with without_autocast(q):
-            return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
+            return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)[0])
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, str, float | None],
+        inputs: tuple[
+            Tensor, Tensor, Tensor, Tensor | None, Tensor | None, str, float | None, float | None, int | None
+        ],
         output: Results,
     ) -> None:
-        (q, k, v, bias, mask, ctx.is_causal, ctx.scale), (out, logsumexp) = inputs, output
+        (q, k, v, bias, mask, *ctx.static), (out, logsumexp) = inputs, output
         need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
         need_scores = need_q or need_k or need_bias
         need_out = need_scores and out.dtype == logsumexp.dtype
@@ -217,11 +243,12 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None) -> tuple[Tensor | None, ...]:
         if g is None and g_logsumexp is None:
-            return (None,) * 7
+            return (None,) * 9
+        is_causal, scale, softcap, window = ctx.static
         residuals = Residuals(*ctx.saved_tensors)
         with without_autocast(residuals.q):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
-        return *gradients, None, None, None
+            gradients = bwd(is_causal, scale, softcap, window, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
+        return *gradients, *[None] * 5
 
 
 # The loop over blocks would be unrolled in a compiled program, which then had one length; two operators have any.
@@ -242,28 +269,28 @@ def _backward(
     g_logsumexp: Tensor,
     is_causal: str,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> list[Tensor]:
     """The gradients of q, k, v and, if there is one, bias."""
     residuals = Residuals(q, k, v, bias, mask, out if out.dtype == logsumexp.dtype else None, logsumexp)
     with without_autocast(q):
-        gradients = bwd(is_causal, scale, residuals, g, g_logsumexp=g_logsumexp)
+        gradients = bwd(is_causal, scale, softcap, window, residuals, g, g_logsumexp=g_logsumexp)
     return [d.contiguous() for d in gradients if d is not None]
 
 
 def _saved(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    *arrays, ctx.is_causal, ctx.scale = inputs
+    *arrays, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window = inputs
     ctx.save_for_backward(*arrays, *output)
 
 
 def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale)
-    return (*gradients, *[None] * (7 - len(gradients)))
+    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window)
+    return (*gradients, *[None] * (9 - len(gradients)))
 
 
 @_forward.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: str, scale: float | None
-) -> Results:
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, *others: Any) -> Results:
     leads = [a.shape[:-3] for a in (q, k, bias, mask) if a is not None]
     lead, rows = torch.broadcast_shapes(*leads), q.shape[-3:-1]
     out = q.new_empty(*torch.broadcast_shapes(lead, v.shape[:-3]), *rows, v.shape[-1])
@@ -287,6 +314,8 @@ def flash_attention(
     mask: Tensor | None = None,
     is_causal: Causal = False,
     scale: Tensor | float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
     return_logsumexp: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without a tensor of queries times keys.
@@ -307,6 +336,11 @@ def flash_attention(
             to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: c > 0: the scores, scaled, become c·tanh(scores/c) before bias and mask, as Gemma 2 and flash-attn have
+            it; a number, or None.
+        window: n ≥ 1, or None: a query attends only keys less than n away from its own, which is key i for query i, and
+            i + t − s for "lower_right": with is_causal the n keys up to its own (Mistral's `sliding_window`; the
+            `window_size` (n − 1, 0) of flash-attn), else n − 1 on the other side too.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -330,8 +364,9 @@ def flash_attention(
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", or scale is not a number.
-        ValueError: the shapes do not fit.
+            "lower_right", scale or softcap is not a number,
+            or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
@@ -343,11 +378,12 @@ def flash_attention(
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
     rule = _forward if is_program() else FlashAttention.apply
     word = "upper_left" if is_causal is True else is_causal or ""
-    out, logsumexp = rule(q, k, v, bias, mask, word, scale)
+    out, logsumexp = rule(q, k, v, bias, mask, word, scale, softcap, window)
     if is_one_head:
         out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out

@@ -9,12 +9,21 @@ from torch import Tensor
 
 
 def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, **static: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool,
+    scale: float | None,
+    **others: Any,
 ) -> Tensor:
+    """`F.scaled_dot_product_attention`, which has none of the others: a softcap and a window."""
     if mask is not None:
         bias = torch.zeros((), dtype=q.dtype) if bias is None else bias
         bias = torch.where(mask, bias, -torch.inf)
-    return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True, **static)
+    return F.scaled_dot_product_attention(q, k, v, bias, is_causal=is_causal, scale=scale, enable_gqa=True)
 
 
 OWN: dict[str, tuple[str, Callable[..., Any]]] = {
