@@ -74,7 +74,7 @@ def test_a_traced_mask_is_that_of_its_key(op: Any) -> None:
 
 # Ops that `torch.fx` records; another one joins with its name.
 RECORDED_BY_FX = {"x_sin_x", "scaled", "relu", "relu_bits", "sigmoid", "tanh", "silu", "gelu", "swiglu", "geglu"}
-RECORDED_BY_FX |= {"softmax", "dropout", "dropout_remat"}
+RECORDED_BY_FX |= {"softmax", "dropout", "dropout_remat", "attention", "flash_attention", "qk_norm_attention"}
 
 
 @where(lambda case: case.first and case.dtype == "float64" and case.source.op.name in RECORDED_BY_FX)
@@ -95,7 +95,10 @@ DYNAMIC = {
     "attention": (lambda *qkv: attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
     "flash_attention": (lambda *qkv: flash_attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
     "attention-lower-right": (lambda *qkv: attention(*qkv, is_causal="lower_right"), "bhsd bgtd bgte"),
-    "flash_attention-lower-right": (lambda *qkv: flash_attention(*qkv, is_causal="lower_right"), "bhsd bgtd bgte"),
+    "flash_attention-lower-right": (
+        lambda *qkv: flash_attention(*qkv, is_causal="lower_right", window=3, softcap=2.0),
+        "bhsd bgtd bgte",
+    ),
     "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
     "relu_bits": (relu_bits, "bsn"),
     "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),

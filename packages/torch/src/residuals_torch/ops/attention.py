@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
     Causal,
@@ -21,7 +22,7 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
@@ -213,6 +214,16 @@ def attention(
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {
+            "bias": bias,
+            "mask": mask,
+            "is_causal": is_causal,
+            "scale": scale,
+            "softcap": softcap,
+            "window": window,
+        }
+        return handle_torch_function(attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     is_one_head = q.ndim == k.ndim == v.ndim == 2
     if is_one_head:

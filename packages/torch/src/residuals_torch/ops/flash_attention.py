@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
     Band,
@@ -22,7 +23,7 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, is_program, may_write, without_autocast
@@ -372,6 +373,17 @@ def flash_attention(
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
         "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {
+            "bias": bias,
+            "mask": mask,
+            "is_causal": is_causal,
+            "scale": scale,
+            "softcap": softcap,
+            "window": window,
+            "return_logsumexp": return_logsumexp,
+        }
+        return handle_torch_function(flash_attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     is_one_head = q.ndim == k.ndim == v.ndim == 2
     if is_one_head:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
     Causal,
@@ -18,7 +19,7 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
@@ -220,6 +221,9 @@ def qk_norm_attention(
     Source:
         Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {"scale": scale, "bias": bias, "mask": mask, "is_causal": is_causal}
+        return handle_torch_function(qk_norm_attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     if isinstance(scale, bool) or not isinstance(scale, Real | Tensor):
         raise TypeError(f"scale: expected a floating tensor or a number, got {type(scale).__name__}")
