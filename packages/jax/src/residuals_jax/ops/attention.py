@@ -35,7 +35,7 @@ class Residuals(NamedTuple):
     k: Array  # (..., kv, t, d)  input: times the scores' gradient it is that of q
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
     weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
-    tanh: Array | None  # (..., h, s, t)  new: the slope of a softcap, which the weights do not tell; None without
+    tanh: Array | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap
 
 
 RECOMPUTES: dict[str, str] = {}

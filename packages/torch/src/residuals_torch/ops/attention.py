@@ -33,8 +33,8 @@ class Residuals(NamedTuple):
     k: Tensor | None  # (..., kv, t, d)  input: times the scores' gradient it is that of q; None if q is frozen
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
-    tanh: Tensor | None  # (..., h, s, t)  new: the slope of a softcap, which the weights do not tell; None without one,
-    # and if q and k are frozen
+    tanh: Tensor | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap, and if q and k
+    # are frozen
 
 
 RECOMPUTES: dict[str, str] = {}
