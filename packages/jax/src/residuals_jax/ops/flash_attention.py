@@ -259,10 +259,10 @@ def flash_attention(
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
-    Forward and backward go over blocks of queries, each with the keys of its span of blocks. The layout is PyTorch's,
-    heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key
-    heads than query heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable`
-    keeps the scores of every block, and makes memory quadratic again.
+    Forward and backward go over blocks of queries, each with the keys of its span of blocks, or of its windows. The
+    layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2
+    and -3. With fewer key heads than query heads, each key head serves several adjacent query heads. The checkpoint
+    policy `dots_saveable` keeps the scores of every block, and makes memory quadratic again.
 
     Args:
         q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)
@@ -275,11 +275,12 @@ def flash_attention(
             to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
-        softcap: c > 0: the scores, scaled, become c·tanh(scores/c) before bias and mask, as Gemma 2 and flash-attn have
-            it; a number, or None.
-        window: n ≥ 1, or None: a query attends only keys less than n away from its own, which is key i for query i, and
-            i + t − s for "lower_right": with is_causal the n keys up to its own (Mistral's `sliding_window`; the
-            `window_size` (n − 1, 0) of flash-attn), else n − 1 on the other side too.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -304,8 +305,7 @@ def flash_attention(
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", scale or softcap is not a number,
-            or window is not an int.
+            "lower_right", scale or softcap is not a number, or window is not an int.
         ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:

@@ -185,11 +185,12 @@ def attention(
             to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
-        softcap: c > 0: the scores, scaled, become c·tanh(scores/c) before bias and mask, as Gemma 2 and flash-attn have
-            it; a number, or None.
-        window: n ≥ 1, or None: a query attends only keys less than n away from its own, which is key i for query i, and
-            i + t − s for "lower_right": with is_causal the n keys up to its own (Mistral's `sliding_window`; the
-            `window_size` (n − 1, 0) of flash-attn), else n − 1 on the other side too.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -202,13 +203,12 @@ def attention(
             saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
-        tanh: (..., h, s, t), new, of q's dtype, only with a softcap: of the scores, whose gradient has 1 − tanh²; not
-            saved if neither q nor k needs a gradient.
+        tanh: (..., h, s, t), new, of q's dtype, only with a softcap c: tanh(scores/c), since the gradient has
+            the factor 1 − tanh²; not saved if neither q nor k needs a gradient.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", scale or softcap is not a number,
-            or window is not an int.
+            "lower_right", scale or softcap is not a number, or window is not an int.
         ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
