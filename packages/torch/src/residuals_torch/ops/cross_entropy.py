@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import axis_of, floating, integer, nonnegative
+from residuals_torch._lib.checks import axis_of, floating, integer, is_proxy, nonnegative
 from residuals_torch._lib.cotangents import match
 from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
@@ -239,6 +240,11 @@ def cross_entropy(
     Source:
         Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.
     """
+    given = logits, labels, weight
+    if is_proxy(*given):
+        static = {"label_smoothing": label_smoothing, "z_loss": z_loss, "axis": axis}
+        options = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction, **static}
+        return handle_torch_function(cross_entropy, given, logits, labels, **options)
     logits = floating("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits: expected at least 1 axis, got a scalar")
