@@ -26,7 +26,8 @@ class Op(NamedTuple):
     arguments, in the order in which `fwd` takes them after the arrays, with the values `compare` uses. `constants` are
     arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two.
     `optional` names arrays and constants that most calls, and those that are measured, do without. `sizes` are those of
-    letters where bytes are measured, if the usual ones are not typical of the op.
+    letters where bytes are measured, if the usual ones are not typical of the op. `soft` names constants that may be
+    floating, and then are arrays of the call, which are differentiated: labels that are probabilities.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Op(NamedTuple):
     constants: Mapping[str, Constant] = MappingProxyType({})
     optional: tuple[str, ...] = ()
     sizes: Mapping[str, int] = MappingProxyType({})
+    soft: tuple[str, ...] = ()
 
     @property
     def letters(self) -> list[str]:
@@ -140,6 +142,7 @@ OPS = (
         {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "axis": -1},
         {"labels": _labels("c"), "weight": _weights("c")},
         ("weight",),
+        soft=("labels",),
     ),
     Op(
         "linear_cross_entropy",

@@ -79,3 +79,28 @@ def reduced(losses: Array, hot: NDArray[np.bool_], class_weight: Array | None, r
     if reduction == "sum":
         return total
     return total / counted(hot, class_weight) if hot.any() else total * np.nan
+
+
+def soft_targets(rows: Array, class_weight: Array | None, label_smoothing: float) -> Array:
+    """(..., classes): as `targets` has them, of rows of probabilities."""
+    weight = np.ones(rows.shape[-1]) if class_weight is None else class_weight
+    return ((1 - label_smoothing) * rows + label_smoothing / max(rows.shape[-1], 1)) * weight
+
+
+def soft_gradients(
+    logits: Array, rows: Array, class_weight: Array | None, label_smoothing: float, z_loss: float, g: Array
+) -> tuple[Array, Array]:
+    """(..., classes) twice: those of the logits and of the probabilities, for the cotangents `g` of the row losses."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    target = soft_targets(rows, class_weight, label_smoothing)
+    scale = target.sum(-1) + (2 * z_loss * (maximum + log_sum) if z_loss else 0)
+    dlogits = (scale[..., None] * softmax(logits) - target) * g[..., None]
+    each = (1 - label_smoothing) * (np.ones(rows.shape[-1]) if class_weight is None else class_weight)
+    return dlogits, each * (maximum[..., None] - logits + log_sum[..., None]) * g[..., None]
+
+
+def soft_losses(logits: Array, target: Array, z_loss: float) -> Array:
+    """(...): −Σ target·log softmax + z_loss·(log Σ exp logits)² of each row."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    losses = (target * ((maximum[..., None] - logits) + log_sum[..., None])).sum(-1)
+    return losses + z_loss * (maximum + log_sum) ** 2 if z_loss else losses

@@ -26,6 +26,8 @@ from residuals_torch._lib.labels import (
     row_losses,
     scales,
     signed,
+    soft_labels,
+    soft_targets,
     statistics,
     weight_of,
     where_counted,
@@ -40,14 +42,17 @@ CPU_BLOCK, BLOCK = 2**18, 2**26
 class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
     weight: Tensor | None  # (c,)  input: the weights of the classes, by which each row's gradient is scaled
-    labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted
+    labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted; (..., c) if probabilities, which are
+    # subtracted
     maximum: Tensor  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
     log_sum: Tensor  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
     # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
     counted: Tensor | None  # ()  new, float32 or wider: what the mean divides by, saved so that the backward counts no
-    # labels again; None for another reduction
+    # labels again; None for another reduction, and for probabilities
     mean_weight: Tensor | None  # ()  new, float32 or wider: saved so that the backward sums no weights again;
     # None unless labels are smoothed and classes have weights
+    mass: Tensor | None  # (...)  new, float32 or wider: the sum of a row's weighted probabilities, saved so that the
+    # backward sums them no more; None for classes
 
 
 # The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
@@ -60,6 +65,11 @@ RECOMPUTES: dict[str, str] = {
 def _rows(logits: Tensor, axis: int) -> Tensor:
     """The logits with the classes on the last axis."""
     return logits if axis in (-1, logits.ndim - 1) else logits.movedim(axis, -1)
+
+
+def _back(rows: Tensor, axis: int) -> Tensor:
+    """The classes on their axis again."""
+    return rows if axis in (-1, rows.ndim - 1) else rows.movedim(-1, axis)
 
 
 def _blocks(scores: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
@@ -79,6 +89,8 @@ def _wide_fwd(
     axis: int,
 ) -> tuple[Tensor, Residuals]:
     """The loss in float32 or wider."""
+    if labels.is_floating_point():
+        return _soft_fwd(logits, labels, weight, reduction, label_smoothing, z_loss, axis)
     scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
     wide_weight = None if weight is None else to_dtype(weight, wider(logits))
     if may_write(logits, weight, labels) and is_ordinary(logits):
@@ -92,7 +104,30 @@ def _wide_fwd(
     loss = row_losses(rows, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
     loss = where_counted(loss, index, classes, ignore_index)
     loss, counted = reduced(loss, index, of_label, ignore_index, reduction)
-    return loss, Residuals(logits, weight, labels, rows.maximum, log_sum, counted, mean_weight)
+    return loss, Residuals(logits, weight, labels, rows.maximum, log_sum, counted, mean_weight, None)
+
+
+def _soft_fwd(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+) -> tuple[Tensor, Residuals]:
+    """The same of labels that are probabilities."""
+    target = soft_targets(_rows(labels, axis), None if weight is None else wide(weight), label_smoothing)
+    scores, mass = _rows(logits, axis), torch.sum(target, dim=-1)
+    rows = statistics(scores, None, False)
+    log_sum = torch.log(rows.total)
+    loss = torch.sum(target * (rows.maximum.unsqueeze(-1) - scores), dim=-1) + mass * log_sum
+    loss = loss + z_loss * (rows.maximum + log_sum) ** 2 if z_loss else loss
+    if reduction != "none":
+        loss = torch.sum(loss)
+    if reduction == "mean":  # that of no rows is NaN, and its derivative 0
+        loss = loss / mass.numel() if mass.numel() else loss + torch.nan
+    return loss, Residuals(logits, weight, labels, rows.maximum, log_sum, None, None, mass)
 
 
 def fwd(
@@ -119,9 +154,16 @@ def bwd(
     g: Tensor | None,
     *,
     g_log_sum: Tensor | None = None,
-) -> tuple[Tensor]:
-    """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    logits, weight, labels, maximum, log_sum, counted, mean_weight = residuals
+    g_mass: Tensor | None = None,
+    is_label_frozen: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None. So is
+    `g_mass`.
+    """
+    if residuals.mass is not None:
+        static = reduction, label_smoothing, z_loss, axis
+        return _soft_bwd(*static, residuals, g, g_log_sum, g_mass, is_label_frozen)
+    logits, weight, labels, maximum, log_sum, counted, mean_weight, _ = residuals
     scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
     weight = None if weight is None else to_dtype(weight, wider(logits))
     per_row = torch.zeros_like(log_sum) if g is None else wide(g) if counted is None else wide(g) / counted
@@ -140,7 +182,39 @@ def bwd(
             place.copy_(logits_gradient(part - shift, log_total, Scales(*scale), at, 0, weight, in_place=True))
     else:
         dlogits = logits_gradient(scores - maximum, log_sum, by, index, 0, weight, in_place=False)
-    return (match(dlogits if scores is logits else dlogits.movedim(-1, axis), logits),)
+    return match(_back(dlogits, axis), logits), None
+
+
+def _soft_bwd(
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    axis: int,
+    residuals: Residuals,
+    g: Tensor | None,
+    g_log_sum: Tensor | None,
+    g_mass: Tensor | None,
+    is_label_frozen: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of logits, and of labels, which are probabilities."""
+    logits, weight, labels, maximum, log_sum, _, _, mass = residuals
+    assert mass is not None
+    weight = None if weight is None else wide(weight)
+    per_row = torch.zeros_like(mass) if g is None else wide(g) / (max(mass.numel(), 1) if reduction == "mean" else 1)
+    per_row = per_row.expand(mass.shape)
+    maximum = maximum.detach()
+    by = per_row * (mass + 2 * z_loss * (maximum + log_sum) if z_loss else mass)
+    by = by if g_log_sum is None else by + g_log_sum
+    log_softmax = (_rows(logits, axis) - maximum.unsqueeze(-1)) - log_sum.unsqueeze(-1)
+    target = soft_targets(_rows(labels, axis), weight, label_smoothing)
+    dlogits = torch.exp(log_softmax) * by.unsqueeze(-1) - target * per_row.unsqueeze(-1)
+    dlogits = match(_back(dlogits, axis), logits)
+    if is_label_frozen:
+        return dlogits, None
+    dtarget = -log_softmax * per_row.unsqueeze(-1)
+    dtarget = dtarget if g_mass is None else dtarget + g_mass.unsqueeze(-1)
+    dlabels = (1 - label_smoothing) * (dtarget if weight is None else dtarget * weight)
+    return dlogits, match(_back(dlabels, axis), labels)
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -171,14 +245,17 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, *_others: Tensor | None
+        ctx: Any, g: Tensor | None, _maximum: Tensor | None, g_log_sum: Tensor | None, *others: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        if g is None and g_log_sum is None:
+        g_mass = others[-1]
+        if g is None and g_log_sum is None and g_mass is None:
             return (None,) * 8
         residuals = Residuals(*ctx.saved_tensors)
-        # Second order only: log_sum is an output. No gradient flows through the others, constants to the derivative.
+        # Second order only: log_sum and mass are outputs. No gradient flows through the others, constants to the
+        # derivative.
         static: tuple[Any, Any, Any, Any, Any] = ctx.static
-        return *bwd(*static, residuals, g, g_log_sum=g_log_sum), *[None] * 7
+        second = {"g_log_sum": g_log_sum, "g_mass": g_mass}
+        return *bwd(*static, residuals, g, **second, is_label_frozen=not ctx.needs_input_grad[1]), *[None] * 6
 
 
 def cross_entropy(
@@ -194,9 +271,15 @@ def cross_entropy(
 ) -> Tensor:
     """loss = log Σ exp logits − logits[label] of each row; dlogits = softmax − 1 at the label, softmax elsewhere.
 
+    Of labels that are probabilities p, loss = Σ p·(log Σ exp logits − logits), dlogits = softmax·Σ p − p, and
+    dp = log Σ exp logits − logits.
+
     Args:
         logits: (..., c) floating, one number a class, on the last axis unless `axis` says otherwise.
-        labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`.
+        labels: (...) of any integer dtype: classes from 0 to c - 1, or `ignore_index`. Or (..., c) floating, of the
+            shape of logits: probabilities of the classes, which have a gradient, as in
+            `torch.nn.functional.cross_entropy`; nothing checks that those of a row add up to 1. Each is multiplied by
+            its class's weight, the mean divides by the number of rows, and no row can be ignored.
         weight: (c,) floating, which must not require a gradient, or None for 1 throughout: the loss of a row is
             multiplied by the number of its label's class, and the mean divides by the sum of these numbers.
         ignore_index: rows of this label have loss 0 and gradient 0, and do not count in the mean; a Python int. A
@@ -217,7 +300,7 @@ def cross_entropy(
     Saves:
         logits: (..., c), an input, no new bytes.
         weight: (c,), an input, no new bytes; only if given.
-        labels: (...), an input, no new bytes.
+        labels: (...), an input, no new bytes; (..., c) if probabilities.
         maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
             again.
         log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
@@ -225,15 +308,19 @@ def cross_entropy(
             relative error of the softmax: in float32 2e-7 where it is about 4, and 5e-4 where it is about 1e4, as for
             logits with a common offset.
         counted: (), new, 4 bytes (8 in float64): how many labels count, or the sum of their classes' weights; without
-            it the backward would count them again. Only for "mean".
+            it the backward would count them again. Only for "mean" of
+            classes.
         mean_weight: (), new, 4 bytes (8 in float64): the mean of `weight`; without it the backward would sum
-            again. Only where labels are smoothed and classes have weights.
+            again. Only where labels are classes that are smoothed and have weights.
+        mass: (...), new, 4 bytes a row (8 in float64): the sum of a row's probabilities, smoothed and weighted; without
+            it the backward would sum them again. Only for probabilities.
 
     Raises:
-        TypeError: logits or weight is not floating, labels is not of integers, ignore_index or axis is not an int, or
-            label_smoothing or z_loss is not a number.
-        ValueError: logits has no such axis, labels has another shape than the rows, or weight than (c,), ignore_index
-            has more than 32 bits, label_smoothing or z_loss is out of its range, or reduction is none of the three.
+        TypeError: logits or weight is not floating, labels is neither of integers nor floating, ignore_index or axis
+            is not an int, or label_smoothing or z_loss is not a number.
+        ValueError: logits has no such axis, labels has another shape than the rows, or than logits if floating, weight
+            than (c,), ignore_index has more than 32 bits or is given with probabilities, label_smoothing or z_loss is
+            out of its range, or reduction is none of the three.
             Also, where the values of labels can be read, one is neither a class nor
             ignore_index; to see that, the host reads them, which waits for a GPU that makes them.
 
@@ -253,7 +340,10 @@ def cross_entropy(
     ignore_index = integer("ignore_index", ignore_index, least=-(2**31))
     label_smoothing, z_loss = nonnegative("label_smoothing", label_smoothing, 1), nonnegative("z_loss", z_loss)
     weight = class_weights("weight", weight, logits.shape[axis])
-    labels = class_labels("labels", labels, logits.shape, axis, ignore_index)
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        labels = soft_labels("labels", labels, logits.shape, ignore_index)
+    else:
+        labels = class_labels("labels", labels, logits.shape, axis, ignore_index)
     static = ignore_index, reduction, label_smoothing, z_loss, axis
     loss, *_ = CrossEntropy.apply(logits, labels, weight, *static)
     return to_dtype(loss, loss_dtype(logits))

@@ -81,7 +81,8 @@ def _cross_entropy(
 ) -> Tensor:
     """F.cross_entropy, which wants rows of one axis, and labels of 64 bits; it has no z-loss."""
     logits = logits.movedim(axis, -1)
-    rows, index = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    rows, shape = logits.reshape(-1, logits.shape[-1]), logits.shape[:-1]
+    given = labels.movedim(axis, -1).reshape(rows.shape) if labels.is_floating_point() else labels.reshape(-1).long()
     weight = None if weight is None else weight.to(logits.dtype)
-    loss = F.cross_entropy(rows, index, weight, **options)
-    return loss.reshape(labels.shape) if options["reduction"] == "none" else loss
+    loss = F.cross_entropy(rows, given, weight, **options)
+    return loss.reshape(shape) if options["reduction"] == "none" else loss
