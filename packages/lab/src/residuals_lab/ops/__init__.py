@@ -26,8 +26,8 @@ class Op(NamedTuple):
     arguments, in the order in which `fwd` takes them after the arrays, with the values `compare` uses. `constants` are
     arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two.
     `optional` names arrays and constants that most calls, and those that are measured, do without. `sizes` are those of
-    letters where bytes are measured, if the usual ones are not typical of the op. `soft` names constants that may be
-    floating, and then are arrays of the call, which are differentiated: labels that are probabilities.
+    letters where bytes are measured, if the usual ones are not typical of the op. `soft` has the axes of a constant
+    where it is floating, and then an array like the others: labels that are probabilities.
     """
 
     name: str
@@ -36,12 +36,19 @@ class Op(NamedTuple):
     constants: Mapping[str, Constant] = MappingProxyType({})
     optional: tuple[str, ...] = ()
     sizes: Mapping[str, int] = MappingProxyType({})
-    soft: tuple[str, ...] = ()
+    soft: Mapping[str, str] = MappingProxyType({})
 
     @property
     def letters(self) -> list[str]:
         """The letters of all arrays, each once, those of the first array first."""
         return list(dict.fromkeys(letter for axes in self.arrays.values() for letter in axes.split()))
+
+    def of(self, arguments: Mapping[str, Any]) -> "Op":
+        """The op as it is for these arguments: with the floating ones of `soft` among its arrays."""
+        floating = {name for name, a in arguments.items() if hasattr(a, "dtype") and a.dtype.kind == "f"}
+        soft = {name: axes for name, axes in self.soft.items() if name in floating}
+        constants = {name: constant for name, constant in self.constants.items() if name not in soft}
+        return self._replace(arrays=self.arrays | soft, constants=constants) if soft else self
 
     def axes_of(self, name: str) -> str:
         """The axes of an array or a constant, as the table has them."""
@@ -142,7 +149,7 @@ OPS = (
         {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "axis": -1},
         {"labels": _labels("c"), "weight": _weights("c")},
         ("weight",),
-        soft=("labels",),
+        soft={"labels": "... c"},
     ),
     Op(
         "linear_cross_entropy",

@@ -31,10 +31,10 @@ class Call:
     @classmethod
     def of(cls, op: Op, arguments: Mapping[str, Any]) -> "Call":
         """Sort the arguments of a call into arrays, static ones and constants, in the op's order, with defaults."""
-        soft = [name for name in op.soft if np.asarray(arguments[name]).dtype.kind == "f"]
+        op = op.of(arguments)
         arrays, constants = (
             {name: arguments[name] for name in names if arguments.get(name) is not None}
-            for names in ([*op.arrays, *soft], [name for name in op.constants if name not in soft])
+            for names in (op.arrays, op.constants)
         )
         return cls(op, arrays, {name: arguments.get(name, default) for name, default in op.static.items()}, constants)
 
@@ -65,17 +65,12 @@ class Call:
     def vjp(self, g: np.ndarray) -> dict[str, np.ndarray]:
         """The gradient of each array that is there."""
         gradients = self._numpy.vjp(*self._all(self.arrays | self._exact), g=g, **self.static)
-        return {name: d for name, d in zip(self._differentiable, gradients, strict=True) if name in self.arrays}
+        return {name: d for name, d in zip(self.op.arrays, gradients, strict=True) if name in self.arrays}
 
     def residuals(self) -> dict[str, np.ndarray]:
         """The value of each residual that is there."""
         found = self._numpy.residuals(**self.arrays, **self._exact, **self.static)
         return {name: value for name, value in found.items() if value is not None}
-
-    @property
-    def _differentiable(self) -> list[str]:
-        """The names of the gradients, in order: those of the op's arrays, and of constants that are arrays here."""
-        return [*self.op.arrays, *(name for name in self.op.soft if name in self.arrays)]
 
     @property
     def _exact(self) -> dict[str, np.ndarray]:
@@ -137,11 +132,11 @@ class Call:
         module = adapter.op(self.op.name)
         fields = module.Residuals(**{name: residuals.get(name) for name in module.Residuals._fields})
         given = dict(zip(self.arrays, arrays, strict=True))
-        like = {"like": adapter.likes(*(given.get(name) for name in self._differentiable))}
+        like = {"like": adapter.likes(*(given.get(name) for name in self.op.arrays))}
         takes = inspect.signature(module.bwd).parameters
         gradients = module.bwd(*self.static.values(), fields, g, **(like if "like" in takes else {}))
         # In JAX, a None for each constant follows the gradients.
-        return {name: d for name, d in zip(self._differentiable, gradients, strict=False) if name in self.arrays}
+        return {name: d for name, d in zip(self.op.arrays, gradients, strict=False) if name in self.arrays}
 
     def _fwd(self, adapter: Framework) -> Callable[..., Any]:
         fwd = adapter.op(self.op.name).fwd  # found beforehand: a compiler cannot follow an import

@@ -62,8 +62,8 @@ def chained(call: Call, fn: Callable[..., Any]) -> tuple[Callable[..., Any], dic
     """
     rng = np.random.default_rng(0)
     first, *_ = call.arrays
-    batch = call.op.axes_of(first).split()[0]
-    activations = {name: a for name, a in call.arrays.items() if call.op.axes_of(name).split()[:1] == [batch]}
+    batch = call.op.arrays[first].split()[0]
+    activations = {name: a for name, a in call.arrays.items() if call.op.arrays[name].split()[:1] == [batch]}
     shape, out = call.arrays[first].shape, np.shape(call.forward())
     arrays = {"layer input": rng.standard_normal((*shape[:-1], FEATURES))}
     arrays |= {f"weight of {name}": rng.standard_normal((FEATURES, *a.shape[-1:])) for name, a in activations.items()}

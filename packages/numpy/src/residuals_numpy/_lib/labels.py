@@ -1,5 +1,7 @@
 """Class labels, and what the two cross entropies make of a row of logits."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ def softmax(logits: Array) -> Array:
         return np.exp(logits - maximum[..., None] - log_sum[..., None])
 
 
-def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_]:
+def one_hot(labels: Any, classes: int, ignore_index: int) -> NDArray[np.bool_]:
     """(..., classes): True at each row's label, nowhere in a row that is ignored; ValueError if a label is no class."""
     labels = np.asarray(labels)
     wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
@@ -79,6 +81,11 @@ def reduced(losses: Array, hot: NDArray[np.bool_], class_weight: Array | None, r
     if reduction == "sum":
         return total
     return total / counted(hot, class_weight) if hot.any() else total * np.nan
+
+
+def probabilities(labels: Labels | Array, axis: int) -> Array | None:
+    """(..., classes): floating labels, with the classes on the last axis; None for labels that are classes."""
+    return np.moveaxis(np.asarray(labels, np.float64), axis, -1) if labels.dtype.kind == "f" else None
 
 
 def soft_targets(rows: Array, class_weight: Array | None, label_smoothing: float) -> Array:

@@ -16,6 +16,7 @@ from residuals_numpy._lib.labels import (
     gradients,
     maximum_and_log_sum,
     one_hot,
+    probabilities,
     reduced,
     soft_gradients,
     soft_losses,
@@ -36,10 +37,9 @@ def forward(
     axis: int = -1,
 ) -> Array:
     """The loss of `logits` (..., c) at the classes `labels` (...); NaN for the mean of none."""
-    rows = np.moveaxis(logits, axis, -1)
-    if labels.dtype.kind == "f":
-        target = soft_targets(np.moveaxis(labels, axis, -1), weight, label_smoothing)
-        losses = soft_losses(rows, target, z_loss)
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
+    if soft is not None:
+        losses = soft_losses(rows, soft_targets(soft, weight, label_smoothing), z_loss)
         total = losses if reduction == "none" else losses.sum()
         return total if reduction != "mean" else total / losses.size if losses.size else total * np.nan
     hot = one_hot(labels, rows.shape[-1], ignore_index)
@@ -63,11 +63,11 @@ def vjp(
 
     And `dlabels` if they are probabilities.
     """
-    rows = np.moveaxis(logits, axis, -1)
-    if labels.dtype.kind == "f":
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
+    if soft is not None:
         number = max(rows[..., :1].size, 1) if reduction == "mean" else 1
         g = np.broadcast_to(g / number, rows.shape[:-1])
-        found = soft_gradients(rows, np.moveaxis(labels, axis, -1), weight, label_smoothing, z_loss, g)
+        found = soft_gradients(rows, soft, weight, label_smoothing, z_loss, g)
         return tuple(np.moveaxis(d, -1, axis) for d in found)
     hot = one_hot(labels, rows.shape[-1], ignore_index)
     if reduction == "mean":
@@ -87,11 +87,9 @@ def residuals(
     axis: int = -1,
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    rows = np.moveaxis(logits, axis, -1)
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
     maximum, log_sum = maximum_and_log_sum(rows)
-    hot = None if labels.dtype.kind == "f" else one_hot(labels, rows.shape[-1], ignore_index)
-    soft = soft_targets(np.moveaxis(labels, axis, -1), weight, label_smoothing) if hot is None else None
-    has_mean_weight = hot is not None and weight is not None and label_smoothing
+    hot = one_hot(labels, rows.shape[-1], ignore_index) if soft is None else None
     return {
         "logits": logits,
         "weight": weight,
@@ -99,8 +97,8 @@ def residuals(
         "maximum": maximum,
         "log_sum": log_sum,
         "counted": counted(hot, weight) if hot is not None and reduction == "mean" else None,
-        "mean_weight": np.asarray(weight.mean()) if has_mean_weight else None,
-        "mass": None if soft is None else soft.sum(-1),
+        "mean_weight": np.asarray(weight.mean()) if weight is not None and soft is None and label_smoothing else None,
+        "mass": None if soft is None else soft_targets(soft, weight, label_smoothing).sum(-1),
     }
 
 

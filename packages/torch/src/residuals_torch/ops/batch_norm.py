@@ -252,9 +252,9 @@ def batch_norm(
     """
     given = x, weight, bias, running_mean, running_var, momentum, eps
     if is_proxy(*given):
-        options = {"training": training, "momentum": momentum, "eps": eps}
-        running = {"running_mean": running_mean, "running_var": running_var}
-        return handle_torch_function(batch_norm, given, x, weight, bias, **running, **options)
+        options: Any = {"training": training, "momentum": momentum, "eps": eps}
+        kept: Any = {"running_mean": running_mean, "running_var": running_var}
+        return handle_torch_function(batch_norm, given, x, weight, bias, **kept, **options)
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")

@@ -254,8 +254,9 @@ class CrossEntropy(torch.autograd.Function):
         # Second order only: log_sum and mass are outputs. No gradient flows through the others, constants to the
         # derivative.
         static: tuple[Any, Any, Any, Any, Any] = ctx.static
-        second = {"g_log_sum": g_log_sum, "g_mass": g_mass}
-        return *bwd(*static, residuals, g, **second, is_label_frozen=not ctx.needs_input_grad[1]), *[None] * 6
+        is_frozen = not ctx.needs_input_grad[1]
+        gradients = bwd(*static, residuals, g, g_log_sum=g_log_sum, g_mass=g_mass, is_label_frozen=is_frozen)
+        return *gradients, *[None] * 6
 
 
 def cross_entropy(
@@ -329,8 +330,8 @@ def cross_entropy(
     """
     given = logits, labels, weight
     if is_proxy(*given):
-        static = {"label_smoothing": label_smoothing, "z_loss": z_loss, "axis": axis}
-        options = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction, **static}
+        numbers: Any = {"label_smoothing": label_smoothing, "z_loss": z_loss, "axis": axis}
+        options: Any = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction, **numbers}
         return handle_torch_function(cross_entropy, given, logits, labels, **options)
     logits = floating("logits", logits)
     if logits.ndim == 0:

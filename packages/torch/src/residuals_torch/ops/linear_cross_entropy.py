@@ -399,10 +399,10 @@ def linear_cross_entropy(
     """
     given = x, weight, labels, bias, class_weight
     if is_proxy(*given):
-        static = {"chunk": chunk, "label_smoothing": label_smoothing, "z_loss": z_loss}
-        options = {"ignore_index": ignore_index, "reduction": reduction, **static}
-        given_by_name = {"bias": bias, "class_weight": class_weight}
-        return handle_torch_function(linear_cross_entropy, given, x, weight, labels, **given_by_name, **options)
+        arrays: Any = {"bias": bias, "class_weight": class_weight}
+        labelled: Any = {"ignore_index": ignore_index, "reduction": reduction, "chunk": chunk}
+        options: Any = {"label_smoothing": label_smoothing, "z_loss": z_loss, **arrays, **labelled}
+        return handle_torch_function(linear_cross_entropy, given, x, weight, labels, **options)
     x, weight = floating("x", x), floating("weight", weight)
     if x.ndim == 0:
         raise ValueError("x: expected at least 1 axis, got a scalar")
