@@ -34,8 +34,8 @@ from residuals_jax._lib.labels import (
 class Residuals(NamedTuple):
     logits: Array  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
     weight: Array | None  # (c,)  input: the weights of the classes, by which each row's gradient is scaled
-    labels: Array  # (...)  input: the class from whose softmax 1 is subtracted; (..., c) if probabilities, which are
-    # subtracted
+    labels: Array  # (...)  input: the class from whose softmax 1 is subtracted; (..., c) if probabilities, all of
+    # which are subtracted
     maximum: Array  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
     log_sum: Array  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
     # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves

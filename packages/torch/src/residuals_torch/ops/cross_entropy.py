@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.checks import axis_of, floating, integer, is_proxy, nonnegative
-from residuals_torch._lib.cotangents import match
+from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
     Scales,
@@ -42,8 +42,8 @@ CPU_BLOCK, BLOCK = 2**18, 2**26
 class Residuals(NamedTuple):
     logits: Tensor  # (..., c)  input: rebuilds the softmax, exp(logits − maximum − log_sum)
     weight: Tensor | None  # (c,)  input: the weights of the classes, by which each row's gradient is scaled
-    labels: Tensor  # (...)  input: the class from whose softmax 1 is subtracted; (..., c) if probabilities, which are
-    # subtracted
+    labels: Tensor | None  # (...)  input: the class from whose softmax 1 is subtracted; (..., c) if probabilities, all
+    # of which are subtracted; None if those alone have a gradient
     maximum: Tensor  # (...)  new, float32 or wider: saved so that the backward looks for no maximum again
     log_sum: Tensor  # (...)  new, float32 or wider: log Σ exp(logits − maximum), saved so that the backward sums no exp
     # again; not added to the maximum, since their sum is rounded to the digits that a large maximum leaves
@@ -52,7 +52,7 @@ class Residuals(NamedTuple):
     mean_weight: Tensor | None  # ()  new, float32 or wider: saved so that the backward sums no weights again;
     # None unless labels are smoothed and classes have weights
     mass: Tensor | None  # (...)  new, float32 or wider: the sum of a row's weighted probabilities, saved so that the
-    # backward sums them no more; None for classes
+    # backward sums them no more; None for classes, and where labels are None
 
 
 # The exp of the backward repeats nothing: it is of logits − maximum − log_sum, the softmax; that of the forward is of
@@ -152,18 +152,19 @@ def bwd(
     axis: int,
     residuals: Residuals,
     g: Tensor | None,
+    like: Likes | None = None,
     *,
     g_log_sum: Tensor | None = None,
     g_mass: Tensor | None = None,
-    is_label_frozen: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """`g_log_sum` is the cotangent of that residual. Only a second derivative has one, and there g may be None. So is
     `g_mass`.
     """
-    if residuals.mass is not None:
-        static = reduction, label_smoothing, z_loss, axis
-        return _soft_bwd(*static, residuals, g, g_log_sum, g_mass, is_label_frozen)
-    logits, weight, labels, maximum, log_sum, counted, mean_weight, _ = residuals
+    labels = residuals.labels
+    if labels is None or labels.is_floating_point():
+        like = like or likes(residuals.logits, labels)
+        return _soft_bwd(reduction, label_smoothing, z_loss, axis, residuals, g, like, g_log_sum, g_mass)
+    logits, weight, _, maximum, log_sum, counted, mean_weight, _ = residuals
     scores, index, classes = _rows(logits, axis), signed(labels), logits.shape[axis]
     weight = None if weight is None else to_dtype(weight, wider(logits))
     per_row = torch.zeros_like(log_sum) if g is None else wide(g) if counted is None else wide(g) / counted
@@ -192,29 +193,29 @@ def _soft_bwd(
     axis: int,
     residuals: Residuals,
     g: Tensor | None,
+    like: Likes,
     g_log_sum: Tensor | None,
     g_mass: Tensor | None,
-    is_label_frozen: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of logits, and of labels, which are probabilities."""
     logits, weight, labels, maximum, log_sum, _, _, mass = residuals
-    assert mass is not None
-    weight = None if weight is None else wide(weight)
-    per_row = torch.zeros_like(mass) if g is None else wide(g) / (max(mass.numel(), 1) if reduction == "mean" else 1)
-    per_row = per_row.expand(mass.shape)
-    maximum = maximum.detach()
-    by = per_row * (mass + 2 * z_loss * (maximum + log_sum) if z_loss else mass)
-    by = by if g_log_sum is None else by + g_log_sum
+    (like_logits, like_labels), dlogits, dlabels = like, None, None
+    weight, maximum = None if weight is None else wide(weight), maximum.detach()
+    number = max(maximum.numel(), 1) if reduction == "mean" else 1
+    per_row = torch.zeros_like(maximum) if g is None else (wide(g) / number).expand(maximum.shape)
     log_softmax = (_rows(logits, axis) - maximum.unsqueeze(-1)) - log_sum.unsqueeze(-1)
-    target = soft_targets(_rows(labels, axis), weight, label_smoothing)
-    dlogits = torch.exp(log_softmax) * by.unsqueeze(-1) - target * per_row.unsqueeze(-1)
-    dlogits = match(_back(dlogits, axis), logits)
-    if is_label_frozen:
-        return dlogits, None
-    dtarget = -log_softmax * per_row.unsqueeze(-1)
-    dtarget = dtarget if g_mass is None else dtarget + g_mass.unsqueeze(-1)
-    dlabels = (1 - label_smoothing) * (dtarget if weight is None else dtarget * weight)
-    return dlogits, match(_back(dlabels, axis), labels)
+    if like_logits is not None and labels is not None and mass is not None:
+        by = per_row * (mass + 2 * z_loss * (maximum + log_sum) if z_loss else mass)
+        by = by if g_log_sum is None else by + g_log_sum
+        target = soft_targets(_rows(labels, axis), weight, label_smoothing)
+        dlogits = torch.exp(log_softmax) * by.unsqueeze(-1) - target * per_row.unsqueeze(-1)
+        dlogits = match(_back(dlogits, axis), like_logits)
+    if like_labels is not None:
+        dtarget = -log_softmax * per_row.unsqueeze(-1)
+        dtarget = dtarget if g_mass is None else dtarget + g_mass.unsqueeze(-1)
+        dlabels = (1 - label_smoothing) * (dtarget if weight is None else dtarget * weight)
+        dlabels = match(_back(dlabels, axis), like_labels)
+    return dlogits, dlabels
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -238,9 +239,10 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         logits, labels, weight = inputs[:3]
-        ctx.static = inputs[3:]
+        ctx.static, ctx.like = inputs[3:], likes(logits, labels)
         saved = Residuals(logits, weight, labels, *output[1:])
-        ctx.save_for_backward(*saved)
+        # The gradient of probabilities alone depends neither on them nor on their sum.
+        ctx.save_for_backward(*(saved if ctx.needs_input_grad[0] else saved._replace(labels=None, mass=None)))
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -254,8 +256,7 @@ class CrossEntropy(torch.autograd.Function):
         # Second order only: log_sum and mass are outputs. No gradient flows through the others, constants to the
         # derivative.
         static: tuple[Any, Any, Any, Any, Any] = ctx.static
-        is_frozen = not ctx.needs_input_grad[1]
-        gradients = bwd(*static, residuals, g, g_log_sum=g_log_sum, g_mass=g_mass, is_label_frozen=is_frozen)
+        gradients = bwd(*static, residuals, g, wanted(ctx), g_log_sum=g_log_sum, g_mass=g_mass)
         return *gradients, *[None] * 6
 
 
@@ -301,7 +302,7 @@ def cross_entropy(
     Saves:
         logits: (..., c), an input, no new bytes.
         weight: (c,), an input, no new bytes; only if given.
-        labels: (...), an input, no new bytes; (..., c) if probabilities.
+        labels: (...), an input, no new bytes; (..., c) if probabilities, and then not saved if logits need no gradient.
         maximum: (...), new, 4 bytes a row (8 in float64): the largest logit; without it the backward would look for it
             again.
         log_sum: (...), new, 4 bytes a row (8 in float64): log Σ exp(logits − maximum); without it the backward would
