@@ -106,8 +106,6 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Translated:
-    if target.is_floating_point():
-        return "probabilities for labels"
     options = {"ignore_index": ignore_index, "reduction": reduction, "axis": min(1, input.ndim - 1)}
     return {"logits": input, "labels": target, "weight": weight, **options}
 
@@ -155,7 +153,7 @@ PAIRS = (
     Pair("group_norm", "nn.functional.group_norm", group_norm, 17),
     Pair("attention", "nn.functional.scaled_dot_product_attention", attention, 13),
     Pair("flash_attention", "nn.functional.scaled_dot_product_attention", attention, 13),
-    Pair("cross_entropy", "nn.functional.cross_entropy", cross_entropy, 11),
+    Pair("cross_entropy", "nn.functional.cross_entropy", cross_entropy, 21),
     Pair("linear_cross_entropy", "nn.functional.linear_cross_entropy", linear_cross_entropy, 36),
 )
 # Of softmax and batch_norm there are variants of the same op; that of a complex one, and the chunks in which PyTorch
@@ -251,13 +249,14 @@ class Trial:
         """Each result of ours that is too far from PyTorch's in float64."""
         truths = self.results(self.torch, self.theirs("float64"), "float64", self.call)
         theirs = self.results(self.torch, self.theirs(self.dtype), self.dtype, self.call)
-        ours = self.call.rounded(adapter, self.dtype).ours(adapter)
-        for i, found in enumerate(self.results(adapter, ours, self.dtype, self.call)):
+        call = self.call.rounded(adapter, self.dtype)
+        for i, found in enumerate(self.results(adapter, call.ours(adapter), self.dtype, self.call)):
             # Where all of it cancels, what float64 leaves is no scale.
             truth = truths[i] if np.abs(truths[i]).max(initial=0.0) >= FLOAT64_LIMIT else np.zeros_like(truths[i])
             off, allowed = error(found, truth), limit(self.dtype, error(theirs[i], truth))
-            if off > allowed and self.dtype != "float64":  # PyTorch's own may be right by chance
-                allowed = limit(self.dtype, self.felt(truths)[i])
+            if off > allowed and self.dtype != "float64":  # PyTorch's op may be right by chance
+                plain = self.results(adapter, call.plain(adapter), self.dtype, self.call)[i]
+                allowed = max(allowed, limit(self.dtype, max(error(plain, truth), self.felt(truths)[i])))
             if off > allowed:
                 yield f"{self.sample.described}: result {i} is off by {off:.1e}, allowed {allowed:.1e}"
 
@@ -266,8 +265,8 @@ class Trial:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("framework", ["jax", "torch"])
 def test_right_where_pytorch_is(pair: Pair, dtype: str, framework: str) -> None:
-    """Within 1e-9 in float64. Below, at most twice as wrong as PyTorch's op in the same dtype, or as inputs that are
-    half an ulp off would make it, and a rounding.
+    """Within 1e-9 in float64. Below, at most twice as wrong as PyTorch's op in the same dtype, as plain autodiff of the
+    same maths, or as inputs that are half an ulp off would make it, and a rounding.
     """
     adapter = frameworks.load(framework)
     trials = [Trial(pair, sample, dtype) for sample in samples(pair, framework) if isinstance(sample, Taken)]
