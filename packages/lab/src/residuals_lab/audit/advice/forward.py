@@ -2,7 +2,9 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 from residuals_lab.trace import Residual, Step, Trace
 from residuals_lab.trace.costs import COSTS
@@ -30,11 +32,19 @@ _OF_LOGITS = frozenset(  # and on logits: our op has no scale and no mask, and i
 ) - {"permute", "rev", "transpose"}
 
 
+class Node(NamedTuple):
+    """A value as one step made it: a program that makes a value twice has two."""
+
+    place: int  # of that step; less than 0 if no step makes it
+    number: int
+
+
 class Forward:
     """The forward of a trace, to walk in both directions."""
 
     def __init__(self, trace: Trace) -> None:
         self.values, self.alive, self.views_share = trace.values, trace.alive, trace.views_share
+        self.keys, self.steps_of_trace = trace.keys, trace.steps
         self.all = trace.steps[: trace.boundary]
         self.steps = [step for step in self.all if step.op != "carry"]
         self.makers = {n: step for step in self.steps for n in step.outs}
@@ -97,6 +107,36 @@ class Forward:
         made = self.made_at[n][before]
         maker = self.all[made]
         return self.array(maker.ins[0], made) if self.views_share and maker.cost == "view" else made
+
+    def node(self, n: int, place: int) -> Node:
+        """This value as a step at this place reads it."""
+        before = bisect_left(self.made_at[n], place) - 1
+        return Node(self.made_at[n][before] if before >= 0 else -1, n)
+
+    def primal_before(self, place: int) -> int:
+        """The last place before this one of a step on the way to a result; -1 if there is none."""
+        places = self.primal_places
+        i = bisect_left(places, place)
+        return places[i - 1] if i else -1
+
+    def primal_after(self, place: int) -> int:
+        """The next one after it."""
+        places = self.primal_places
+        i = bisect_left(places, place)
+        return places[i] if i < len(places) else -1
+
+    @cached_property
+    def primal_places(self) -> Sequence[int]:
+        return [*self.primal]
+
+    @cached_property
+    def consumers(self) -> Mapping[Node, Sequence[int]]:
+        """The places on the way to a result that read a value as one step made it."""
+        found: dict[Node, list[int]] = defaultdict(list)
+        for place, step in self.primal.items():
+            for n in dict.fromkeys(step.ins):
+                found[self.node(n, place)].append(place)
+        return found
 
     def array_of(self, r: Residual) -> int:
         """The array of a residual, by the place where it is made."""

@@ -1,5 +1,6 @@
 """Advice, and what our ops keep: traced on shapes, never guessed."""
 
+import inspect
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Advice:
     nbytes: int  # new bytes as it is
     instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
     storages: frozenset[Hashable] = frozenset()  # of these arrays
+    options: str = ""  # that the op needs to give the same numbers, 'approximate="tanh"'
 
     @property
     def freed(self) -> int:
@@ -31,11 +33,10 @@ Saved = dict[Hashable, Residual]  # the residuals of a pattern that are new memo
 Found = Iterator[tuple[Saved, Advice]]
 
 
-def found_advice(what: str, line: str, op: str, saved: Saved, instead: int) -> tuple[Saved, Advice]:
+def found_advice(what: str, line: str, op: str, saved: Saved, instead: int, options: str = "") -> tuple[Saved, Advice]:
     """Advice about these arrays."""
-    return saved, Advice(
-        what, line, op, len(saved), sum(r.storage_bytes for r in saved.values()), instead, frozenset(saved)
-    )
+    nbytes = sum(r.storage_bytes for r in saved.values())
+    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options)
 
 
 class Ours:
@@ -44,6 +45,10 @@ class Ours:
     def __init__(self, adapter: Framework) -> None:
         self._adapter = adapter
         self._traces: dict[tuple[object, ...], Trace] = {}
+
+    def has_option(self, op: str, name: str) -> bool:
+        """Whether an op takes an argument of this name."""
+        return name in inspect.signature(self._adapter.public(op)).parameters
 
     def trace(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         """The trace of an op on arrays of these shapes, without any numbers."""
