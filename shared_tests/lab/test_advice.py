@@ -155,6 +155,49 @@ WRITTEN = {
     ),
 }
 
+# Attention with masks of several makes, each with the op's argument.
+KEEP = "(n.arange(64)[:, None] >= n.arange(64))"
+MASKS = {
+    "added, made in the forward": (
+        f"softmax(h @ n.cos(x).T * 8**-0.5 + n.where({KEEP}, 0.0, -1e30)) @ n.exp(x)",
+        "is_causal=True",
+    ),
+    "added, made of labels": (
+        "softmax(h @ n.cos(x).T * 8**-0.5 + n.where(labels[:, None] == labels, 0.0, -1e30)) @ n.exp(x)",
+        "mask=labels[:, None] == labels",
+    ),
+    "times weights, over their sum": (
+        "(lambda p: (p / (p.sum(-1)[:, None] + 1e-13)) @ n.exp(x))"
+        f"((lambda m: softmax(h @ n.cos(x).T * 8**-0.5 * m) * m)({KEEP} * 1.0))",
+        "is_causal=True",
+    ),
+    "times weights, over their sum, at least tiny": (
+        "(lambda p: (p / n.clip(p.sum(-1)[:, None], 1e-9)) @ n.exp(x))"
+        f"((lambda m: softmax(h @ n.cos(x).T * 8**-0.5) * m)({KEEP} * 1.0))",
+        "is_causal=True",
+    ),
+}
+# A loss as language models have it. The rows that take part are a copy, which a picture of bytes counts.
+LOSSES = {
+    "shifted labels": (
+        "cross_entropy((h @ w.T)[:-1], labels[1:])",
+        "ours.linear_cross_entropy(h[:-1], w, labels[1:])",
+    ),
+    "shifted in a batch": (
+        "cross_entropy((h.reshape(4, 16, 8) @ w.T)[:, :-1].reshape(-1, 40), labels[:60])",
+        "ours.linear_cross_entropy(h.reshape(4, 16, 8)[:, :-1].reshape(-1, 8), w, labels[:60])",
+    ),
+    "logits that are returned": (
+        "(lambda z: (cross_entropy(z, labels), z))(h @ w.T)",
+        "(lambda z: (ours.cross_entropy(z, labels), z))(h @ w.T)",
+    ),
+    "logits that are given": ("cross_entropy(z, labels)", "ours.cross_entropy(z, labels)"),
+    "logits that are returned, of a shifted loss": (
+        "(lambda z: (cross_entropy(z[:-1], labels[1:]), z))(h @ w.T)",
+        "(lambda z: (ours.cross_entropy(z[:-1], labels[1:]), z))(h @ w.T)",
+    ),
+}
+
 # Functions of one array, with the op for each. Some keep all that the op keeps and no more.
 FUNCTIONS = {
     "gelu": ("gelu", "ours.gelu"),
@@ -208,6 +251,12 @@ ELSE = {
     "attention with capped scores": "softmax(n.tanh(h @ n.cos(x).T)) @ n.exp(x)",
     "attention with weights off by one": "(lambda e: (e / (1 + e.sum(-1)[:, None])) @ n.exp(x))(n.exp(h @ n.cos(x).T))",
     "attention with a mask of its weights": "(softmax(h @ n.cos(x).T) * n.sin(h @ h.T)) @ n.exp(x)",
+    "attention with a mask times its weights": f"(softmax(h @ n.cos(x).T) * ({KEEP} * 1.0)) @ n.exp(x)",
+    "attention with a mask times its scores": f"softmax(h @ n.cos(x).T * ({KEEP} * 1.0)) @ n.exp(x)",
+    "attention with two masks": f"(lambda p: (p / p.sum(-1)[:, None]) @ n.exp(x))"
+    f"(softmax(h @ n.cos(x).T * ({KEEP} * 1.0)) * ((labels[:, None] == labels) * 1.0))",
+    "attention with weights over twice their sum": f"(lambda p: (p / (p.sum(-1)[:, None] + 0.5)) @ n.exp(x))"
+    f"(softmax(h @ n.cos(x).T) * ({KEEP} * 1.0))",
     "the difference of two attentions": "(softmax(h @ n.cos(x).T) - softmax(h @ n.sin(x).T)) @ n.exp(x)",
     "attention with a scale of each query": "softmax(h @ n.cos(x).T * n.exp(h[:, :1])) @ n.exp(x)",
     "attention, and its weights": "(lambda p: (p @ n.exp(x), p))(softmax(h @ n.cos(x).T))",
@@ -416,6 +465,51 @@ def test_what_code_computes_counts_and_no_name(what: str, framework: str, dtype:
     said, freed = sum(advice.freed for advice in before.advice), before.new_bytes - after.new_bytes
     assert 0.95 * freed <= said <= freed
     assert after.advice == []
+
+
+@BOTH
+@pytest.mark.parametrize("what", MASKS)
+def test_attention_with_a_mask(what: str, framework: str, tmp_path: Path) -> None:
+    by_hand, argument = MASKS[what]
+    op = f"ours.flash_attention(h[None], n.cos(x)[None], n.exp(x)[None], {argument})"
+    with frameworks.load(framework).abstractly():
+        before, after = (
+            audit(module(framework, tmp_path, e).fn, *arguments(framework), framework=framework) for e in (by_hand, op)
+        )
+    (advice,) = before.advice
+    assert advice.op == "flash_attention"
+    freed = before.new_bytes - after.new_bytes
+    assert 0.5 * freed <= advice.freed <= freed, "a mask takes the place of a bias, and is smaller"
+
+
+@BOTH
+@pytest.mark.parametrize("what", LOSSES)
+def test_a_loss_of_a_language_model(what: str, framework: str, tmp_path: Path) -> None:
+    by_hand, op = LOSSES[what]
+    x, w, labels = arguments(framework)
+    adapter = frameworks.load(framework)
+    z = adapter.shaped((64, 40), "float32")
+    z = z.requires_grad_() if framework == "torch" else z
+    with adapter.abstractly():
+        before, after = (
+            audit(
+                lambda x, w, labels, z, e=e: written_with(framework, tmp_path, e).fn(x, w, labels, z), x, w, labels, z
+            )
+            for e in (by_hand, op)
+        )
+    (advice,) = before.advice
+    assert f"ours.{advice.op}(" in op
+    freed = before.new_bytes - after.new_bytes
+    least = 0.5 if "shifted" in what else 0.8  # PyTorch need not copy a part of the rows
+    assert least * freed <= advice.freed <= freed
+    assert after.advice == []
+
+
+def written_with(framework: str, tmp_path: Path, expression: str) -> ModuleType:
+    """A module whose function is also given logits."""
+    found = module(framework, tmp_path, "x")
+    exec(f"def fn(x, w, labels, z):\n    h = n.sin(x)\n    return {expression}\n", vars(found))
+    return found
 
 
 @BOTH

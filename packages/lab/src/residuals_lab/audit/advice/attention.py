@@ -13,15 +13,19 @@ def find(forward: Forward, ours: Ours) -> Found:
     values = forward.values
     found: dict[str, Saved] = defaultdict(dict)
     instead: Counter[str] = Counter()
+    biases = set[int]()  # that are made of something given, each an array to keep once
     for step in forward.steps:
         for operand in step.ins if step.op == "matmul" else ():
             scores, product = forward.back_to_product(operand)
             saved = forward.residuals_of(scores)
-            if product and saved and forward.is_softmax(product, step, operand):
+            if product and saved and forward.is_softmax(product.outs[0], step, operand):
                 found[step.line] |= saved
                 instead[step.line] += iterations(saved, values[operand]) * _flash_bytes(
                     ours, values[operand], values[step.outs[0]]
                 )
+                for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
+                    biases.add(bias)
+                    instead[step.line] += forward.nbytes(bias)
     for line, these in found.items():
         yield found_advice("attention", line, "flash_attention", these, instead[line])
 
@@ -33,3 +37,10 @@ def _flash_bytes(ours: Ours, scores: Value, out: Value) -> int:
     features = max(out.elements // (heads * queries), 1)
     shapes = [(heads, tokens, features) for tokens in (queries, keys, keys)]
     return beside_inputs(ours.trace("flash_attention", out.dtype, *shapes))
+
+
+def _biases(forward: Forward, scores: set[int], product: int) -> set[int]:
+    """The arrays that are added to scores, but for one made of nothing given: a causal mask, say, which an op makes."""
+    added = {n for s in forward.made_of({product}) & scores for n in forward.added_to(s)}
+    given = {n for n in added if not forward.made_from([n]).isdisjoint(forward.alive)}
+    return {array for n in given if (array := forward.array(n, len(forward.all))) >= 0}

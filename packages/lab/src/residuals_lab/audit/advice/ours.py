@@ -61,6 +61,8 @@ class Ours:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
         if op == "dropout":
             fn, others = partial(_half_dropped, fn), [((2,), "uint32")]
+        elif op == "cross_entropy":
+            others = [(shapes[0][:1], "int32")]
         elif op == "linear_cross_entropy":
             fn, others = partial(_in_one_chunk, fn), [(shapes[0][:1], "int32")]
         with self._adapter.abstractly():

@@ -1,14 +1,14 @@
 """What steps compute, found by computing them on one row of numbers: the same whoever wrote them."""
 
-import ast
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from residuals_lab.audit.advice.forward import Forward, Node
+from residuals_lab.audit.advice.literals import as_number, literal, operands
 from residuals_lab.trace import Step, Value
 
 Kind = Literal["full", "row", "feature", "number"]
@@ -88,20 +88,6 @@ _CONSTANTS = {"zeros": 0.0, "zeros_like": 0.0, "ones": 1.0, "ones_like": 1.0}
 COMPUTED = frozenset([*_UNARY, *_SEVERAL, *_REDUCTIONS, *_ALONG, *_SAME, *_VIEWS, "var_mean"])
 
 
-def operands(step: Step, keys: Mapping[int, Any]) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
-    """A step's arguments, with an ellipsis in place of each array, and those by keyword; None if they are not known."""
-    text = str(keys.get(step.outs[0], ("", ""))[1])
-    if text.startswith("{"):  # of JAX, where all operands are arrays
-        found = re.search(r"'y': (-?\d+)", text) if step.op == "integer_pow" else None
-        return [*[...] * len(step.ins), *([int(found[1])] if found else [])], {}
-    text = re.sub(r"\btorch\.\w+|device\([^)]*\)|<[^>]*>", "None", text).replace("'tensor'", "...")
-    try:
-        args, kwargs = ast.literal_eval(re.sub(r"\binf\b", "1e999", text))
-    except (SyntaxError, TypeError, ValueError):
-        return None
-    return args, kwargs
-
-
 class Row:
     """One row of an array `x`, and what the steps of a forward make of it."""
 
@@ -159,9 +145,8 @@ class Row:
         return self._number(numbers[-1], "float32") if numbers else None
 
     def _number(self, text: Any, dtype: str) -> Known | None:
-        try:
-            number = float({"True": 1, "False": 0}.get(text, text))
-        except (TypeError, ValueError):
+        number = as_number(text)
+        if number is None:
             return None
         self.constants.add(number)
         if dtype in ("bfloat16", "float16"):
@@ -170,9 +155,8 @@ class Row:
 
     def _given(self, node: Node, value: Value) -> Known | None:
         key = self.forward.keys.get(node.number)
-        if node.place < 0 and isinstance(key, tuple) and isinstance(key[1], tuple) and key[1][:1] == ("literal",):
-            spelled = re.search(r"-?(?:\d[\d.e+-]*|inf|nan)|True|False", key[1][1])  # `Literal(0.5)`, or `0.5:f32[]`
-            return self._number(spelled and spelled[0], value.dtype)
+        if node.place < 0 and (number := literal(key)) is not None:
+            return self._number(number, value.dtype)
         if value.elements == 1 and self.size > 1:
             return Known("number", self._random.normal())
         wide = self.x.shape[-1] if self.x.shape else 0
