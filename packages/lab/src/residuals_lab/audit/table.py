@@ -283,5 +283,5 @@ def _advice(report: Audit) -> list[str]:
 def _instead(a: Advice, report: Audit) -> str:
     arrays = f"{a.arrays} array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}"
     keeps = f"{size(a.instead)} at most" if a.instead else "what is alive anyway"
-    op = f"residuals_{report.adapter.NAME}.{a.op}"
+    op = a.call(report.adapter.NAME)
     return f"{a.what} at {a.line or report.target} keeps {arrays}; {op} keeps {keeps}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 
-from residuals_lab.audit.advice import attention, dropout, functions, gates, logits
+from residuals_lab.audit.advice import attention, dropout, functions, gates, logits, loops
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Advice as Advice
 from residuals_lab.audit.advice.ours import Ours, Saved
@@ -11,7 +11,9 @@ from residuals_lab.trace import Trace
 
 
 def advice(trace: Trace, adapter: Framework) -> list[Advice]:
-    """All advice that would free something, the most first."""
+    """All advice that would free something, the most first. A checkpoint of a loop's body is in place of what is advised
+    inside it; everything else can be taken together.
+    """
     forward, ours = Forward(trace), Ours(adapter)
     patterns = (attention.find, logits.find, gates.find, dropout.find)
     chosen, freed = list[Advice](), set[Hashable]()
@@ -24,4 +26,8 @@ def advice(trace: Trace, adapter: Framework) -> list[Advice]:
 
     choose(a for pattern in patterns for a in pattern(forward, ours))
     choose(functions.find(forward, trace, ours, freed))  # last: a function may be a part of one of the patterns
+    for _, loop in loops.find(forward, trace):  # it costs the forward of the body once more, and is said beside these
+        inside = sum(one.freed for one in chosen if one.storages <= loop.storages)
+        if loop.freed > max(loop.nbytes / 2, inside):
+            chosen.append(loop)
     return sorted(chosen, key=lambda one: (-one.freed, -one.arrays))

@@ -17,7 +17,7 @@ class Advice:
 
     what: str  # the line does, "attention"
     line: str
-    op: str  # to take instead
+    op: str  # to take instead: one of ours, or the framework's with the package before it, "jax.checkpoint"
     arrays: int
     nbytes: int  # new bytes as it is
     instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
@@ -27,6 +27,12 @@ class Advice:
     @property
     def freed(self) -> int:
         return self.nbytes - self.instead
+
+    def call(self, framework: str) -> str:
+        """What to write: an op of ours with its options, or a function of the framework."""
+        if "." in self.op:
+            return f"{self.op} of its body"
+        return f"residuals_{framework}.{self.op}" + (f"(…, {self.options})" if self.options else "")
 
 
 Saved = dict[Hashable, Residual]  # the residuals of a pattern that are new memory, by their storages
