@@ -518,6 +518,31 @@ def test_attention_with_a_mask(what: str, framework: str, tmp_path: Path) -> Non
 
 
 @BOTH
+def test_dropout_of_attention_weights_is_said(framework: str, tmp_path: Path) -> None:
+    """No attention here has it, and none is advised: the dropout alone is."""
+    found = module(framework, tmp_path, ELSE["attention with dropout"])
+    said = str(audit(found.fn, *arguments(framework)))
+    assert "dropout of weights, which no attention here has, at " in said
+    assert "residuals_" + framework + ".dropout, which drops in evaluation too, keeps" in said
+    found = module(framework, tmp_path, "dropout(h, 0.5) @ w.T")
+    assert "no attention" not in str(audit(found.fn, *arguments(framework)))
+
+
+@pytest.mark.needs("torch")
+def test_an_op_of_the_framework_comes_first_if_it_keeps_as_little(tmp_path: Path) -> None:
+    def said(by_hand: str) -> str:
+        return str(audit(module("torch", tmp_path, by_hand).fn, *arguments("torch")))
+
+    assert "F.scaled_dot_product_attention or residuals_torch.flash_attention keeps" in said(
+        WRITTEN["flash_attention"][0]
+    )
+    options = '(…, approximate="tanh")'
+    assert f"F.gelu{options} or residuals_torch.gelu{options} keeps" in said(WRITTEN["gelu"][0])
+    assert "F.rms_norm" not in said(WRITTEN["rms_norm"][0]), "which keeps two arrays of the size of x"
+    assert "F.linear_cross_entropy" not in said(WRITTEN["linear_cross_entropy"][0]), "which keeps the log-softmax"
+
+
+@BOTH
 @pytest.mark.parametrize("what", LOSSES)
 def test_a_loss_of_a_language_model(what: str, framework: str, tmp_path: Path) -> None:
     by_hand, op = LOSSES[what]

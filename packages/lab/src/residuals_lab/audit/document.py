@@ -45,6 +45,7 @@ def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
                 "line": a.line,
                 "op": a.op,
                 "options": a.options,
+                "own": a.own,
                 "arrays": a.arrays,
                 "new_bytes": a.nbytes,
                 "instead_bytes": a.instead,

@@ -11,8 +11,8 @@ from residuals_lab.trace import Trace
 
 
 def advice(trace: Trace, adapter: Framework) -> list[Advice]:
-    """All advice that would free something, the most first. A checkpoint of a loop's body is in place of what is advised
-    inside it; everything else can be taken together.
+    """All advice that would free something, the most first. A checkpoint of a loop's body takes the place of what is
+    advised inside; everything else can be taken together.
     """
     forward, ours = Forward(trace), Ours(adapter)
     patterns = (attention.find, logits.find, gates.find, dropout.find)
@@ -26,7 +26,7 @@ def advice(trace: Trace, adapter: Framework) -> list[Advice]:
 
     choose(a for pattern in patterns for a in pattern(forward, ours))
     choose(functions.find(forward, trace, ours, freed))  # last: a function may be a part of one of the patterns
-    for _, loop in loops.find(forward, trace):  # it costs the forward of the body once more, and is said beside these
+    for _, loop in loops.find(forward, trace):
         inside = sum(one.freed for one in chosen if one.storages <= loop.storages)
         if loop.freed > max(loop.nbytes / 2, inside):
             chosen.append(loop)

@@ -21,8 +21,19 @@ def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Fo
         key = call.op, call.options, _line(call, forward), forward.values[call.x.number].dtype
         saved, before = together[key]
         together[key] = saved | its, before + instead
+    own = {call.op: ours.own(call.op, *_like(call, forward), *_weight(call, forward)) for call, _ in found}
     for (op, options, line, _), (saved, instead) in together.items():
-        yield found_advice(op, line, op, saved, instead, options)
+        yield found_advice(op, line, op, saved, instead, options, own[op])
+
+
+def _like(call: Call, forward: Forward) -> tuple[str, tuple[int, ...]]:
+    value = forward.values[call.x.number]
+    return value.dtype, value.shape
+
+
+def _weight(call: Call, forward: Forward) -> list[tuple[int, ...]]:
+    """The shape of a weight, for a norm: without one, PyTorch's own keeps less than it usually does."""
+    return [forward.values[call.x.number].shape[-1:]] if call.op in ("layer_norm", "rms_norm") else []
 
 
 def _line(call: Call, forward: Forward) -> str:
@@ -33,8 +44,7 @@ def _line(call: Call, forward: Forward) -> str:
 
 def _kept_ends(call: Call, forward: Forward, ours: Ours) -> dict[str, int]:
     """The arrays that the op keeps in place of a call, of its input and its output, by their kinds."""
-    value = forward.values[call.x.number]
-    kinds = {r.kind for r in ours.trace(call.op, value.dtype, value.shape).residuals}
+    kinds = {r.kind for r in ours.trace(call.op, *_like(call, forward)).residuals}
     ends = {
         "input": forward.array(call.x.number, min(call.places)),
         "output": forward.array(call.y.number, call.y.place + 1),
@@ -132,8 +142,8 @@ def _instead(found: Sequence[tuple[Call, Saved]], forward: Forward, trace: Trace
     kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved}
     for call, _ in found:
         its = {"input": (call.x.number, min(call.places)), "output": (call.y.number, call.y.place + 1)}
-        value, instead = forward.values[call.x.number], 0
-        for r in ours.trace(call.op, value.dtype, value.shape).residuals:
+        instead = 0
+        for r in ours.trace(call.op, *_like(call, forward)).residuals:
             if r.kind not in its:
                 instead += r.storage_bytes * call.times
                 continue

@@ -23,6 +23,7 @@ class Advice:
     instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
     storages: frozenset[Hashable] = frozenset()  # of these arrays
     options: str = ""  # that the op needs to give the same numbers, 'approximate="tanh"'
+    own: str = ""  # the framework's own op, where that keeps as little
 
     @property
     def freed(self) -> int:
@@ -32,17 +33,34 @@ class Advice:
         """What to write: an op of ours with its options, or a function of the framework."""
         if "." in self.op:
             return f"{self.op} of its body"
-        return f"residuals_{framework}.{self.op}" + (f"(…, {self.options})" if self.options else "")
+        if self.op == "dropout":
+            return f"residuals_{framework}.dropout, which drops in evaluation too,"
+        options = f"(…, {self.options})" if self.options else ""
+        return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}"
 
 
+# The arguments of the framework's own op that are not arrays.
+_STATIC: dict[str, dict[str, Any]] = {
+    "flash_attention": {"is_causal": False, "scale": None},
+    "gelu": {"approximate": "none"},
+    "layer_norm": {"eps": 1e-5},
+    "relu": {},
+    "rms_norm": {"eps": 1e-6},
+    "sigmoid": {},
+    "silu": {},
+    "softmax": {"axis": -1},
+    "tanh": {},
+}
 Saved = dict[Hashable, Residual]  # the residuals of a pattern that are new memory, by their storages
 Found = Iterator[tuple[Saved, Advice]]
 
 
-def found_advice(what: str, line: str, op: str, saved: Saved, instead: int, options: str = "") -> tuple[Saved, Advice]:
+def found_advice(
+    what: str, line: str, op: str, saved: Saved, instead: int, options: str = "", own: str = ""
+) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
     nbytes = sum(r.storage_bytes for r in saved.values())
-    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options)
+    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own)
 
 
 class Ours:
@@ -62,6 +80,20 @@ class Ours:
         if key not in self._traces:
             self._traces[key] = self._traced(op, dtype, *shapes)
         return self._traces[key]
+
+    def own(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> str:
+        """The framework's own op for an op of ours, if on arrays of these shapes it keeps as little; else ""."""
+        name, fn = self._adapter.OWN.get(op, ("", None))
+        if fn is None or op not in _STATIC:
+            return ""
+        key = (name, dtype, *shapes)
+        if key not in self._traces:
+            with self._adapter.abstractly():
+                arrays = [self._adapter.shaped(shape, dtype) for shape in shapes]
+                names = [str(i) for i in range(len(arrays))]
+                fn = partial(fn, **_STATIC[op])
+                self._traces[key] = self._adapter.trace(fn, arrays, names, is_abstract=True)
+        return name if self._traces[key].saved_bytes <= self.trace(op, dtype, *shapes).saved_bytes else ""
 
     def _traced(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
