@@ -518,6 +518,14 @@ def test_attention_with_a_mask(what: str, framework: str, tmp_path: Path) -> Non
 
 
 @BOTH
+def test_a_number_has_no_axis(framework: str, tmp_path: Path) -> None:
+    """PyTorch says of a number that becomes an array that this happens along axis 0, which rows do not have."""
+    spread = {"jax": "h.sum()[None]", "torch": "h.sum().unsqueeze(0)"}[framework]
+    found = module(framework, tmp_path, f"n.exp(h.reshape(-1) * {spread}).reshape(h.shape) @ w.T")
+    assert audit(found.fn, *arguments(framework)).advice == []
+
+
+@BOTH
 def test_dropout_of_attention_weights_is_said(framework: str, tmp_path: Path) -> None:
     """No attention here has it, and none is advised: the dropout alone is."""
     found = module(framework, tmp_path, ELSE["attention with dropout"])

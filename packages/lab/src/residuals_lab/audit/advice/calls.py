@@ -58,7 +58,7 @@ def _calls_at(op: str, anchor: int, forward: Forward, has_offset: bool) -> Itera
     """The calls of an op that the step at this place is a part of, one for each array that they may begin with."""
     before = _before(anchor, forward)
     if op in ("layer_norm", "rms_norm", "softmax"):
-        axes = {step.axes[0] for step in _near(anchor, before, forward) if len(step.axes) == 1}
+        axes = {step.axes[0] for step in _near(anchor, before, forward) if len(step.axes) == 1 and step.axes[0] < 0}
         axes = axes if op == "softmax" else axes & {-1}
     else:
         axes = {None}
@@ -187,10 +187,11 @@ def _is_closed(places: Set[int], y: Node, forward: Forward) -> bool:
 def _options(op: str, row: Row, x: Any, y: Any, has_offset: bool) -> str | None:
     """The options with which an op makes y of x, "" for none; None if it does not."""
     errors = {}
-    for options, made in _variants(op, row, x, has_offset):
-        error = np.max(np.abs(made - y)) / np.max(np.abs(made))
-        if error < row.tolerance:
-            errors[options] = error
+    with np.errstate(all="ignore"):  # code that is none of our ops may overflow
+        for options, made in _variants(op, row, x, has_offset):
+            error = np.max(np.abs(made - y)) / np.max(np.abs(made))
+            if error < row.tolerance:
+                errors[options] = error
     return min(errors, key=errors.__getitem__, default=None)
 
 
