@@ -187,6 +187,10 @@ LOSSES = {
         "cross_entropy((h.reshape(4, 16, 8) @ w.T)[:, :-1].reshape(-1, 40), labels[:60])",
         "ours.linear_cross_entropy(h.reshape(4, 16, 8)[:, :-1].reshape(-1, 8), w, labels[:60])",
     ),
+    "shifted, of what is given": (
+        "cross_entropy((x.reshape(4, 16, 8) @ w.T)[:, :-1].reshape(-1, 40), labels[:60])",
+        "ours.linear_cross_entropy(x.reshape(4, 16, 8)[:, :-1].reshape(-1, 8), w, labels[:60])",
+    ),
     "logits that are returned": (
         "(lambda z: (cross_entropy(z, labels), z))(h @ w.T)",
         "(lambda z: (ours.cross_entropy(z, labels), z))(h @ w.T)",
@@ -472,6 +476,12 @@ def test_what_code_computes_counts_and_no_name(what: str, framework: str, dtype:
 LOOPS = {
     "of a matrix": ("lambda c, _: (c + n.tanh(n.sin(c @ w.T) @ w), None)", "h", "None", True),
     "with weights made before": ("lambda c, _: (c + n.tanh(n.sin(c @ m.T) @ m), None)", "h", "None", True),
+    "with an array that nothing keeps": (
+        "lambda c, _: (n.sin(n.sin(n.sin(c @ w.T)) @ w + h), None)",
+        "x",
+        "None",
+        True,
+    ),
     "over layers": ("lambda c, s: (c + n.tanh(n.sin(n.sin(c * s) @ w.T) @ w), None)", "h", "n.exp(w[:6])", True),
     "of two arrays": ("lambda c, _: ((n.sin(c[1] @ w.T) @ w, n.cos(c[0])), c[0].sum())", "(h, n.cos(h))", "None", True),
     "that sums": ("lambda c, s: (c + s, None)", "h[0]", "n.sin(w[:6])", False),
