@@ -528,6 +528,15 @@ def test_attention_with_a_mask(what: str, framework: str, tmp_path: Path) -> Non
 
 
 @BOTH
+def test_a_product_with_one_is_no_part_of_a_norm(framework: str, tmp_path: Path) -> None:
+    """Else the advice would count on that array too, which is there as long as the product is."""
+    written = ("rms_norm(x * 1.0) @ w.T", "ours.rms_norm(x * 1.0) @ w.T")
+    before, after = (audit(module(framework, tmp_path, e).fn, *arguments(framework)) for e in written)
+    (advice,) = before.advice
+    assert advice.freed == before.new_bytes - after.new_bytes
+
+
+@BOTH
 def test_a_number_has_no_axis(framework: str, tmp_path: Path) -> None:
     """PyTorch says of a number that becomes an array that this happens along axis 0, which rows do not have."""
     spread = {"jax": "h.sum()[None]", "torch": "h.sum().unsqueeze(0)"}[framework]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from residuals_lab.audit.advice.forward import Forward, Node
+from residuals_lab.audit.advice.literals import numbers
 from residuals_lab.audit.advice.rows import COMPUTED, Row
 from residuals_numpy.ops import gelu, layer_norm, relu, rms_norm, sigmoid, silu, softmax, tanh
 
@@ -67,7 +68,7 @@ def _calls_at(op: str, anchor: int, forward: Forward, has_offset: bool) -> Itera
         for x in before:
             value = forward.values[x.number]
             if value.elements == size > 0 and "float" in value.dtype and len(value.shape) >= -(axis or 0):
-                if _is_narrowed(x, forward):
+                if _is_elsewhere(x, forward):
                     continue
                 if call := _call(op, anchor, x, axis, forward, has_offset):
                     yield call
@@ -165,11 +166,15 @@ def _between(x: Node, y: Node, forward: Forward) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_narrowed(x: Node, forward: Forward) -> bool:
-    """Whether all that happens to an array is that it is put in a lower precision, which ends what made it."""
+def _is_elsewhere(x: Node, forward: Forward) -> bool:
+    """Whether what happens to an array first belongs to the code before: a lower precision, a product with 1."""
     steps = [forward.all[place] for place in forward.consumers.get(x, ())]
     size = forward.values[x.number].itemsize
-    return all(s.op == "convert" and forward.values[s.outs[0]].itemsize < size for s in steps)
+    return all(
+        (s.op == "convert" and forward.values[s.outs[0]].itemsize < size)
+        or (s.op == "mul" and numbers(s, forward.keys) == [1])
+        for s in steps
+    )
 
 
 def _only(op: str, places: Set[int], forward: Forward) -> set[int]:
