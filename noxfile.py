@@ -152,6 +152,13 @@ def models(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Run our ops on PyTorch's own samples of its ops and on ONNX's node tests; print how many of them ours take."""
+    install(session, "jax", "torch", extra=["pytest", "expecttest", "onnx"])
+    session.run("python", "-m", "pytest", "conformance_tests", "-W", "ignore", "-s", *session.posargs)
+
+
+@nox.session(default=False)
 def pages(session: nox.Session) -> None:
     """Open the audit's page in a real browser, light, dark and narrow; needs a Chromium on the path."""
     install(session, "torch", extra=["pytest", "matplotlib"])

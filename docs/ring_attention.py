@@ -69,7 +69,7 @@ def bwd(axis, is_causal, residuals, g):
 
     def gradients(k, v, logsumexp, is_causal):  # what these keys add to dq, and what these queries add to dk and dv
         part = rule.Residuals(q, k, v, bias=None, mask=None, out=out, logsumexp=logsumexp)
-        return rule.bwd(is_causal, None, part, g)[:3]
+        return rule.bwd(is_causal, None, None, None, part, g)[:3]
 
     def step(carry, sent):
         travelling, dq = carry

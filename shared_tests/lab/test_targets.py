@@ -219,8 +219,12 @@ def loss(x): return (x * x).sum()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["audit", "{path}:C"], "is a class; expected a function, or an object"),
-        (["audit", "{path}:C.method"], "is a method; expected a function, or an object"),
+        (
+            ["audit", "{path}:C"],
+            "is a class; expected a function, or an object of a class that can be called; add to the file: it = C(...)",
+        ),
+        (["audit", "{path}:C.method"], "add to the file: it = C(...).method"),
+        (["audit", "{folder}:loss"], "is a folder; expected a file in it"),
         (["audit", "{path}:lss"], "has no function 'lss'; it has loss; did you mean 'loss'?"),
         (
             ["audit", "{path}:loss", "--args", "f32[4]"],

@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"mask: expected a shape that broadcasts to \[2, 4, 5\], got \[1, 2, 4, 5\]",
     ),
     "mask of numbers": ({"mask": np.ones((4, 5), np.int32)}, TypeError, r"mask: expected booleans, got int32\[4, 5\]"),
-    "is_causal of a number": ({"is_causal": 1}, TypeError, "is_causal: expected True or False, got 1"),
+    "is_causal of a number": ({"is_causal": 1}, TypeError, "is_causal: expected True, False or 'lower_right', got 1"),
 }
 
 
@@ -108,6 +108,53 @@ def test_a_scale_that_is_no_number_is_named(op: str, framework: str, scale: Any)
     given = [adapter.array(a, "float32") for a in arrays(op).values()]
     with pytest.raises(TypeError, match=r"^scale: expected a Python number or None, got (str|bool)$"):
         adapter.public(op)(*given, scale=scale)
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "softcap of words": ({"softcap": "50"}, TypeError, "softcap: expected a Python number or None, got str"),
+    "softcap of nothing": ({"softcap": 0.0}, ValueError, "softcap: expected a number > 0, got 0.0"),
+    "window of a part": ({"window": 2.0}, TypeError, "window: expected an int, got float"),
+    "window of nothing": ({"window": 0}, ValueError, "window: expected an int from 1 to 2147483646, got 0"),
+    "another alignment": (
+        {"is_causal": "upper_left"},
+        TypeError,
+        "is_causal: expected True, False or 'lower_right', got 'upper_left'",
+    ),
+}
+
+
+@each_framework
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+@pytest.mark.parametrize("bad", BAD_OPTIONS)
+def test_bad_options_are_named(op: str, framework: str, bad: str) -> None:
+    adapter, (options, kind, message) = frameworks.load(framework), BAD_OPTIONS[bad]
+    given = [adapter.array(a, "float32") for a in arrays(op).values()]
+    with pytest.raises(kind, match=f"^{message}$"):
+        adapter.public(op)(*given, **options)
+
+
+WINDOWS = {  # 4 queries and 6 keys: what each query attends, by hand
+    (False, 2): ["110000", "111000", "011100", "001110"],
+    (True, 2): ["100000", "110000", "011000", "001100"],
+    ("lower_right", None): ["111000", "111100", "111110", "111111"],
+    ("lower_right", 3): ["111000", "011100", "001110", "000111"],
+    ("lower_right", 1): ["001000", "000100", "000010", "000001"],
+}
+
+
+@each_framework
+@pytest.mark.parametrize("op", ["attention", "flash_attention"])
+@pytest.mark.parametrize(("is_causal", "window"), WINDOWS)
+def test_which_keys_a_query_attends(op: str, framework: str, is_causal: bool | str, window: int | None) -> None:
+    adapter = frameworks.load(framework)
+    q, k, v = arrays(op, q=(2, 4, 3), k=(2, 6, 3), v=(2, 6, 2)).values()
+    expected = np.array([[c == "1" for c in row] for row in WINDOWS[is_causal, window]])
+    given = [adapter.array(a, "float32") for a in (q, k, v)]
+    found, truth = (
+        adapter.to_numpy(adapter.public(op)(*given, **options))
+        for options in ({"is_causal": is_causal, "window": window}, {"mask": adapter.constant(expected)})
+    )
+    np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-6)
 
 
 @each_framework

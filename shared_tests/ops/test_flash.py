@@ -73,13 +73,13 @@ def test_edges_of_blocks_and_biases(adapter: ModuleType, queries: int, bias_shap
             np.testing.assert_allclose(adapter.to_numpy(a), adapter.to_numpy(b), rtol=LIMIT, atol=10 * LIMIT)
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True, "lower_right"])
 @pytest.mark.parametrize(
     ("queries", "keys", "heads"),
     [((0, 7), (0, 5), 1), ((1, -1), (1, 1), 2), ((1, 1), (0, 9), 4), ((2, 44), (2, 44), 2), ((2, 0), (1, 3), 4)],
 )
 def test_it_is_attention(
-    adapter: ModuleType, block: int, queries: tuple[int, int], keys: tuple[int, int], heads: int, is_causal: bool
+    adapter: ModuleType, block: int, queries: tuple[int, int], keys: tuple[int, int], heads: int, is_causal: bool | str
 ) -> None:
     """Lengths are so many blocks and so many more; a bias has a gradient too."""
     s, t = (blocks * block + more for blocks, more in (queries, keys))
@@ -89,6 +89,31 @@ def test_it_is_attention(
     def called(name: str) -> Callable[..., Any]:
         op = adapter.public(name)
         return lambda q, k, v, bias: op(q, k, v, bias=bias, is_causal=is_causal)
+
+    assert_same(adapter, called("flash_attention"), called("attention"), draw(*shapes))
+
+
+@pytest.mark.parametrize("is_causal", [False, True, "lower_right"])
+@pytest.mark.parametrize(("queries", "keys"), [((2, 9), (0, 300)), ((1, 3), (2, 40))])
+@pytest.mark.parametrize("bias_shape", [(1, 1), (1, 0), (0, 1)])  # one for all where 0, else one for each
+def test_windows_and_softcaps_are_those_of_attention(
+    adapter: ModuleType,
+    block: int,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+    is_causal: bool | str,
+    bias_shape: tuple[int, int],
+) -> None:
+    """In blocks without a key too, with a bias of each kind."""
+    s, t = (blocks * block + more for blocks, more in (queries, keys))
+    shapes = (2, s, FEATURES), (1, t, FEATURES), (1, t, 3), (s if bias_shape[0] else 1, t if bias_shape[1] else 1)
+
+    def called(name: str) -> Callable[..., Any]:
+        op, options = adapter.public(name), {"is_causal": is_causal, "window": 30, "softcap": 2.0}
+        if bias_shape[1]:
+            return lambda q, k, v, bias: op(q, k, v, bias=bias, **options)
+        # What all keys of a row have in common has no gradient, but for rounding: it gets one from elsewhere.
+        return lambda q, k, v, bias: op(q, k, v, bias=bias, **options) + bias
 
     assert_same(adapter, called("flash_attention"), called("attention"), draw(*shapes))
 
@@ -177,3 +202,15 @@ def test_nothing_is_quadratic(adapter: ModuleType, block: int, is_causal: bool) 
         return max(made)
 
     assert largest("flash_attention") < queries * keys <= largest("attention")
+
+
+def test_keys_outside_of_the_windows_of_a_block_are_skipped(adapter: ModuleType, block: int) -> None:
+    """No array of scores has more keys than the windows of a block have together."""
+    queries, window = 4 * block, 20
+    arrays = [a.astype(np.float32) for a in draw(*[(2, queries, FEATURES)] * 3)]
+    flash = adapter.public("flash_attention")
+    made = {
+        option: max(MADE[adapter.NAME](lambda q, k, v, w=option: flash(q, k, v, is_causal=True, window=w), arrays))
+        for option in (window, None)
+    }
+    assert made[window] == 2 * block * (block + window - 1) < made[None] == 2 * block * queries

@@ -189,11 +189,6 @@ def test_an_offset_of_the_logits_costs_no_digits(op: str, framework: str, offset
 
 INT = "expected an int, got"
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "labels of floats": (
-        {"labels": np.zeros(3, np.float32)},
-        TypeError,
-        r"labels: expected an integer (array|tensor), got float32\[3\]",
-    ),
     "labels of booleans": (
         {"labels": np.zeros(3, bool)},
         TypeError,
@@ -216,6 +211,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
 }
 BAD_LINEAR: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "labels of floats": (
+        {"labels": np.zeros((3, 5), np.float32)},
+        TypeError,
+        r"labels: expected an integer (array|tensor), got float32\[3, 5\]",
+    ),
     "chunk of none": ({"chunk": 0}, ValueError, f"chunk: expected an int from 1 to {2**31 - 2}, got 0"),
     "chunk of a float": ({"chunk": 2.0}, TypeError, f"chunk: {INT} float"),
     "weight turned": (
@@ -230,6 +230,16 @@ BAD_LOGITS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"logits": np.zeros((), np.float32)},
         ValueError,
         "logits: expected at least 1 axis, got a scalar",
+    ),
+    "probabilities of another shape": (
+        {"labels": np.zeros(3, np.float32)},
+        ValueError,
+        r"labels: expected shape \[3, 5\], as logits, if floating, got \[3\]",
+    ),
+    "probabilities and a label to ignore": (
+        {"labels": np.zeros((3, 5), np.float32), "ignore_index": 1},
+        ValueError,
+        "ignore_index: expected none where labels are probabilities, got 1",
     ),
 }
 

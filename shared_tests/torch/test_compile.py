@@ -99,10 +99,12 @@ def test_dynamic_sizes(torch_case: Case) -> None:
             assert_right(case, args[:n], g, *value_and_vjp(compiled, args, g))
 
 
+@pytest.mark.parametrize("options", [{}, {"window": 3, "softcap": 2.0}], ids=["all-keys", "window-softcap"])
+@pytest.mark.parametrize("is_causal", [True, "lower_right"])
 @pytest.mark.parametrize("op", ["attention", "flash_attention"])
-def test_one_compilation_for_all_lengths(op: str) -> None:
+def test_one_compilation_for_all_lengths(op: str, is_causal: bool | str, options: dict[str, Any]) -> None:
     """Also for those of several blocks; the gradients of each are right."""
-    fn = partial(getattr(residuals_torch, op), is_causal=True)
+    fn = partial(getattr(residuals_torch, op), is_causal=is_causal, **options)
     compiled = torch.compile(fn, fullgraph=True, backend="aot_eager", dynamic=True)
     for length, stance in ((6, "default"), (7, "fail_on_recompile"), (300, "fail_on_recompile")):
         args = [torch.randn(1, 2, length, 4, dtype=torch.float64, requires_grad=True) for _ in "qkv"]

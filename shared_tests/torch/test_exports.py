@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.export import Dim
 
 from cases import Case, only, where
-from residuals_torch import attention, dropout, dropout_remat, flash_attention, qk_norm_attention, relu_bits
+from residuals_torch import (
+    attention,
+    cross_entropy,
+    dropout,
+    dropout_remat,
+    flash_attention,
+    layer_norm,
+    qk_norm_attention,
+    relu_bits,
+)
 from torch_calls import assert_right, cotangent, value_and_vjp
 
 pytestmark = [
@@ -74,7 +83,8 @@ def test_a_traced_mask_is_that_of_its_key(op: Any) -> None:
 
 # Ops that `torch.fx` records; another one joins with its name.
 RECORDED_BY_FX = {"x_sin_x", "scaled", "relu", "relu_bits", "sigmoid", "tanh", "silu", "gelu", "swiglu", "geglu"}
-RECORDED_BY_FX |= {"softmax", "dropout", "dropout_remat"}
+RECORDED_BY_FX |= {"softmax", "dropout", "dropout_remat", "attention", "flash_attention", "qk_norm_attention"}
+RECORDED_BY_FX |= {"layer_norm", "rms_norm", "batch_norm", "group_norm", "cross_entropy", "linear_cross_entropy"}
 
 
 @where(lambda case: case.first and case.dtype == "float64" and case.source.op.name in RECORDED_BY_FX)
@@ -85,7 +95,20 @@ def test_fx_records_an_op_as_one_call(torch_case: Case) -> None:
     calls = [node.target for node in recorded.graph.nodes if node.op == "call_function"]
     assert calls == [torch_case.adapter.public(torch_case.call.op.name)]
     for module in (recorded, copy.deepcopy(recorded)):
-        assert_right(torch_case, args, g, *value_and_vjp(module, args, g))
+        assert_right(torch_case, args, g, *value_and_vjp(lambda *a, f=module: first_of(f(*a)), args, g))
+
+
+def first_of(results: Any) -> Any:
+    """The one that has a gradient."""
+    return results[0] if isinstance(results, tuple) else results
+
+
+def test_fx_records_a_norm_whose_epsilon_and_a_loss_whose_labels_are_inputs() -> None:
+    def block(x: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+        return cross_entropy(layer_norm(x, eps=eps), labels)
+
+    given = torch.randn(3, 4), torch.arange(3), torch.tensor(0.1)
+    torch.testing.assert_close(torch.fx.symbolic_trace(block)(*given), block(*given), rtol=0, atol=0)
 
 
 KEY = torch.tensor([1, 2], dtype=torch.uint32)
@@ -94,6 +117,11 @@ SIZES = {"b": 3, "h": 4, "g": 2, "s": 6, "t": 7, "d": 8, "e": 5, "n": 12}
 DYNAMIC = {
     "attention": (lambda *qkv: attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
     "flash_attention": (lambda *qkv: flash_attention(*qkv, is_causal=True), "bhsd bgtd bgte"),
+    "attention-lower-right": (lambda *qkv: attention(*qkv, is_causal="lower_right"), "bhsd bgtd bgte"),
+    "flash_attention-lower-right": (
+        lambda *qkv: flash_attention(*qkv, is_causal="lower_right", window=3, softcap=2.0),
+        "bhsd bgtd bgte",
+    ),
     "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
     "relu_bits": (relu_bits, "bsn"),
     "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),

@@ -185,6 +185,39 @@ def test_options_as_pytorch_has_them(is_weighted: bool, label_smoothing: float, 
     torch.testing.assert_close(*(torch.autograd.grad(y, logits, g) for y in (ours, theirs)))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("is_weighted", [True, False])
+@pytest.mark.parametrize("classes", [5, 0])
+def test_probabilities_as_pytorch_has_them(
+    classes: int, is_weighted: bool, label_smoothing: float, reduction: str
+) -> None:
+    """Their gradient too, and where no class is left."""
+    torch.manual_seed(0)
+    logits, labels = (torch.randn(4, classes, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = 0.5 + torch.rand(classes, dtype=torch.float64) if is_weighted else None
+    options = {"label_smoothing": label_smoothing, "reduction": reduction}
+    ours = residuals_torch.cross_entropy(logits, labels, weight=weight, axis=1, **options)
+    if not classes:
+        assert ours.isnan().all()
+        return
+    theirs = functional.cross_entropy(logits, labels, weight, **options)
+    g = torch.randn_like(theirs)
+    torch.testing.assert_close(ours, theirs)
+    for d, expected in zip(*(torch.autograd.grad(y, (logits, labels), g) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(d, expected)
+
+
+def test_frozen_probabilities_get_no_gradient() -> None:
+    """Nor is it computed."""
+    logits, labels = torch.randn(4, 5, requires_grad=True), torch.rand(4, 5)
+    with Sizes() as with_labels:
+        torch.autograd.grad(residuals_torch.cross_entropy(logits, labels), logits)
+    with Sizes() as with_both:
+        torch.autograd.grad(residuals_torch.cross_entropy(logits, labels.requires_grad_()), (logits, labels))
+    assert with_labels.count < with_both.count
+
+
 def test_class_weights_that_require_a_gradient_are_refused() -> None:
     weight = torch.ones(5, requires_grad=True)
     message = r"^weight: expected a constant, got a tensor that requires a gradient; pass weight.detach\(\)$"
@@ -193,14 +226,14 @@ def test_class_weights_that_require_a_gradient_are_refused() -> None:
 
 
 class Sizes(TorchDispatchMode):
-    """The most elements of any float32 tensor that operations make."""
+    """The most elements of any float32 tensor that operations make, and how many operations there are."""
 
-    largest = 0
+    largest = count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         made = [t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.dtype == torch.float32]
-        self.largest = max([self.largest, *made])
+        self.largest, self.count = max([self.largest, *made]), self.count + 1
         return out
 
 

@@ -1,27 +1,31 @@
 """What the three attentions share: their checks, products of heads that share keys, and the softmax of scores."""
 
+import math
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from residuals_jax._lib.checks import described, floating
+from residuals_jax._lib.checks import described, floating, integer
 from residuals_jax._lib.cotangents import sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
+Causal = bool | Literal["lower_right"]
+Band = tuple[int | None, int | None]
+
 
 def check_attention(
-    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: Any = None
+    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: Causal, scale: Any = None
 ) -> None:
     """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), whose leading axes broadcast, h is a
-    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and
-    scale is a number or None.
+    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask is boolean, is_causal
+    a bool or "lower_right", and scale a number or None.
     """
-    if not isinstance(is_causal, bool):
-        raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
+    if not isinstance(is_causal, bool) and is_causal != "lower_right":
+        raise TypeError(f"is_causal: expected True, False or 'lower_right', got {is_causal!r}")
     if isinstance(scale, bool) or not isinstance(scale, Real | Array | None):
         raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
     if q.ndim < 3:
@@ -42,6 +46,16 @@ def check_attention(
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_options(softcap: float | None, window: int | None) -> None:
+    """TypeError unless softcap is a number or None, and window an int or None; ValueError unless they are positive."""
+    if softcap is not None and (isinstance(softcap, bool) or not isinstance(softcap, Real)):
+        raise TypeError(f"softcap: expected a Python number or None, got {type(softcap).__name__}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap: expected a number > 0, got {softcap}")
+    if window is not None:
+        integer("window", window, 1)
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -119,6 +133,19 @@ def scores_of(q: Array, k: Array, scale: float) -> Array:
     return jnp.maximum(scores, jnp.finfo(scores.dtype).min)
 
 
+def cap(scores: Array, softcap: float | None) -> tuple[Array, Array | None]:
+    """c·tanh(scores/c) for a softcap c, and that tanh."""
+    if softcap is None:
+        return scores, None
+    tanh = jnp.tanh(scores / softcap)
+    return softcap * tanh, tanh
+
+
+def cap_gradient(dscores: Array, tanh: Array | None) -> Array:
+    """The gradient of scores from that of the capped ones: d(c·tanh(x/c))/dx = 1 − tanh²."""
+    return dscores if tanh is None else dscores * (1 - jnp.square(wide(tanh)))
+
+
 def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
     """dP = g·vᵀ, summed over leading axes that v has and the weights have not."""
     return sum_to(times_keys(g, v.mT), weights.shape)
@@ -139,28 +166,37 @@ def sum_of_queries(a: Array, b: Array, key_heads: int) -> Array:
     return jnp.einsum(sums, a, b, preferred_element_type=wider(a), out_sharding=out)
 
 
-def hide(scores: Array, mask: Array | None, is_causal: bool, first: Array | int = 0) -> Array:
-    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`.
+def band_of(is_causal: Causal | str, queries: int, keys: int, window: int | None = None) -> Band:
+    """The keys that a query attends: query i those from i + the first number to i + the second; None for no bound."""
+    at = keys - queries if is_causal == "lower_right" else 0  # the key at which query 0 is
+    before = None if window is None else at + 1 - window
+    after = None if window is None else window - 1
+    return before, at if is_causal else after
 
-    `first` is the position of the first query.
+
+def hide(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) -> Array:
+    """−∞ where a query does not attend: where `mask` is False, and at keys outside of the band.
+
+    `first` is the number of the first query, less that of the first key.
     """
     if mask is not None:
         scores = jnp.where(to_rank(mask, scores.ndim), scores, -jnp.inf)
-    if is_causal:
-        rows, keys = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
-        scores = jnp.where(to_rank(keys <= rows + first, scores.ndim), scores, -jnp.inf)
+    for bound, is_outside in zip(band, (jnp.less, jnp.greater), strict=True):
+        if bound is not None:
+            rows, keys = (jax.lax.broadcasted_iota(jnp.int32, scores.shape[-2:], axis) for axis in (0, 1))
+            scores = jnp.where(to_rank(is_outside(keys - rows, first + bound), scores.ndim), -jnp.inf, scores)
     return scores
 
 
 # These two are programs of their own for `jax_debug_infs`, which looks at what leaves one: −∞ does not.
-@partial(jax.jit, static_argnames="is_causal")
-def attended(scores: Array, mask: Array | None, is_causal: bool, first: Array | int = 0) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnames="band")
+def attended(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) -> tuple[Array, Array, Array]:
     """Each row of scores, of which some are hidden, as e = exp(scores − their maximum), its (..., s, 1) sum, and its
     (..., s) log-sum-exp.
 
     The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞.
     """
-    scores = hide(scores, mask, is_causal, first)
+    scores = hide(scores, mask, band, first)
     # Any shift gives the same, so the maximum is a constant to the derivative.
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, 0, top)
@@ -171,12 +207,10 @@ def attended(scores: Array, mask: Array | None, is_causal: bool, first: Array | 
     return e, total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]
 
 
-@partial(jax.jit, static_argnames="is_causal")
-def attended_again(
-    scores: Array, logsumexp: Array, mask: Array | None, is_causal: bool, first: Array | int = 0
-) -> Array:
+@partial(jax.jit, static_argnames="band")
+def attended_again(scores: Array, logsumexp: Array, mask: Array | None, band: Band, first: Array | int = 0) -> Array:
     """The weights, from the (..., s, 1) log-sum-exp of each row; it is 0 in a row without a key."""
-    return jnp.exp(hide(scores, mask, is_causal, first) - logsumexp)
+    return jnp.exp(hide(scores, mask, band, first) - logsumexp)
 
 
 def scores_gradient(weights: Array, dweights: Array) -> Array:

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import described, floating
 from residuals_jax._lib.cotangents import to_rank
+from residuals_jax._lib.dtypes import wide
 
 
 def class_labels(name: str, labels: Any, shape: tuple[int, ...], axis: int, ignore_index: int) -> Array:
@@ -36,6 +37,29 @@ def class_labels(name: str, labels: Any, shape: tuple[int, ...], axis: int, igno
             expected_classes = f"classes from 0 to {classes - 1}, or {ignore_index} to ignore"
             raise ValueError(f"{name}: expected {expected_classes}, got {wrong.flat[0]}")
     return given if isinstance(given, Array) else jnp.asarray(given)
+
+
+def is_soft(labels: Any) -> bool:
+    """Whether labels are floating, and so probabilities of the classes."""
+    return hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.floating)
+
+
+def soft_labels(name: str, labels: Any, shape: tuple[int, ...], ignore_index: int) -> Array:
+    """`labels` as an array of probabilities; ValueError unless of this shape, and no row is to be ignored."""
+    array = floating(name, labels)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, as logits, if floating, got {list(array.shape)}")
+    if ignore_index != -100:
+        raise ValueError(f"ignore_index: expected none where labels are probabilities, got {ignore_index}")
+    return array
+
+
+def soft_targets(labels: Array, class_weight: Array | None, label_smoothing: float) -> Array:
+    """(..., classes): by what the loss weighs −log softmax, from rows of probabilities; wide."""
+    target = wide(labels)
+    if label_smoothing:
+        target = (1 - label_smoothing) * target + label_smoothing / max(labels.shape[-1], 1)
+    return target if class_weight is None else target * to_rank(class_weight, target.ndim)
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -9,9 +9,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    Causal,
     apart,
     attended,
+    band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     rounded,
     scaling,
     scores_gradient,
@@ -30,6 +35,7 @@ class Residuals(NamedTuple):
     k: Array  # (..., kv, t, d)  input: times the scores' gradient it is that of q
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
     weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
+    tanh: Array | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -41,50 +47,64 @@ def fwd(
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Array, Residuals]:
-    scores = scores_of(q, k, scaling(scale, q))
+    scores, tanh = cap(scores_of(q, k, scaling(scale, q)), softcap)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
-    e, total, _ = attended(scores, mask, is_causal)
+    e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
     weights = e / total
     y = times_keys(rounded(weights, v, q), v)
-    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
+    tanh = None if tanh is None else to_dtype(tanh, q.dtype)
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, like: Likes | None = None
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    residuals: Residuals,
+    g: Array,
+    like: Likes | None = None,
 ) -> tuple[Array, Array, Array, Array | None, None]:
-    q, k, v, weights = residuals
+    q, k, v, weights, tanh = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     _, _, _, like_bias = like or likes(q, k, v, weights)
     heads = k.shape[-3]
     dv = match(sum_of_queries(weights, g, heads), v)
     dscores = scores_gradient(weights, weights_gradient(g, v, weights))
+    dbias = None if like_bias is None else match(dscores, like_bias)
+    dscores = cap_gradient(dscores, tanh)
     dq = match(times_keys(dscores, k) * scaling(scale, q), q)
     dk = match(sum_of_queries(rounded(dscores, q, k), q, heads) * scaling(scale, q), k)
-    dbias = None if like_bias is None else match(dscores, like_bias)
     return dq, dk, dv, dbias, None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8, 9))
 def _attention(
     q: Array,
     k: Array,
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
     like: Likes,
 ) -> Array:
-    return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+    return fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)[0]
 
 
 _attention.defvjp(
-    lambda q, k, v, bias, mask, is_causal, scale, like: fwd(q, k, v, bias, mask, is_causal, scale),
-    lambda is_causal, scale, like, residuals, g: bwd(is_causal, scale, residuals, g, like),
+    lambda *inputs: fwd(*inputs[:-1]),
+    lambda is_causal, scale, softcap, window, like, residuals, g: bwd(
+        is_causal, scale, softcap, window, residuals, g, like
+    ),
 )
 
 
@@ -95,8 +115,10 @@ def attention(
     *,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: ArrayLike | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> Array:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -110,9 +132,16 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
@@ -125,10 +154,13 @@ def attention(
         v: (..., kv, t, e), an input, no new bytes. Neither bias nor mask is saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
+        tanh: (..., h, s, t), new, of q's dtype, only with a softcap c: tanh(scores/c), since the gradient has
+            the factor 1 − tanh².
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
-        ValueError: the shapes do not fit.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", scale or softcap is not a number, or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
@@ -140,6 +172,7 @@ def attention(
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, scale = apart(q, scale)
-    y = _attention(q, k, v, bias, mask, is_causal, scale, likes(q, k, v, bias))
+    y = _attention(q, k, v, bias, mask, is_causal, scale, softcap, window, likes(q, k, v, bias))
     return y[0] if is_one_head else y

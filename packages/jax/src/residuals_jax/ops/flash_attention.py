@@ -10,10 +10,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    Band,
+    Causal,
     apart,
     attended,
     attended_again,
+    band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     rounded,
     scaling,
     scores_of,
@@ -40,42 +46,60 @@ class Residuals(NamedTuple):
     logsumexp: Array  # (..., h, s)  new, float32 or wider: makes weights of scores, with no sum; an output if returned
 
 
-RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
+RECOMPUTES = {
+    "matmul": "the scores, block after block, where an array of them would be quadratic in the sequence",
+    "tanh": "of the scores in a softcap, for the same reason",
+}
 
 Results = tuple[Array, Array]  # out and logsumexp
 Rows = dict[str, Any]  # arrays by name, or None; an array has a row for each query, or one for all, or no rows
 
 
-def _spans(q: Array, k: Array, is_causal: bool) -> list[tuple[int, slice]]:
-    """The keys that are looked at up to a query, for each span of queries; a span ends with a block."""
-    queries, keys = q.shape[-2], k.shape[-2]
+def _spans(q: Array, k: Array, band: Band) -> list[tuple[int, int]]:
+    """How many keys are looked at by each block up to a query, for each span of queries; a span ends with a block."""
+    queries, keys, (first, last) = q.shape[-2], k.shape[-2], band
     head = queries - max(queries - 1, 0) // BLOCK * BLOCK
-    if not is_causal or jax.typeof(k).sharding.spec[-2] is not None:  # an axis that an Explicit mesh splits is not cut
-        return [(queries, slice(0, keys))]
-    blocks = -(-max(min(queries, keys) - head, 0) // BLOCK)  # after the first, until all keys are attended
+    if last is None or jax.typeof(k).sharding.spec[-2] is not None:  # an axis that an Explicit mesh splits is not cut
+        return [(queries, keys)]
+    if first is not None:
+        return [(queries, min(BLOCK + last - first, keys))]
+    blocks = -(-max(min(queries, keys - last) - head, 0) // BLOCK)  # after the first, until all keys are attended
     stops = sorted({head + blocks * (i + 1) // SPANS * BLOCK for i in range(SPANS)})
-    return [(queries if stop == stops[-1] else stop, slice(0, min(stop, keys))) for stop in stops]
+    return [(queries if stop == stops[-1] else stop, max(min(stop + last, keys), 0)) for stop in stops]
 
 
-def _blockwise(body: Callable[[Array | int, Rows], tuple[Any, Any]], arrays: Rows, is_causal: bool) -> tuple[Any, Any]:
-    """`body(first, arrays)` for block after block of queries: its first results, rows, joined, its second summed.
+def _start(first: Array | int, keys: int, size: int, band: Band) -> Array | int:
+    """The first of the `size` keys that a block looks at; with no window that is key 0."""
+    return 0 if band[0] is None else jnp.clip(first + band[0], 0, keys - size)
+
+
+def _blockwise(
+    body: Callable[[Array | int, Array | int, Rows], tuple[Any, Any]], arrays: Rows, band: Band
+) -> tuple[Any, Any]:
+    """`body(first, start, arrays)` for block after block of queries: its first results, rows, joined, its second
+    summed. `first` is the number of its first query, and `start` that of its first key.
 
     The first block may be shorter. It runs outside of the loop, so that the sums start with the right type. A block
     sees the keys of its span: the loop is one, and has a branch for each span.
     """
-    queries, spans = arrays["q"].shape[-2], _spans(arrays["q"], arrays["k"], is_causal)
+    queries, spans = arrays["q"].shape[-2], _spans(arrays["q"], arrays["k"], band)
     rest = max(queries - 1, 0) // BLOCK
     head = queries - rest * BLOCK
     split = {name: a for name, a in arrays.items() if _has_rows(name, a, queries)}
     first = arrays | {name: a[..., :head, :] for name, a in split.items()}
-    rows, sums = body(0, _of_keys(first, slice(0, head) if len(spans) > 1 else spans[0][1]))
+
+    def part(first: Array | int, some: Rows, size: int) -> tuple[Any, Any]:
+        start = _start(first, arrays["k"].shape[-2], size, band)
+        return body(first, start, _of_keys(arrays | some, start, size))
+
+    rows, sums = part(0, first, _spans(first["q"], first["k"], band)[0][1])
     if rest == 0:
         return rows, sums
     blocks = {
         name: jnp.moveaxis(a[..., head:, :].reshape(*a.shape[:-2], rest, BLOCK, a.shape[-1]), -3, 0)
         for name, a in split.items()
     }
-    branches = [lambda first, some, keys=keys: body(first, _of_keys(arrays | some, keys)) for _, keys in spans]
+    branches = [partial(part, size=size) for _, size in spans]
 
     def step(total: Any, block: tuple[Array, Rows]) -> tuple[Any, Any]:
         i, some = block
@@ -97,30 +121,35 @@ def _has_rows(name: str, a: Array | None, queries: int) -> bool:
     return name not in "kv" and a is not None and a.ndim > 1 and a.shape[-2] == queries > 1
 
 
-def _of_keys(arrays: Rows, keys: slice) -> Rows:
+def _of_keys(arrays: Rows, start: Array | int, size: int) -> Rows:
     """The arrays, with these keys alone; a bias or mask may have one column for all."""
-    if keys.stop == arrays["k"].shape[-2]:
+    if size == arrays["k"].shape[-2]:
         return arrays
-    columns = {
-        name: arrays[name][..., keys] for name in ("bias", "mask") if arrays[name] is not None and arrays[name].ndim
-    }
-    columns = {name: a for name, a in columns.items() if arrays[name].shape[-1] > 1}
-    return arrays | columns | {name: arrays[name][..., keys, :] for name in "kv"}
+
+    def cut(a: Array, axis: int) -> Array:
+        if isinstance(start, int):
+            return jax.lax.slice_in_dim(a, start, start + size, axis=axis)
+        return jax.lax.dynamic_slice_in_dim(a, start, size, axis)
+
+    columns = {name: a for name in ("bias", "mask") if (a := arrays[name]) is not None and a.ndim and a.shape[-1] > 1}
+    return arrays | {name: cut(a, -1) for name, a in columns.items()} | {name: cut(arrays[name], -2) for name in "kv"}
 
 
-def _padded(a: Array, like: Array, axis: int) -> Array:
-    """`a` with zeros for the keys that no query of the block attends, up to the keys of `like`."""
+def _padded(a: Array, like: Array, axis: int, start: Array | int) -> Array:
+    """`a`, of the keys from `start` on, with zeros for the other keys of `like`, which the block does not attend."""
     missing = like.shape[axis] - a.shape[axis]
     sides = [(0, 0)] * a.ndim
     sides[axis] = (0, missing)
-    return jnp.pad(a, sides) if missing else a
+    if not missing or isinstance(start, int):
+        return jnp.pad(a, sides) if missing else a
+    return jax.lax.dynamic_update_slice_in_dim(jnp.pad(jnp.zeros_like(a), sides), a, start, axis)
 
 
-def _scores(rows: Rows, scale: float | None) -> Array:
-    """(..., h, b, t): the scores of a block of b queries, before any is hidden."""
+def _scores(rows: Rows, scale: float | None, softcap: float | None) -> tuple[Array, Array | None]:
+    """(..., h, b, t): the scores of a block of b queries, before any is hidden, and the tanh of a softcap."""
     q, bias = rows["q"], rows["bias"]
-    scores = scores_of(q, rows["k"], scaling(scale, q))
-    return scores if bias is None else scores + to_rank(wide(bias), scores.ndim)
+    scores, tanh = cap(scores_of(q, rows["k"], scaling(scale, q)), softcap)
+    return scores if bias is None else scores + to_rank(wide(bias), scores.ndim), tanh
 
 
 def fwd(
@@ -129,65 +158,89 @@ def fwd(
     v: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Results, Residuals]:
-    def block(first: Array | int, rows: Rows) -> tuple[Any, None]:
-        e, total, logsumexp = attended(_scores(rows, scale), rows["mask"], is_causal, first)
+    band = band_of(is_causal, q.shape[-2], k.shape[-2], window)
+
+    def block(first: Array | int, start: Array | int, rows: Rows) -> tuple[Any, None]:
+        scores, _ = _scores(rows, scale, softcap)
+        e, total, logsumexp = attended(scores, rows["mask"], band, first - start)
         out = times_keys(rounded(e, v, q), rows["v"])
         return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
-    (out, logsumexp), _ = _blockwise(block, arrays, is_causal)
+    (out, logsumexp), _ = _blockwise(block, arrays, band)
     logsumexp = logsumexp[..., 0]
     is_narrow = out.dtype != logsumexp.dtype
     return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
 
 
 def bwd(
-    is_causal: bool, scale: float | None, residuals: Residuals, g: Array, *, g_logsumexp: Array | None = None
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    residuals: Residuals,
+    g: Array,
+    *,
+    g_logsumexp: Array | None = None,
 ) -> tuple[Array, Array, Array, Array | None, None]:
     q, k, v, bias, mask, out, logsumexp = residuals
-    heads = k.shape[-3]
+    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2], window)
     is_none = logsumexp == -jnp.inf  # no key attended
     # dscores = P·(dP − Σ P·dP), where Σ P·dP = Σ g·out; and dlogsumexp/dscores = P.
     dot = jnp.zeros_like(logsumexp) if out is None else sum_to(jnp.sum(wide(g) * wide(out), axis=-1), logsumexp.shape)
     dot = dot if g_logsumexp is None else dot - jnp.where(is_none, 0, g_logsumexp)
 
-    def block(first: Array | int, rows: Rows) -> tuple[Any, Any]:
-        g, scores = rows["g"], _scores(rows, scale)
-        weights = attended_again(scores, rows["logsumexp"], rows["mask"], is_causal, first)
+    def block(first: Array | int, start: Array | int, rows: Rows) -> tuple[Any, Any]:
+        g, (scores, tanh) = rows["g"], _scores(rows, scale, softcap)
+        weights = attended_again(scores, rows["logsumexp"], rows["mask"], band, first - start)
         dweights = weights_gradient(g, rows["v"], weights)
         dot = rows["dot"] if out is not None else rows["dot"] + jnp.sum(weights * dweights, axis=-1, keepdims=True)
-        dscores = weights * (dweights - dot)
+        dcapped = weights * (dweights - dot)
+        dscores = cap_gradient(dcapped, tanh)
         dq = times_keys(dscores, rows["k"]) * scaling(scale, q)
         dk = sum_of_queries(rounded(dscores, q, k), rows["q"], heads) * scaling(scale, q)
         dv = sum_of_queries(rounded(weights, g, v), g, heads)
-        dbias = None if bias is None else sum_to(dscores, rows["bias"].shape)
+        dbias = None if bias is None else sum_to(dcapped, rows["bias"].shape)
         of_a_row = bias is not None and bias.ndim > 1 and bias.shape[-2] > 1
         if dq.shape[:-2] == q.shape[:-2]:  # else it is summed before it is rounded
             dq = to_dtype(dq, q.dtype)
         if dbias is not None and bias is not None and bias.ndim and bias.shape[-1] > 1:
-            dbias = _padded(dbias, bias, -1)
-        dk, dv = _padded(dk, k, -2), _padded(dv, v, -2)
+            dbias = _padded(dbias, bias, -1, start)
+        dk, dv = _padded(dk, k, -2, start), _padded(dv, v, -2, start)
         return (dq, dbias if of_a_row else None), (dk, dv, None if of_a_row else dbias)
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask, "g": g, "dot": dot[..., None]}
     arrays["logsumexp"] = jnp.where(is_none, 0, logsumexp)[..., None]
-    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, arrays, is_causal)
+    (dq, dbias_rows), (dk, dv, dbias_sum) = _blockwise(block, arrays, band)
     dbias = dbias_sum if dbias_rows is None else dbias_rows
     return match(dq, q), match(dk, k), match(dv, v), None if bias is None else match(dbias, bias), None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
 def _flash_attention(
-    q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, is_causal: bool, scale: float | None
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> Results:
-    return fwd(q, k, v, bias, mask, is_causal, scale)[0]
+    return fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)[0]
 
 
 _flash_attention.defvjp(
-    fwd, lambda is_causal, scale, residuals, gs: bwd(is_causal, scale, residuals, gs[0], g_logsumexp=gs[1])
+    fwd,
+    lambda is_causal, scale, softcap, window, residuals, gs: bwd(
+        is_causal, scale, softcap, window, residuals, gs[0], g_logsumexp=gs[1]
+    ),
 )
 
 
@@ -198,16 +251,18 @@ def flash_attention(
     *,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: ArrayLike | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
     return_logsumexp: bool = False,
 ) -> Array | tuple[Array, Array]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without an array of queries times keys.
 
-    Forward and backward go over blocks of queries, each with the keys of its span of blocks. The layout is PyTorch's,
-    heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2 and -3. With fewer key
-    heads than query heads, each key head serves several adjacent query heads. The checkpoint policy `dots_saveable`
-    keeps the scores of every block, and makes memory quadratic again.
+    Forward and backward go over blocks of queries, each with the keys of its span of blocks, or of its windows. The
+    layout is PyTorch's, heads before the sequence; `jax.nn.dot_product_attention` has (b, s, h, d): swap the axes -2
+    and -3. With fewer key heads than query heads, each key head serves several adjacent query heads. The checkpoint
+    policy `dots_saveable` keeps the scores of every block, and makes memory quadratic again.
 
     Args:
         q: (..., h, s, d) floating; leading axes broadcast among q, k and v. Three arrays without heads, (s, d), (t, d)
@@ -216,9 +271,16 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is an array, which may be traced and learned and broadcasts to
             (..., h, s, 1), is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -242,8 +304,9 @@ def flash_attention(
             where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
-        ValueError: the shapes do not fit.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", scale or softcap is not a number, or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
@@ -256,8 +319,9 @@ def flash_attention(
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, scale = apart(q, scale)
-    out, logsumexp = _flash_attention(q, k, v, bias, mask, is_causal, scale)
+    out, logsumexp = _flash_attention(q, k, v, bias, mask, is_causal, scale, softcap, window)
     if is_one_head:
         out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out

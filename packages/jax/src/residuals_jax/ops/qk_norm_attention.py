@@ -9,7 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
+    Causal,
     attended,
+    band_of,
     check_attention,
     check_broadcasts,
     rounded,
@@ -54,21 +56,21 @@ def fwd(
     scale: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
 ) -> tuple[Array, Residuals]:
     q_norm, k_norm = _norm(q), _norm(k)
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     scores = times_keys(to_rank(wide(scale), q.ndim) * unit_q, unit_k.mT)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
-    e, total, _ = attended(scores, mask, is_causal)
+    e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2]))
     weights = e / total
     y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
 def bwd(
-    is_causal: bool, residuals: Residuals, g: Array, like: Likes | None = None
+    is_causal: Causal, residuals: Residuals, g: Array, like: Likes | None = None
 ) -> tuple[Array, Array, Array, Array, Array | None, None]:
     q, k, v, scale, q_norm, k_norm, weights = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
@@ -97,7 +99,7 @@ def _qk_norm_attention(
     scale: Array,
     bias: Array | None,
     mask: Array | None,
-    is_causal: bool,
+    is_causal: Causal,
     like: Likes,
 ) -> Array:
     return fwd(q, k, v, scale, bias, mask, is_causal)[0]
@@ -117,7 +119,7 @@ def qk_norm_attention(
     scale: ArrayLike,
     bias: ArrayLike | None = None,
     mask: ArrayLike | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
 ) -> Array:
     """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
 
@@ -134,7 +136,8 @@ def qk_norm_attention(
             makes the weights of unit vectors nearly uniform.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
@@ -151,7 +154,8 @@ def qk_norm_attention(
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.
 
     Raises:
-        TypeError: q, k, v, scale or bias is not floating, or mask or is_causal is not boolean.
+        TypeError: q, k, v, scale or bias is not floating, mask is not boolean, or is_causal is neither a bool nor
+            "lower_right".
         ValueError: the shapes do not fit.
 
     Source:

@@ -114,9 +114,9 @@ def titled(audits: Sequence[Audit]) -> dict[str, Audit]:
 
 
 def said(advice: Advice) -> str:
-    """One advice in a few words, for a picture: `swiglu keeps none of these 4 GiB`."""
+    """One advice in a few words, for a picture: `swiglu would keep none of these 4 GiB`."""
     kept = size(advice.instead) if advice.instead else "none"
-    return f"{advice.op} keeps {kept} of these {size(advice.nbytes)}"
+    return f"{advice.op} would keep {kept} of these {size(advice.nbytes)}"
 
 
 def audit(

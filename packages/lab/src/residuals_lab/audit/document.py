@@ -44,6 +44,8 @@ def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
                 "what": a.what,
                 "line": a.line,
                 "op": a.op,
+                "options": a.options,
+                "own": a.own,
                 "arrays": a.arrays,
                 "new_bytes": a.nbytes,
                 "instead_bytes": a.instead,

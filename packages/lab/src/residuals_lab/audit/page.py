@@ -90,7 +90,7 @@ def _section(title: str, audit: Audit, number: int) -> str:
 
 
 def _advised(a: Advice, audit: Audit) -> str:
-    return f"{a.what}: {said(a).replace(a.op, f'residuals_{audit.adapter.NAME}.{a.op}', 1)}"
+    return f"{a.what}: {said(a).replace(a.op, a.call(audit.adapter.NAME), 1)}"
 
 
 def _line(

@@ -145,7 +145,7 @@ def totals(report: Audit) -> str:
     return (
         f"{size(trace.new_bytes)} of new memory in {arrays:,} array{'' if arrays == 1 else 's'}; "
         f"{size(trace.saved_bytes)} saved, {size(alive)} of it alive anyway; "
-        f"peak {size(report.peak_bytes)}; {trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
+        f"{trace.boundary:,} operation{'' if trace.boundary == 1 else 's'} forward, "
         f"{len(trace.steps) - trace.boundary:,} backward"
     )
 
@@ -283,5 +283,5 @@ def _advice(report: Audit) -> list[str]:
 def _instead(a: Advice, report: Audit) -> str:
     arrays = f"{a.arrays} array{'' if a.arrays == 1 else 's'}, {size(a.nbytes)}"
     keeps = f"{size(a.instead)} at most" if a.instead else "what is alive anyway"
-    op = f"residuals_{report.adapter.NAME}.{a.op}"
+    op = a.call(report.adapter.NAME)
     return f"{a.what} at {a.line or report.target} keeps {arrays}; {op} keeps {keeps}"

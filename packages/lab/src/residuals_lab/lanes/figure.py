@@ -342,8 +342,8 @@ def _entries(rows: Sequence[Row]) -> list[_Entry]:
 
 
 def _notes(pictures: Mapping[str, Picture]) -> list[_Entry]:
-    notes = dict.fromkeys(note for picture in pictures.values() for note in picture.notes)
-    return [_Entry(note.text, None, number) for number, note in enumerate(notes, 1)]
+    texts = dict.fromkeys(note.text for picture in pictures.values() for note in picture.notes)
+    return [_Entry(text, None, number) for number, text in enumerate(texts, 1)]
 
 
 def _lines(entries: Sequence[_Entry], width: float, theme: Theme) -> list[list[tuple[float, _Entry]]]:

@@ -129,7 +129,7 @@ def rows_of(pictures: Sequence[Picture], most: int = MOST_ROWS, order: Order = "
     asked for, all parameters are one row; where they still are, a row is of one module and name; and then the largest
     of these are shown, and one row of all others.
     """
-    numbers = {note: i for i, note in enumerate(dict.fromkeys(note for p in pictures for note in p.notes), 1)}
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(note.text for p in pictures for note in p.notes), 1)}
     for is_fine, has_parameters in ((True, True), (True, False), (False, False)):
         columns = [_keyed(picture.trace, is_fine, has_parameters) for picture in pictures]
         keys = _merged([[*column] for column in columns])
@@ -217,7 +217,7 @@ def _shape(key: _Key, columns: Sequence[Mapping[_Key, Sequence[Lane]]]) -> str:
     return shapes.pop() if len(shapes) == 1 else ""
 
 
-def _side(found: Sequence[Lane], picture: Picture, numbers: Mapping[Note, int]) -> Side | None:
+def _side(found: Sequence[Lane], picture: Picture, numbers: Mapping[str, int]) -> Side | None:
     """The arrays of a row in one column, those that look alike as one part."""
     if not found:
         return None
@@ -229,7 +229,7 @@ def _side(found: Sequence[Lane], picture: Picture, numbers: Mapping[Note, int]) 
     return Side(
         tuple(Part(*look, sum(a.nbytes for a in same), len(same)) for look, same in stacked.items()),
         _levels([*stacked.values()]),
-        tuple(numbers[note] for note in picture.notes if note.storages & storages),
+        tuple(numbers[note.text] for note in picture.notes if note.storages & storages),
     )
 
 

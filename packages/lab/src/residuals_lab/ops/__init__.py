@@ -26,7 +26,8 @@ class Op(NamedTuple):
     arguments, in the order in which `fwd` takes them after the arrays, with the values `compare` uses. `constants` are
     arrays that are never differentiated, such as a key or labels, which `fwd` takes between the two.
     `optional` names arrays and constants that most calls, and those that are measured, do without. `sizes` are those of
-    letters where bytes are measured, if the usual ones are not typical of the op.
+    letters where bytes are measured, if the usual ones are not typical of the op. `soft` has the axes of a constant
+    where it is floating, and then an array like the others: labels that are probabilities.
     """
 
     name: str
@@ -35,11 +36,19 @@ class Op(NamedTuple):
     constants: Mapping[str, Constant] = MappingProxyType({})
     optional: tuple[str, ...] = ()
     sizes: Mapping[str, int] = MappingProxyType({})
+    soft: Mapping[str, str] = MappingProxyType({})
 
     @property
     def letters(self) -> list[str]:
         """The letters of all arrays, each once, those of the first array first."""
         return list(dict.fromkeys(letter for axes in self.arrays.values() for letter in axes.split()))
+
+    def of(self, arguments: Mapping[str, Any]) -> "Op":
+        """The op as it is for these arguments: with the floating ones of `soft` among its arrays."""
+        floating = {name for name, a in arguments.items() if hasattr(a, "dtype") and a.dtype.kind == "f"}
+        soft = {name: axes for name, axes in self.soft.items() if name in floating}
+        constants = {name: constant for name, constant in self.constants.items() if name not in soft}
+        return self._replace(arrays=self.arrays | soft, constants=constants) if soft else self
 
     def axes_of(self, name: str) -> str:
         """The axes of an array or a constant, as the table has them."""
@@ -101,6 +110,7 @@ def _weights(classes: str) -> Constant:
 KEY = Constant("words", lambda rng, axes: rng.integers(2**32, size=2, dtype="uint32"))
 QKV = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "bias": "h s t"}
 QKV_SCALE = {"q": "... h s d", "k": "... h t d", "v": "... h t e", "scale": "", "bias": "h s t"}
+ATTENTION = {"is_causal": False, "scale": None, "softcap": None, "window": None}
 MASK = Constant("s t", lambda rng, axes: rng.random((*axes["s"], *axes["t"])) < 0.7)
 TOKENS = {"...": 2, "h": 4, "s": 256, "t": 256, "d": 64, "e": 64}
 
@@ -130,15 +140,16 @@ OPS = (
         },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "axis": 1, "eps": 1e-5}),
-    Op("attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
-    Op("flash_attention", QKV, {"is_causal": False, "scale": None}, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("flash_attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op(
         "cross_entropy",
         {"logits": "... c"},
         {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "axis": -1},
         {"labels": _labels("c"), "weight": _weights("c")},
         ("weight",),
+        soft={"labels": "... c"},
     ),
     Op(
         "linear_cross_entropy",

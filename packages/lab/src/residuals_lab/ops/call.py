@@ -31,6 +31,7 @@ class Call:
     @classmethod
     def of(cls, op: Op, arguments: Mapping[str, Any]) -> "Call":
         """Sort the arguments of a call into arrays, static ones and constants, in the op's order, with defaults."""
+        op = op.of(arguments)
         arrays, constants = (
             {name: arguments[name] for name in names if arguments.get(name) is not None}
             for names in (op.arrays, op.constants)

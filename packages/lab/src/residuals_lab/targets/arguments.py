@@ -49,11 +49,11 @@ def value(
         return name, adapter.array(_in_32_bits(read_numbers(name, path)))
     array = re.fullmatch(r"(\w+)\[((?: *\d+ *,)*(?: *\d+ *)?)\]", text)
     if array:
-        if array[1] not in DTYPES:
+        if array[1] not in DTYPES and array[1] not in DTYPES.values():
             raise UsageError(f"--{argument.how}: expected a dtype of {', '.join(DTYPES)}, got {argument.text!r}")
         try:
             shape = tuple(int(n) for n in array[2].split(",") if n.strip())
-            made = adapter.shaped(shape, DTYPES[array[1]])
+            made = adapter.shaped(shape, DTYPES.get(array[1], array[1]))
             if is_concrete:  # XLA would end the process where there is no memory for it
                 np.empty(math.prod(shape) * made.dtype.itemsize, np.uint8)
             return name, adapter.random_like(made) if is_concrete else made

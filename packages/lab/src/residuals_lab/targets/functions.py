@@ -22,6 +22,8 @@ def load_target(target: str, ran: dict[Path, types.ModuleType] | None = None) ->
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
+    if Path(place).is_dir():
+        raise UsageError(f"target: {place} is a folder; expected a file in it, {Path(place) / 'file.py'}:function")
     module = _load_file(Path(place), {} if ran is None else ran) if place.endswith(".py") else _load_module(place)
     found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import a module
     if not callable(found) or isinstance(found, type):
@@ -35,8 +37,8 @@ def _not_a_function(module: types.ModuleType, place: str, name: str, found: Any)
     owner = getattr(module, outer, None) if outer else found
     if isinstance(owner, type):
         what = f"{name} in {place} is a method" if method and outer else f"{name} in {place} is a class"
-        call = f"{owner.__name__}(...){f'.{method}' if outer else ''}(...)"
-        return f"{what}; expected a function, or an object of a class that can be called: write one that does {call}"
+        made = f"{owner.__name__}(...){f'.{method}' if outer else ''}"
+        return f"{what}; expected a function, or an object of a class that can be called; add to the file: it = {made}"
     public = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("_")}
     functions = [key for key, value in public.items() if not isinstance(value, type)]
     return f"{place} has no function {name!r}; it has {', '.join(functions) or 'none'}{guess(name, functions)}"

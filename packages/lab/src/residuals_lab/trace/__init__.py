@@ -105,6 +105,7 @@ class Trace:
     gone: Collection[int] = ()  # the numbers of values that were written over before the backward
     views_share: bool = False  # a view is no array of its own
     names: Mapping[int, str] = field(default_factory=dict)  # by number; only of values that somebody named
+    keys: Mapping[int, Any] = field(default_factory=dict)  # first output's number → operation, attributes, operands
     contents: Mapping[int, Any] = field(default_factory=dict)  # a residual's number → the array itself, if asked for
 
     @property

@@ -162,6 +162,7 @@ class Recorder:
             self.gone,
             self.views_share,
             names,
+            {numbers[0]: key for key, numbers in self._numbers.items() if numbers},
         )
         return Trace(steps, tuple(residuals.values()), *rest)
 

@@ -1,12 +1,14 @@
 """What the three attentions share: heads that share keys, and the softmax of scores."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from residuals_numpy._lib.arrays import Array, Mask
 from residuals_numpy._lib.cotangents import sum_to
+
+Causal = bool | Literal["lower_right"]
 
 
 def fold(a: NDArray[Any], key_heads: int) -> NDArray[Any]:
@@ -25,11 +27,28 @@ def weights_gradient(g: Array, v: Array, weights: Array) -> Array:
     return sum_to(unfold(fold(g, v.shape[-3]) @ v.mT, g), weights.shape)
 
 
-def hide(scores: Array, mask: Mask | None, is_causal: bool) -> Array:
-    """−∞ where a query does not attend: where `mask` is False, and at keys after the query if `is_causal`."""
+def cap(scores: Array, softcap: float | None) -> tuple[Array, Array | None]:
+    """c·tanh(scores/c) for a softcap c, and that tanh."""
+    if softcap is None:
+        return scores, None
+    tanh = np.tanh(scores / softcap)
+    return softcap * tanh, tanh
+
+
+def hide(scores: Array, mask: Mask | None, is_causal: Causal, window: int | None = None) -> Array:
+    """−∞ where a query does not attend: where `mask` is False, at keys after the query if `is_causal`, and at those
+    that are `window` or more away from it.
+
+    Query i is at key i, or at key i + (t − s) where `is_causal` is "lower_right".
+    """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
-    return np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf) if is_causal else scores
+    queries, keys = scores.shape[-2:]
+    at = np.arange(queries)[:, None] + (keys - queries if is_causal == "lower_right" else 0)
+    after = np.arange(keys) - at
+    if is_causal:
+        scores = np.where(after <= 0, scores, -np.inf)
+    return scores if window is None else np.where(abs(after) < window, scores, -np.inf)
 
 
 def attended(scores: Array) -> tuple[Array, Array, Array]:

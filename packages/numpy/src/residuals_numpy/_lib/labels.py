@@ -1,5 +1,7 @@
 """Class labels, and what the two cross entropies make of a row of logits."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ def softmax(logits: Array) -> Array:
         return np.exp(logits - maximum[..., None] - log_sum[..., None])
 
 
-def one_hot(labels: Labels, classes: int, ignore_index: int) -> NDArray[np.bool_]:
+def one_hot(labels: Any, classes: int, ignore_index: int) -> NDArray[np.bool_]:
     """(..., classes): True at each row's label, nowhere in a row that is ignored; ValueError if a label is no class."""
     labels = np.asarray(labels)
     wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
@@ -79,3 +81,33 @@ def reduced(losses: Array, hot: NDArray[np.bool_], class_weight: Array | None, r
     if reduction == "sum":
         return total
     return total / counted(hot, class_weight) if hot.any() else total * np.nan
+
+
+def probabilities(labels: Labels | Array, axis: int) -> Array | None:
+    """(..., classes): floating labels, with the classes on the last axis; None for labels that are classes."""
+    return np.moveaxis(np.asarray(labels, np.float64), axis, -1) if labels.dtype.kind == "f" else None
+
+
+def soft_targets(rows: Array, class_weight: Array | None, label_smoothing: float) -> Array:
+    """(..., classes): as `targets` has them, of rows of probabilities."""
+    weight = np.ones(rows.shape[-1]) if class_weight is None else class_weight
+    return ((1 - label_smoothing) * rows + label_smoothing / max(rows.shape[-1], 1)) * weight
+
+
+def soft_gradients(
+    logits: Array, rows: Array, class_weight: Array | None, label_smoothing: float, z_loss: float, g: Array
+) -> tuple[Array, Array]:
+    """(..., classes) twice: those of the logits and of the probabilities, for the cotangents `g` of the row losses."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    target = soft_targets(rows, class_weight, label_smoothing)
+    scale = target.sum(-1) + (2 * z_loss * (maximum + log_sum) if z_loss else 0)
+    dlogits = (scale[..., None] * softmax(logits) - target) * g[..., None]
+    each = (1 - label_smoothing) * (np.ones(rows.shape[-1]) if class_weight is None else class_weight)
+    return dlogits, each * (maximum[..., None] - logits + log_sum[..., None]) * g[..., None]
+
+
+def soft_losses(logits: Array, target: Array, z_loss: float) -> Array:
+    """(...): −Σ target·log softmax + z_loss·(log Σ exp logits)² of each row."""
+    maximum, log_sum = maximum_and_log_sum(logits)
+    losses = (target * ((maximum[..., None] - logits) + log_sum[..., None])).sum(-1)
+    return losses + z_loss * (maximum + log_sum) ** 2 if z_loss else losses

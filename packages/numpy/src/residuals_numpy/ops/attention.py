@@ -8,18 +8,25 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.attention import Causal, attended, cap, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
 def _weights(
-    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: bool, scale: float | None
-) -> tuple[Array, float]:
-    """P (..., h, s, t), and the scale."""
+    q: Array,
+    k: Array,
+    bias: Array | None,
+    mask: Mask | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+) -> tuple[Array, Array | None, float]:
+    """P (..., h, s, t), the tanh of a softcap, and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-    scores = scale * unfold(fold(q, k.shape[-3]) @ k.mT, q)
-    e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
-    return e / total, scale
+    scores, tanh = cap(scale * unfold(fold(q, k.shape[-3]) @ k.mT, q), softcap)
+    e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal, window))
+    return e / total, tanh, scale
 
 
 def forward(
@@ -29,11 +36,13 @@ def forward(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e)."""
-    weights, _ = _weights(q, k, bias, mask, is_causal, scale)
+    weights, *_ = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
     return unfold(fold(weights, k.shape[-3]) @ v, q)
 
 
@@ -45,19 +54,24 @@ def vjp(
     mask: Mask | None,
     g: Array,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """`dq, dk, dv, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
-    weights, scale = _weights(q, k, bias, mask, is_causal, scale)
+    weights, tanh, scale = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
     dweights = weights_gradient(g, v, weights)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+    dcapped = dscores
+    if tanh is not None:
+        dscores = dscores * (1 - tanh * tanh)
     dq = scale * unfold(fold(dscores, heads) @ k, q)
     dk = scale * (fold(dscores, heads).mT @ fold(q, heads))
     dv = fold(weights, heads).mT @ fold(g, heads)
     dq, dk, dv = sum_to(dq, q.shape), sum_to(dk, k.shape), sum_to(dv, v.shape)  # leading axes broadcast
-    return dq, dk, dv, None if bias is None else sum_to(dscores, bias.shape)
+    return dq, dk, dv, None if bias is None else sum_to(dcapped, bias.shape)
 
 
 def residuals(
@@ -67,12 +81,14 @@ def residuals(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> dict[str, Array | None]:
     """The value each residual must have."""
-    weights, _ = _weights(q, k, bias, mask, is_causal, scale)
-    return {"q": q, "k": k, "v": v, "weights": weights}
+    weights, tanh, _ = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
+    return {"q": q, "k": k, "v": v, "weights": weights, "tanh": tanh}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -98,6 +114,17 @@ def samples(rng: np.random.Generator) -> Samples:
         "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
         "causal": {**call(), "is_causal": True},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "lower-right": {**call(s=3), "is_causal": "lower_right"},
+        "lower-right-more-queries": {**call(heads=4, s=6), **bias(6, 5), "is_causal": "lower_right"},
+        "softcap": {**call(2), **bias(4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows, "softcap": 0.8},
+        "window": {**call(heads=4, s=6, t=7), "is_causal": True, "window": 3},
+        "window-both-sides": {**call(2, s=6, t=3), **bias(3), "window": 2},
+        "softcap-window-lower-right": {
+            **call(heads=4),
+            "is_causal": "lower_right",
+            "softcap": 2.0,
+            "window": 2,
+        },
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "one-key-head": {**call(heads=3, kv=1), "is_causal": True},
         "broadcast": {**spread, **bias(2, 1, 1, 5)},

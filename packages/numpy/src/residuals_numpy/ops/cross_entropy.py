@@ -1,5 +1,7 @@
 """Cross entropy of class labels: loss = log Σ exp logits − logits[label], and its mean, sum, or one a row.
 
+Of labels that are probabilities p, floating and of the shape of logits, it is Σ p·(log Σ exp logits − logits).
+
 Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs" (1990), section 3.
 """
 
@@ -14,14 +16,18 @@ from residuals_numpy._lib.labels import (
     gradients,
     maximum_and_log_sum,
     one_hot,
+    probabilities,
     reduced,
+    soft_gradients,
+    soft_losses,
+    soft_targets,
     targets,
 )
 
 
 def forward(
     logits: Array,
-    labels: Labels,
+    labels: Labels | Array,
     weight: Array | None = None,
     *,
     ignore_index: int = -100,
@@ -31,7 +37,11 @@ def forward(
     axis: int = -1,
 ) -> Array:
     """The loss of `logits` (..., c) at the classes `labels` (...); NaN for the mean of none."""
-    rows = np.moveaxis(logits, axis, -1)
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
+    if soft is not None:
+        losses = soft_losses(rows, soft_targets(soft, weight, label_smoothing), z_loss)
+        total = losses if reduction == "none" else losses.sum()
+        return total if reduction != "mean" else total / losses.size if losses.size else total * np.nan
     hot = one_hot(labels, rows.shape[-1], ignore_index)
     losses = cross_entropies(rows, targets(hot, weight, label_smoothing), z_loss)
     return reduced(losses, hot, weight, reduction)
@@ -39,7 +49,7 @@ def forward(
 
 def vjp(
     logits: Array,
-    labels: Labels,
+    labels: Labels | Array,
     weight: Array | None,
     g: Array,
     *,
@@ -48,9 +58,17 @@ def vjp(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     axis: int = -1,
-) -> tuple[Array]:
-    """`dlogits` for the cotangent `g` of the loss, from the inputs alone; 0 in rows that are ignored."""
-    rows = np.moveaxis(logits, axis, -1)
+) -> tuple[Array, ...]:
+    """`dlogits` for the cotangent `g` of the loss, from the inputs alone; 0 in rows that are ignored.
+
+    And `dlabels` if they are probabilities.
+    """
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
+    if soft is not None:
+        number = max(rows[..., :1].size, 1) if reduction == "mean" else 1
+        g = np.broadcast_to(g / number, rows.shape[:-1])
+        found = soft_gradients(rows, soft, weight, label_smoothing, z_loss, g)
+        return tuple(np.moveaxis(d, -1, axis) for d in found)
     hot = one_hot(labels, rows.shape[-1], ignore_index)
     if reduction == "mean":
         g = g / counted(hot, weight)
@@ -59,7 +77,7 @@ def vjp(
 
 def residuals(
     logits: Array,
-    labels: Labels,
+    labels: Labels | Array,
     weight: Array | None = None,
     *,
     ignore_index: int = -100,
@@ -69,17 +87,18 @@ def residuals(
     axis: int = -1,
 ) -> dict[str, Array | Labels | None]:
     """The value each residual must have."""
-    rows = np.moveaxis(logits, axis, -1)
+    rows, soft = np.moveaxis(logits, axis, -1), probabilities(labels, axis)
     maximum, log_sum = maximum_and_log_sum(rows)
-    hot = one_hot(labels, rows.shape[-1], ignore_index)
+    hot = one_hot(labels, rows.shape[-1], ignore_index) if soft is None else None
     return {
         "logits": logits,
         "weight": weight,
         "labels": labels,
         "maximum": maximum,
         "log_sum": log_sum,
-        "counted": counted(hot, weight) if reduction == "mean" else None,
-        "mean_weight": np.asarray(weight.mean()) if weight is not None and label_smoothing else None,
+        "counted": counted(hot, weight) if hot is not None and reduction == "mean" else None,
+        "mean_weight": np.asarray(weight.mean()) if weight is not None and soft is None and label_smoothing else None,
+        "mass": None if soft is None else soft_targets(soft, weight, label_smoothing).sum(-1),
     }
 
 
@@ -97,6 +116,9 @@ def samples(rng: np.random.Generator) -> Samples:
         if ignored:
             labels = np.where(np.arange(labels.size).reshape(labels.shape) % 3 == 1, -100, labels).astype(np.int32)
         return {"logits": offset + scale * rng.standard_normal(shape), "labels": labels, "axis": axis, **others}
+
+    def soft(*shape: int, **others: Any) -> dict[str, Any]:
+        return {**call(*shape, **others), "labels": rng.random(shape)}  # their sum need not be 1
 
     masked = call(3, 4, ignored=True)
     masked["logits"] = np.array([[0.5, -np.inf, 1.0, 0.0], [-np.inf, -1.0, -np.inf, 2.0], [0.0, 1.0, 2.0, -np.inf]])
@@ -120,5 +142,9 @@ def samples(rng: np.random.Generator) -> Samples:
         "4x5-weight": call(4, 5, ignored=True, weight=0.5 + rng.random(5)),
         "2x5x3-axis-2": call(2, 5, 3, ignored=True, axis=-2),
         "2x5x3-all-options": call(2, 5, 3, ignored=True, axis=-2, weight=0.5 + rng.random(5), **all_options),
+        "4x5-soft": soft(4, 5),
+        "0x5-soft": soft(0, 5),
+        "2x5x3-soft-all-options": soft(2, 5, 3, axis=-2, weight=0.5 + rng.random(5), reduction="none", **all_options),
+        "offset-soft-sum": soft(4, 6, offset=1e4, label_smoothing=0.3, reduction="sum"),
         "offset-all-options": call(4, 6, ignored=True, offset=1e4, weight=0.5 + rng.random(6), label_smoothing=0.3),
     }

@@ -8,18 +8,25 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.attention import Causal, attended, cap, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
 def _weights(
-    q: Array, k: Array, bias: Array | None, mask: Mask | None, is_causal: bool, scale: float | None
-) -> tuple[Array, Array, float]:
-    """P (..., h, s, t), its log-sum-exp (..., h, s), and the scale."""
+    q: Array,
+    k: Array,
+    bias: Array | None,
+    mask: Mask | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+) -> tuple[Array, Array, Array | None, float]:
+    """P (..., h, s, t), its log-sum-exp (..., h, s), the tanh of a softcap, and the scale."""
     scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-    scores = scale * unfold(fold(q, k.shape[-3]) @ k.mT, q)
-    e, total, logsumexp = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
-    return e / total, logsumexp, scale
+    scores, tanh = cap(scale * unfold(fold(q, k.shape[-3]) @ k.mT, q), softcap)
+    e, total, logsumexp = attended(hide(scores if bias is None else scores + bias, mask, is_causal, window))
+    return e / total, logsumexp, tanh, scale
 
 
 def forward(
@@ -29,11 +36,13 @@ def forward(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> tuple[Array, Array]:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e), and the log-sum-exp."""
-    weights, logsumexp, _ = _weights(q, k, bias, mask, is_causal, scale)
+    weights, logsumexp, *_ = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
     return unfold(fold(weights, k.shape[-3]) @ v, q), logsumexp
 
 
@@ -45,22 +54,27 @@ def vjp(
     mask: Mask | None,
     g: Array,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
     g_logsumexp: Array | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """`dq, dk, dv, dbias` for the cotangents of y and the log-sum-exp, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
-    weights, _, scale = _weights(q, k, bias, mask, is_causal, scale)
+    weights, _, tanh, scale = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
     dweights = weights_gradient(g, v, weights)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
     if g_logsumexp is not None:
         dscores = dscores + weights * g_logsumexp[..., None]
+    dcapped = dscores
+    if tanh is not None:
+        dscores = dscores * (1 - tanh * tanh)
     dq = scale * unfold(fold(dscores, heads) @ k, q)
     dk = scale * (fold(dscores, heads).mT @ fold(q, heads))
     dv = fold(weights, heads).mT @ fold(g, heads)
     dq, dk, dv = sum_to(dq, q.shape), sum_to(dk, k.shape), sum_to(dv, v.shape)  # leading axes broadcast
-    return dq, dk, dv, None if bias is None else sum_to(dscores, bias.shape)
+    return dq, dk, dv, None if bias is None else sum_to(dcapped, bias.shape)
 
 
 def residuals(
@@ -70,11 +84,13 @@ def residuals(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> dict[str, Array | Mask | None]:
     """The value each residual must have."""
-    out, logsumexp = forward(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
+    out, logsumexp = forward(q, k, v, bias, mask, is_causal=is_causal, scale=scale, softcap=softcap, window=window)
     return {"q": q, "k": k, "v": v, "bias": bias, "mask": mask, "out": out, "logsumexp": logsumexp}
 
 
@@ -97,8 +113,15 @@ def samples(rng: np.random.Generator) -> Samples:
         "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
         "bias-of-keys": {**call(2, 3), **bias(3, 1, 1, 5), "scale": 0.3},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "lower-right": {**call(s=3), "is_causal": "lower_right"},
+        "softcap": {**call(2), **bias(4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows, "softcap": 0.8},
+        "window": {**call(heads=4, s=6, t=7), "is_causal": True, "window": 3},
+        "window-both-sides": {**call(2, s=6, t=3), **bias(3), "window": 2},
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "long-causal": {**call(heads=1, kv=1, s=600, t=5), **bias(600, 5), "is_causal": True},
+        "long-lower-right": {**call(heads=2, kv=1, s=530, t=270), **bias(270), "is_causal": "lower_right"},
+        "long-window": {**call(kv=1, s=530, t=600), **bias(600), "is_causal": "lower_right", "window": 20},
+        "long-softcap-window": {**call(heads=1, kv=1, s=600, t=520), **bias(600, 520), "softcap": 2.0, "window": 9},
         "long-grouped": {**call(heads=3, kv=1, s=513, t=4), **bias(1, 4), "mask": rng.random((513, 4)) < 0.7},
         "broadcast": {**spread, **bias(2, 1, 1, 5)},
         "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from residuals_numpy._lib.arrays import Array, Mask, Samples
-from residuals_numpy._lib.attention import attended, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.attention import Causal, attended, fold, hide, unfold, weights_gradient
 from residuals_numpy._lib.cotangents import sum_to
 
 
@@ -23,7 +23,9 @@ def _unit(a: Array) -> tuple[Array, Array]:
     return a * inverse, inverse
 
 
-def _weights(q: Array, k: Array, scale: Array | float, bias: Array | None, mask: Mask | None, is_causal: bool) -> Array:
+def _weights(
+    q: Array, k: Array, scale: Array | float, bias: Array | None, mask: Mask | None, is_causal: Causal
+) -> Array:
     """P (..., h, s, t)."""
     scores = unfold(fold(scale * _unit(q)[0], k.shape[-3]) @ _unit(k)[0].mT, q)
     e, total, _ = attended(hide(scores if bias is None else scores + bias, mask, is_causal))
@@ -38,7 +40,7 @@ def forward(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d), `v` (..., kv, t, e), `scale` to (..., h, s, 1)."""
     weights = _weights(q, k, scale, bias, mask, is_causal)
@@ -54,7 +56,7 @@ def vjp(
     mask: Mask | None,
     g: Array,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """`dq, dk, dv, dscale, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
@@ -81,7 +83,7 @@ def residuals(
     bias: Array | None = None,
     mask: Mask | None = None,
     *,
-    is_causal: bool = False,
+    is_causal: Causal = False,
 ) -> dict[str, Array | None]:
     """The value each residual must have."""
     weights = _weights(q, k, scale, bias, mask, is_causal)
@@ -115,6 +117,7 @@ def samples(rng: np.random.Generator) -> Samples:
         "bias-mask": {**call(2), **bias(2, 4, 5), "mask": (rng.random((4, 5)) < 0.7) & rows},
         "one-scale": {**call(heads=1, kv=1, s=3), "scale": np.array(3.0)},
         "causal-more-queries": {**call(s=6, t=3), "is_causal": True},
+        "lower-right": {**call(heads=4, s=6), **bias(6, 5), "is_causal": "lower_right"},
         "grouped": {**call(2, heads=6), **bias(6, 1, 5), "mask": rng.random((2, 6, 4, 5)) < 0.7},
         "broadcast": {**spread, **bias(2, 1, 1, 5)},
         "nothing-attended": {**call(), "mask": np.zeros((4, 5), bool)},

@@ -1,14 +1,18 @@
 """What the three attentions share: their checks, heads that share keys, and the softmax of scores."""
 
+import math
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from residuals_torch._lib.checks import described, floating
+from residuals_torch._lib.checks import described, floating, integer
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import may_write
+
+Causal = bool | Literal["lower_right"]
+Band = tuple[int | None, int | None]
 
 
 def check_attention(
@@ -17,15 +21,15 @@ def check_attention(
     v: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
-    is_causal: bool,
+    is_causal: Causal,
     scale: Any = None,
 ) -> None:
     """ValueError unless q is (..., h, s, d), k (..., kv, t, d), v (..., kv, t, e), whose leading axes broadcast, h is a
-    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask and is_causal are boolean and
-    scale is a number or None.
+    multiple of kv, and bias and mask broadcast to (..., h, s, t); TypeError unless mask is boolean, is_causal
+    a bool or "lower_right", and scale a number or None.
     """
-    if not isinstance(is_causal, bool):
-        raise TypeError(f"is_causal: expected True or False, got {is_causal!r}")
+    if not isinstance(is_causal, bool) and is_causal != "lower_right":
+        raise TypeError(f"is_causal: expected True, False or 'lower_right', got {is_causal!r}")
     if isinstance(scale, bool) or not isinstance(scale, Real | Tensor | None):
         raise TypeError(f"scale: expected a Python number or None, got {type(scale).__name__}")
     if q.ndim < 3:
@@ -49,6 +53,16 @@ def check_attention(
     for name, a in (("bias", bias), ("mask", mask)):
         if a is not None:
             check_broadcasts(name, a, (*lead, heads, rows, keys))
+
+
+def check_options(softcap: float | None, window: int | None) -> None:
+    """TypeError unless softcap is a number or None, and window an int or None; ValueError unless they are positive."""
+    if softcap is not None and (isinstance(softcap, bool) or not isinstance(softcap, Real)):
+        raise TypeError(f"softcap: expected a Python number or None, got {type(softcap).__name__}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap: expected a number > 0, got {softcap}")
+    if window is not None:
+        integer("window", window, 1)
 
 
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -86,13 +100,39 @@ def unfold(a: Tensor, like: Tensor) -> Tensor:
     return a if a.shape[-3:-1] == rows else a.reshape(*a.shape[:-3], *rows, a.shape[-1]).clone()
 
 
-def hide(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int = 0) -> Tensor:
-    """−∞ where `mask` is False, and if `is_causal` at keys after the query; the first query is at position `first`."""
+def band_of(is_causal: Causal | str, queries: int, keys: int, window: int | None = None) -> Band:
+    """The keys that a query attends: query i those from i + the first number to i + the second; None for no bound."""
+    at = keys - queries if is_causal == "lower_right" else 0  # the key at which query 0 is
+    before = None if window is None else at + 1 - window
+    after = None if window is None else window - 1
+    return before, at if is_causal else after
+
+
+def hide(scores: Tensor, mask: Tensor | None, band: Band, first: int = 0) -> Tensor:
+    """−∞ where a query does not attend: where `mask` is False, and at keys outside of the band.
+
+    `first` is the number of the first query, less that of the first key.
+    """
     if mask is not None:
         scores = torch.where(mask, scores, -torch.inf)
-    if is_causal:  # by `ones_like` and `tril`, since an op on a DTensor takes no constant tensors
-        scores = torch.where(torch.ones_like(scores, dtype=torch.bool).tril(first), scores, -torch.inf)
+    for bound, kept in zip(band, (Tensor.triu, Tensor.tril), strict=True):
+        if bound is not None:  # by `ones_like`, since an op on a DTensor takes no constant tensors
+            is_attended = kept(torch.ones_like(scores, dtype=torch.bool), first + bound)
+            scores = torch.where(is_attended, scores, -torch.inf)
     return scores
+
+
+def cap(scores: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """c·tanh(scores/c) for a softcap c, and that tanh."""
+    if softcap is None:
+        return scores, None
+    tanh = torch.tanh(scores / softcap)
+    return softcap * tanh, tanh
+
+
+def cap_gradient(dscores: Tensor, tanh: Tensor | None) -> Tensor:
+    """The gradient of scores from that of the capped ones: d(c·tanh(x/c))/dx = 1 − tanh²."""
+    return dscores if tanh is None else dscores * (1 - torch.square(wide(tanh)))
 
 
 def attended(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

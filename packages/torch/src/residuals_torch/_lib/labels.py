@@ -36,6 +36,15 @@ def class_labels(name: str, labels: Tensor, shape: torch.Size, axis: int, ignore
     return labels
 
 
+def soft_labels(name: str, labels: Tensor, shape: torch.Size, ignore_index: int) -> Tensor:
+    """`labels` itself, probabilities of the classes; ValueError unless of this shape, and no row is to be ignored."""
+    if floating(name, labels).shape != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, as logits, if floating, got {list(labels.shape)}")
+    if ignore_index != -100:
+        raise ValueError(f"ignore_index: expected none where labels are probabilities, got {ignore_index}")
+    return labels
+
+
 def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
     """The sizes of the other axes."""
     axis %= len(shape)
@@ -267,3 +276,11 @@ def as_rows(a: Tensor) -> Tensor:
 def reshaped(numbers: Any, shape: Sequence[int]) -> Any:
     """`Statistics` or `Scales`, each number in this shape."""
     return type(numbers)(*(None if a is None else a.reshape(shape) for a in numbers))
+
+
+def soft_targets(labels: Tensor, class_weight: Tensor | None, label_smoothing: float) -> Tensor:
+    """(..., classes): by what the loss weighs −log softmax, from rows of probabilities; wide."""
+    target = wide(labels)
+    if label_smoothing:
+        target = (1 - label_smoothing) * target + label_smoothing / max(labels.shape[-1], 1)
+    return target if class_weight is None else target * class_weight

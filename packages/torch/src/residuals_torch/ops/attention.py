@@ -4,11 +4,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
+    Causal,
     apart,
     attended,
+    band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     fold,
     hide,
     scaling,
@@ -16,7 +22,7 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
@@ -27,6 +33,8 @@ class Residuals(NamedTuple):
     k: Tensor | None  # (..., kv, t, d)  input: times the scores' gradient it is that of q; None if q is frozen
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
+    tanh: Tensor | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap, and if q and k
+    # are frozen
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -35,30 +43,42 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
     # q is scaled, and not the scores, of which there are more; XLA fuses the one and the other.
-    scores = unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q)
+    scores, tanh = cap(unfold(fold(wide(q) * scaling(scale, q), heads) @ wide(k).mT, q), softcap)
     if bias is not None:
         scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, is_causal))
+    e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window)))
     weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
-    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype))
+    tanh = None if tanh is None else to_dtype(tanh, q.dtype)
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
 
 
 def bwd(
-    is_causal: bool,
+    is_causal: Causal,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
     *,
     g_weights: Tensor | None = None,
+    g_tanh: Tensor | None = None,
 ) -> Gradients:
-    """`g_weights` is the cotangent of that residual. Only a second derivative has one, and there g may be None."""
-    q, k, v, weights = residuals
+    """Those with a name are the cotangents of residuals. Only a second derivative has them; there g may be None."""
+    q, k, v, weights, tanh = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, weights)
     rows = wide(weights)
@@ -73,12 +93,15 @@ def bwd(
     if g_weights is not None:
         dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
+    if like_bias is not None:
+        dbias = match(dscores, like_bias)
+    if tanh is not None and softcap is not None:
+        dscores = cap_gradient(dscores.sum_to_size(tanh.shape), tanh)
+        dscores = dscores if g_tanh is None else dscores + cap_gradient(wide(g_tanh) / softcap, tanh)
     if like_q is not None and k is not None:
         dq = match(unfold(fold(dscores, heads) @ wide(k), weights) * scaling(scale, k), like_q)
     if like_k is not None and q is not None:
         dk = match(fold(dscores, heads).mT @ fold(wide(q), heads) * scaling(scale, q), like_k)
-    if like_bias is not None:
-        dbias = match(dscores, like_bias)
     return dq, dk, dv, dbias
 
 
@@ -87,34 +110,51 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
-    ) -> tuple[Tensor, Tensor]:
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        is_causal: Causal,
+        scale: float | None,
+        softcap: float | None,
+        window: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         with without_autocast(q):
-            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale)
-        return batched_alike(y, residuals.weights)
+            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)
+        return batched_alike(y, residuals.weights, residuals.tanh)
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
-        output: tuple[Tensor, Tensor],
+        inputs: tuple[
+            Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal, float | None, float | None, int | None
+        ],
+        output: tuple[Tensor, Tensor, Tensor | None],
     ) -> None:
-        (q, k, v, bias, _, ctx.is_causal, ctx.scale), (_, weights) = inputs, output
+        (q, k, v, bias, _, *ctx.static), (_, weights, tanh) = inputs, output
         need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
         need_scores = need_q or need_k or need_bias
-        saved = Residuals(q if need_k else None, k if need_q else None, v if need_scores else None, weights)
+        need_tanh = need_q or need_k
+        inputs_saved = (q if need_k else None, k if need_q else None, v if need_scores else None)
+        saved = Residuals(*inputs_saved, weights, tanh if need_tanh else None)
         ctx.save_for_backward(*saved)
         ctx.like = likes(q, k, v, bias)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_weights: Tensor | None) -> tuple[Tensor | None, ...]:
-        if g is None and g_weights is None:
-            return (None,) * 7
+    def backward(
+        ctx: Any, g: Tensor | None, g_weights: Tensor | None, g_tanh: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if g is None and g_weights is None and g_tanh is None:
+            return (None,) * 9
+        is_causal, scale, softcap, window = ctx.static
         residuals = Residuals(*ctx.saved_tensors)
         with without_autocast(residuals.weights):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_weights=g_weights)
-        return *gradients, None, None, None
+            gradients = bwd(
+                is_causal, scale, softcap, window, residuals, g, wanted(ctx), g_weights=g_weights, g_tanh=g_tanh
+            )
+        return *gradients, *[None] * 5
 
 
 def attention(
@@ -124,8 +164,10 @@ def attention(
     *,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: Tensor | float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -139,9 +181,16 @@ def attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -154,21 +203,35 @@ def attention(
             saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
+        tanh: (..., h, s, t), new, of q's dtype, only with a softcap c: tanh(scores/c), since the gradient has
+            the factor 1 − tanh²; not saved if neither q nor k needs a gradient.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
-        ValueError: the shapes do not fit.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", scale or softcap is not a number, or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {
+            "bias": bias,
+            "mask": mask,
+            "is_causal": is_causal,
+            "scale": scale,
+            "softcap": softcap,
+            "window": window,
+        }
+        return handle_torch_function(attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     is_one_head = q.ndim == k.ndim == v.ndim == 2
     if is_one_head:
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
-    y, _ = Attention.apply(q, k, v, bias, mask, is_causal, scale)
+    y, *_ = Attention.apply(q, k, v, bias, mask, is_causal, scale, softcap, window)
     return y[0] if is_one_head else y

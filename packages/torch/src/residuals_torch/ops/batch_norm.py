@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import Number, boolean, floating, number, static
+from residuals_torch._lib.checks import Number, boolean, floating, is_proxy, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -249,6 +250,11 @@ def batch_norm(
     Source:
         Ioffe & Szegedy, "Batch Normalization" (2015), algorithms 1 and 2.
     """
+    given = x, weight, bias, running_mean, running_var, momentum, eps
+    if is_proxy(*given):
+        options: Any = {"training": training, "momentum": momentum, "eps": eps}
+        kept: Any = {"running_mean": running_mean, "running_var": running_var}
+        return handle_torch_function(batch_norm, given, x, weight, bias, **kept, **options)
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")

@@ -5,18 +5,25 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
+    Band,
+    Causal,
     apart,
     attended,
+    band_of,
+    cap,
+    cap_gradient,
     check_attention,
+    check_options,
     fold,
     hide,
     scaling,
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Like, Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, is_program, may_write, without_autocast
@@ -35,18 +42,22 @@ class Residuals(NamedTuple):
     logsumexp: Tensor  # (..., h, s)  new, float32 or wider: makes weights of scores, with no sum; an output if returned
 
 
-RECOMPUTES = {"matmul": "the scores, block after block, where an array of them would be quadratic in the sequence"}
+RECOMPUTES = {
+    "matmul": "the scores, block after block, where an array of them would be quadratic in the sequence",
+    "tanh": "of the scores in a softcap, for the same reason",
+}
 
 Results = tuple[Tensor, Tensor]  # out and logsumexp
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _blocks(q: Tensor, k: Tensor, is_causal: bool) -> Iterator[tuple[slice, slice]]:
-    """The queries of each block, and the keys that the last query of the block may attend."""
-    queries, keys = q.shape[-2], k.shape[-2]
+def _blocks(q: Tensor, k: Tensor, band: Band) -> Iterator[tuple[slice, slice]]:
+    """The queries of each block, and the keys that one of them may attend."""
+    queries, keys, (first, last) = q.shape[-2], k.shape[-2], band
     for start in range(0, max(queries, 1), BLOCK):
         stop = min(start + BLOCK, queries)
-        yield slice(start, stop), slice(0, min(stop, keys) if is_causal else keys)
+        end = keys if last is None else max(min(stop + last, keys), 0)
+        yield slice(start, stop), slice(0 if first is None else min(max(start + first, 0), end), end)
 
 
 def _queries(a: Tensor, rows: slice) -> Tensor:
@@ -65,20 +76,32 @@ def _part(a: Tensor | None, rows: slice, keys: slice) -> Tensor | None:
     return a[..., keys] if a is not None and a.ndim > 0 and a.shape[-1] > 1 else a
 
 
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
-    """(..., h, b, t): the scores of a block of b scaled queries."""
-    scores = unfold(fold(q, k.shape[-3]) @ k.mT, q)
-    return hide(scores if bias is None else scores + wide(bias), mask, is_causal, first)
+def _scores(
+    q: Tensor, k: Tensor, bias: Tensor | None, mask: Tensor | None, band: Band, first: int, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """(..., h, b, t): the scores of a block of b scaled queries, and the tanh of a softcap."""
+    scores, tanh = cap(unfold(fold(q, k.shape[-3]) @ k.mT, q), softcap)
+    return hide(scores if bias is None else scores + wide(bias), mask, band, first), tanh
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    is_causal: Causal | str,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> tuple[Results, Residuals]:
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), wide(v)
+    band = band_of(is_causal, q.shape[-2], k.shape[-2], window)
     outs, sums = [], []
-    for rows, keys in _blocks(q, k, is_causal):
+    for rows, keys in _blocks(q, k, band):
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        scores = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        first = rows.start - keys.start
+        scores, _ = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, first, softcap)
         e, total, logsumexp = attended(scores)
         outs.append(to_dtype(unfold(fold(e, k.shape[-3]) @ wide_v[..., keys, :], e) / total, q.dtype))
         sums.append(logsumexp)
@@ -88,8 +111,10 @@ def fwd(
 
 
 def bwd(
-    is_causal: bool,
+    is_causal: Causal | str,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
@@ -99,7 +124,8 @@ def bwd(
     q, k, v, bias, mask, out, logsumexp = residuals
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, bias)
     need_scores = v is not None and not (like_q is None and like_k is None and like_bias is None)
-    heads, in_place = k.shape[-3], may_write(q, k, v, bias, mask, logsumexp, g, g_logsumexp)
+    heads, band = k.shape[-3], band_of(is_causal, q.shape[-2], k.shape[-2], window)
+    in_place = may_write(q, k, v, bias, mask, logsumexp, g, g_logsumexp)
     bias = bias.reshape(1) if bias is not None and bias.ndim == 0 else bias
     scaled, wide_k, wide_v = wide(q) * scaling(scale, q), wide(k), None if v is None else wide(v)
     is_none = logsumexp == -torch.inf  # no key attended
@@ -111,28 +137,30 @@ def bwd(
 
     dqs, dbiases = [], []
     dk = dv = dbias = None
-    for rows, keys in reversed(list(_blocks(q, k, is_causal))):  # the last has the most keys; the others add to it
+    for rows, keys in reversed(list(_blocks(q, k, band))):  # the last keys are the last one's; the others add to it
         parts = (_part(bias, rows, keys), _part(mask, rows, keys))
-        weights = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, is_causal, rows.start)
+        first = rows.start - keys.start
+        weights, tanh = _scores(_queries(scaled, rows), wide_k[..., keys, :], *parts, band, first, softcap)
         weights = weights.sub_(_queries(shift, rows)) if in_place else weights - _queries(shift, rows)
         weights = weights.exp_() if in_place else torch.exp(weights)
         g_rows = None if g is None else wide(_queries(g, rows))
         if g_rows is not None and like_v is not None:
-            dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2)
+            dv = _add(dv, fold(weights, heads).mT @ fold(g_rows, heads), -2, keys.start)
         if not need_scores:
             continue
         v_keys = None if wide_v is None else wide_v[..., keys, :]
         dscores = _scores_gradient(weights, _queries(dot, rows), g_rows, v_keys, out is None, in_place)
+        if like_bias is not None and bias is not None and parts[0] is not None:
+            part, start = dscores.sum_to_size(parts[0].shape), keys.start if bias.shape[-1] > 1 else 0
+            if _has_rows(bias):
+                dbiases.append(_padded(part, bias.shape[-1], -1, start))
+            else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
+                dbias = _add(dbias, part.clone() if part is dscores else part, -1, start)
+        dscores = cap_gradient(dscores, tanh)
         if like_q is not None:
             dqs.append(unfold(fold(dscores, heads) @ wide_k[..., keys, :], weights))
         if like_k is not None:
-            dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2)
-        if like_bias is not None and bias is not None and parts[0] is not None:
-            part = dscores.sum_to_size(parts[0].shape)
-            if _has_rows(bias):
-                dbiases.append(_padded(part, bias.shape[-1], -1))
-            else:  # a sum over no axis is `dscores` itself, which other blocks must not be added to
-                dbias = _add(dbias, part.clone() if part is dscores else part, -1)
+            dk = _add(dk, fold(dscores, heads).mT @ fold(_queries(scaled, rows), heads), -2, keys.start)
     dq = None if like_q is None or not dqs else match(torch.cat(dqs[::-1], dim=-2) * scaling(scale, q), like_q)
     dk, dv = _fitted(dk, like_k), _fitted(dv, like_v)
     if like_bias is not None and bias is not None and need_scores:
@@ -164,18 +192,18 @@ def _fitted(total: Tensor | None, like: Like | None) -> Tensor | None:
     return None if like is None or total is None else match(_padded(total, like.shape[-2], -2), like)
 
 
-def _add(total: Tensor | None, part: Tensor, axis: int) -> Tensor:
-    """The sum, in place; `part` may have only the first keys."""
+def _add(total: Tensor | None, part: Tensor, axis: int, start: int) -> Tensor:
+    """The sum, in place; `part` has the keys from `start` on, and none after those of the sum."""
     if total is None:
-        return part
-    total.narrow(axis, 0, part.shape[axis]).add_(part)
+        return _padded(part, start + part.shape[axis], axis, start)
+    total.narrow(axis, start, part.shape[axis]).add_(part)
     return total
 
 
-def _padded(a: Tensor, keys: int, axis: int) -> Tensor:
-    """`a` with zeros for the keys that no query attends."""
-    missing = keys - a.shape[axis]
-    return torch.nn.functional.pad(a, (0, missing) if axis == -1 else (0, 0, 0, missing)) if missing else a
+def _padded(a: Tensor, keys: int, axis: int, start: int = 0) -> Tensor:
+    """`a`, of the keys from `start` on, with zeros for the other keys, which no query attends."""
+    sides = (start, keys - start - a.shape[axis])
+    return torch.nn.functional.pad(a, sides if axis == -1 else (0, 0, *sides)) if any(sides) else a
 
 
 class FlashAttention(torch.autograd.Function):
@@ -183,18 +211,28 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        is_causal: str,
+        scale: float | None,
+        softcap: float | None,
+        window: int | None,
     ) -> Results:
         with without_autocast(q):
-            return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale)[0])
+            return batched_alike(*fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)[0])
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool, float | None],
+        inputs: tuple[
+            Tensor, Tensor, Tensor, Tensor | None, Tensor | None, str, float | None, float | None, int | None
+        ],
         output: Results,
     ) -> None:
-        (q, k, v, bias, mask, ctx.is_causal, ctx.scale), (out, logsumexp) = inputs, output
+        (q, k, v, bias, mask, *ctx.static), (out, logsumexp) = inputs, output
         need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
         need_scores = need_q or need_k or need_bias
         need_out = need_scores and out.dtype == logsumexp.dtype
@@ -206,14 +244,16 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_logsumexp: Tensor | None) -> tuple[Tensor | None, ...]:
         if g is None and g_logsumexp is None:
-            return (None,) * 7
+            return (None,) * 9
+        is_causal, scale, softcap, window = ctx.static
         residuals = Residuals(*ctx.saved_tensors)
         with without_autocast(residuals.q):
-            gradients = bwd(ctx.is_causal, ctx.scale, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
-        return *gradients, None, None, None
+            gradients = bwd(is_causal, scale, softcap, window, residuals, g, wanted(ctx), g_logsumexp=g_logsumexp)
+        return *gradients, *[None] * 5
 
 
 # The loop over blocks would be unrolled in a compiled program, which then had one length; two operators have any.
+# An operator's argument has one type: there `is_causal` is a word, and "" for False.
 _forward = torch.library.custom_op("residuals_torch::flash_attention", mutates_args=())(FlashAttention.forward)
 
 
@@ -228,30 +268,30 @@ def _backward(
     logsumexp: Tensor,
     g: Tensor,
     g_logsumexp: Tensor,
-    is_causal: bool,
+    is_causal: str,
     scale: float | None,
+    softcap: float | None,
+    window: int | None,
 ) -> list[Tensor]:
     """The gradients of q, k, v and, if there is one, bias."""
     residuals = Residuals(q, k, v, bias, mask, out if out.dtype == logsumexp.dtype else None, logsumexp)
     with without_autocast(q):
-        gradients = bwd(is_causal, scale, residuals, g, g_logsumexp=g_logsumexp)
+        gradients = bwd(is_causal, scale, softcap, window, residuals, g, g_logsumexp=g_logsumexp)
     return [d.contiguous() for d in gradients if d is not None]
 
 
 def _saved(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    *arrays, ctx.is_causal, ctx.scale = inputs
+    *arrays, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window = inputs
     ctx.save_for_backward(*arrays, *output)
 
 
 def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale)
-    return (*gradients, *[None] * (7 - len(gradients)))
+    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window)
+    return (*gradients, *[None] * (9 - len(gradients)))
 
 
 @_forward.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool, scale: float | None
-) -> Results:
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None, *others: Any) -> Results:
     leads = [a.shape[:-3] for a in (q, k, bias, mask) if a is not None]
     lead, rows = torch.broadcast_shapes(*leads), q.shape[-3:-1]
     out = q.new_empty(*torch.broadcast_shapes(lead, v.shape[:-3]), *rows, v.shape[-1])
@@ -273,8 +313,10 @@ def flash_attention(
     *,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
     scale: Tensor | float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
     return_logsumexp: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row, without a tensor of queries times keys.
@@ -291,9 +333,16 @@ def flash_attention(
         v: (..., kv, t, e) floating.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
         scale: a number, or None for 1/√d. One that is a tensor, which may be learned and broadcasts to (..., h, s, 1),
             is multiplied into q first, and that product saved in place of q: new bytes.
+        softcap: a number c > 0: the scaled scores become c·tanh(scores/c) before bias and mask, as in Gemma 2 and in
+            flash-attn; None for no cap.
+        window: an int n > 0: a query attends only keys less than n away from its own, which is key i, or key i + t − s
+            if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
+            `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
+            (n − 1, n − 1) for the two. None for no window.
         return_logsumexp: whether to return the log-sum-exp of each row's scores too; a Python bool.
 
     Returns:
@@ -316,23 +365,37 @@ def flash_attention(
             where a bias is -1e9 in a whole row; hide keys by the mask, or by −∞.
 
     Raises:
-        TypeError: q, k, v or bias is not floating, mask or is_causal is not boolean, or scale is not a number.
-        ValueError: the shapes do not fit.
+        TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
+            "lower_right", scale or softcap is not a number, or window is not an int.
+        ValueError: the shapes do not fit, or softcap or window is not positive.
 
     Source:
         Dao et al., "FlashAttention" (2022), algorithms 1 and 4, with blocks of queries alone; Milakov & Gimelshein,
         "Online normalizer calculation for softmax" (2018) for the log-sum-exp.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {
+            "bias": bias,
+            "mask": mask,
+            "is_causal": is_causal,
+            "scale": scale,
+            "softcap": softcap,
+            "window": window,
+            "return_logsumexp": return_logsumexp,
+        }
+        return handle_torch_function(flash_attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     is_one_head = q.ndim == k.ndim == v.ndim == 2
     if is_one_head:
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
+    check_options(softcap, window)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
     rule = _forward if is_program() else FlashAttention.apply
-    out, logsumexp = rule(q, k, v, bias, mask, is_causal, scale)
+    word = "upper_left" if is_causal is True else is_causal or ""
+    out, logsumexp = rule(q, k, v, bias, mask, word, scale, softcap, window)
     if is_one_head:
         out, logsumexp = out[0], logsumexp[0]
     return (out, logsumexp) if return_logsumexp else out

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import Number, floating, integer, number, static
+from residuals_torch._lib.checks import Number, floating, integer, is_proxy, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -195,6 +196,9 @@ def group_norm(
     Source:
         Wu & He, "Group Normalization" (2018), equations 1 and 7.
     """
+    given = x, weight, bias, eps
+    if is_proxy(*given):
+        return handle_torch_function(group_norm, given, x, num_groups, weight, bias, axis=axis, eps=eps)
     x = floating("x", x)
     if x.ndim < 2:
         raise ValueError(f"x: expected at least 2 axes, of which the second has the channels, got {list(x.shape)}")

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import Number, floating, number, static
+from residuals_torch._lib.checks import Number, floating, is_proxy, number, static
 from residuals_torch._lib.cotangents import Like, Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -164,6 +165,8 @@ def layer_norm(
     Source:
         Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4.
     """
+    if is_proxy(x, weight, bias, eps):
+        return handle_torch_function(layer_norm, (x, weight, bias, eps), x, weight, bias, axis=axis, eps=eps)
     x = floating("x", x)
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import floating, integer, nonnegative
+from residuals_torch._lib.checks import floating, integer, is_proxy, nonnegative
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide, wider
 from residuals_torch._lib.labels import (
@@ -396,6 +397,12 @@ def linear_cross_entropy(
     Source:
         Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), section 3.
     """
+    given = x, weight, labels, bias, class_weight
+    if is_proxy(*given):
+        arrays: Any = {"bias": bias, "class_weight": class_weight}
+        labelled: Any = {"ignore_index": ignore_index, "reduction": reduction, "chunk": chunk}
+        options: Any = {"label_smoothing": label_smoothing, "z_loss": z_loss, **arrays, **labelled}
+        return handle_torch_function(linear_cross_entropy, given, x, weight, labels, **options)
     x, weight = floating("x", x), floating("weight", weight)
     if x.ndim == 0:
         raise ValueError("x: expected at least 1 axis, got a scalar")

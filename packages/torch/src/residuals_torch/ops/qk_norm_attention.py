@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.attention import (
+    Causal,
     attended,
+    band_of,
     check_attention,
     check_broadcasts,
     fold,
@@ -16,7 +19,7 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating
+from residuals_torch._lib.checks import floating, is_proxy
 from residuals_torch._lib.cotangents import Likes, add, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
@@ -49,21 +52,21 @@ def _inverse(norm: Tensor) -> Tensor:
 
 
 def fwd(
-    q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool
+    q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: Causal
 ) -> tuple[Tensor, Residuals]:
     heads, q_norm, k_norm = k.shape[-3], _norm(q), _norm(k)
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     scores = unfold(fold(wide(scale) * unit_q, heads) @ unit_k.mT, q)
     if bias is not None:
         scores = scores + wide(bias)
-    e, total, _ = attended(hide(scores, mask, is_causal))
+    e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2])))
     weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
 
 def bwd(
-    is_causal: bool,
+    is_causal: Causal,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
@@ -124,7 +127,7 @@ class QKNormAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: bool
+        q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None, mask: Tensor | None, is_causal: Causal
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         with without_autocast(q):
             y, residuals = fwd(q, k, v, scale, bias, mask, is_causal)
@@ -133,7 +136,7 @@ class QKNormAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool],
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal],
         output: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> None:
         (q, k, v, scale, bias, _, ctx.is_causal), (_, q_norm, k_norm, weights) = inputs, output
@@ -175,7 +178,7 @@ def qk_norm_attention(
     scale: Tensor | float,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: Causal = False,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q̂·k̂ᵀ + bias), row by row, of the directions q̂ = q/‖q‖ and k̂ = k/‖k‖.
 
@@ -192,7 +195,8 @@ def qk_norm_attention(
             since 1/√d makes the weights of unit vectors nearly uniform.
         bias: floating, broadcasts to (..., h, s, t), or None for 0; −∞ hides a key as the mask does.
         mask: booleans, broadcasts to (..., h, s, t), or None; True attends.
-        is_causal: whether query i attends only the keys 0 to i, both counted from the first; a Python bool.
+        is_causal: True: query i attends only the keys 0 to i, both counted from the first. "lower_right": the keys 0
+            to i + t − s, so that the last query attends all of them, as decoding with a cache of keys wants it.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -210,12 +214,16 @@ def qk_norm_attention(
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again.
 
     Raises:
-        TypeError: q, k, v, scale or bias is not floating, or mask or is_causal is not boolean.
+        TypeError: q, k, v, scale or bias is not floating, mask is not boolean, or is_causal is neither a bool nor
+            "lower_right".
         ValueError: the shapes do not fit.
 
     Source:
         Henry et al., "Query-Key Normalization for Transformers" (2020), equation 6.
     """
+    if is_proxy(q, k, v, bias, mask, scale):
+        options: dict[str, Any] = {"scale": scale, "bias": bias, "mask": mask, "is_causal": is_causal}
+        return handle_torch_function(qk_norm_attention, (q, k, v, bias, mask, scale), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     if isinstance(scale, bool) or not isinstance(scale, Real | Tensor):
         raise TypeError(f"scale: expected a floating tensor or a number, got {type(scale).__name__}")

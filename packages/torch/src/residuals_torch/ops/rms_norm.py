@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import Number, floating, nonnegative, number, static
+from residuals_torch._lib.checks import Number, floating, is_proxy, nonnegative, number, static
 from residuals_torch._lib.cotangents import Likes, add, as_primal, likes, match, wanted
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import batched_alike
@@ -154,6 +155,8 @@ def rms_norm(
     Source:
         Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4.
     """
+    if is_proxy(x, weight, eps):
+        return handle_torch_function(rms_norm, (x, weight, eps), x, weight, axis=axis, offset=offset, eps=eps)
     x = floating("x", x)
     weight = None if weight is None else floating("weight", weight)
     axes, offset = checked_axes(x, axis, weight=weight), nonnegative("offset", offset)

@@ -1,131 +1,228 @@
-"""Recognises functions and modules that are named like one of our ops and really compute it."""
+"""Finds the calls of functions that one of our ops computes, by what the steps compute and not by any name."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
-from residuals_lab.trace import Step, Trace, Value
-from residuals_lab.trace.costs import COSTS, MAKING
+import numpy as np
 
-# Op → the names of modules and functions that may compute it, without "_", in lower case.
-NAMES = {
-    "gelu": "gelu newgelu gelutanh newgeluactivation geluactivation pytorchgelutanh",
-    "silu": "silu swish siluactivation",
-    "relu": "relu",
-    "sigmoid": "sigmoid",
+from residuals_lab.audit.advice.forward import Forward, Node
+from residuals_lab.audit.advice.literals import numbers
+from residuals_lab.audit.advice.rows import COMPUTED, Row
+from residuals_numpy.ops import gelu, layer_norm, relu, rms_norm, sigmoid, silu, softmax, tanh
+
+# Op → operations of which one occurs wherever somebody computes it.
+ANCHORS = {
+    "gelu": "erf erfc gelu gelu_tanh tanh",
+    "layer_norm": "pow rsqrt sqrt std",
+    "relu": "clamp clamp_min maximum relu threshold where",
+    "rms_norm": "pow rsqrt sqrt",
+    "sigmoid": "exp sigmoid",
+    "silu": "exp sigmoid silu",
+    "softmax": "exp softmax",
     "tanh": "tanh",
-    "softmax": "softmax",
-    "layer_norm": "layernorm standardize",
-    "rms_norm": "rmsnorm llamarmsnorm t5layernorm qwen2rmsnorm qwen3rmsnorm mistralrmsnorm gemmarmsnorm",
 }
-_OP = {name: op for op, names in NAMES.items() for name in names.split()}
-# For each op: operations of which one must occur, and the only others that may (views and copies always may).
-DOES = {
-    "gelu": ("erf erfc tanh gelu gelu_tanh", "add div integer_pow mul neg pow square sub"),
-    "silu": ("silu sigmoid", "mul"),
-    "relu": ("relu maximum clamp clamp_min threshold where", "eq ge gt le lt"),
-    "sigmoid": ("sigmoid", ""),
-    "tanh": ("tanh", ""),
-    "softmax": ("softmax exp", "and div eq gt is_finite lt max maximum mul ne reciprocal sub sum where"),
-    "layer_norm": ("layer_norm rsqrt sqrt", f"mean std sum var var_mean {COSTS['elementwise']}"),
-    "rms_norm": ("rms_norm rsqrt sqrt", f"mean norm sum {COSTS['elementwise']}"),
+_OPS = {
+    name: [op for op, names in ANCHORS.items() if name in names.split()] for name in " ".join(ANCHORS.values()).split()
 }
-
-
-def named(trace: Trace, module: str) -> tuple[str, str] | None:
-    """The op that a module, or the innermost one around it that has such a name, is called after; and that module."""
-    names = module.split("/")
-    for outer in ("/".join(names[:i]) for i in range(len(names), 0, -1)):
-        for name in (outer.rpartition("/")[2], trace.classes.get(outer, "")):
-            bare = re.sub(r"_\d+$", "", name.removeprefix("eqx.nn.")).replace("_", "").lower()
-            if op := _OP.get(bare):
-                return op, outer
-    return None
+_DEEPEST = 10  # steps from an anchor back to x
+_LONGEST = 40  # steps that a function may take
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a function or module that does what an op does."""
+    """The steps that compute an op once."""
 
-    places: Sequence[int]  # of its steps in the trace
-    x: Value
-    y: Value
-    times: int  # how often a loop around it makes this call
-    line: str  # of most of its steps
-
-
-def calls(op: str, places: Sequence[int], trace: Trace) -> list[Call]:
-    """The calls of one module or function, whose steps in the forward are at these places: none at all if one of the
-    calls is not known to do what the op does.
-    """
-    found = list[Call]()
-    for part in (part for group in _groups(places, trace) for part in _repeats(op, group, trace)):
-        steps = [trace.steps[i] for i in part]
-        if not does(op, steps, trace):
-            return []
-        (x,) = _arguments(steps, trace)
-        made = [trace.values[n] for step in steps for n in step.outs]
-        y = [value for value in made if value.elements == x.elements][-1]
-        lines = Counter(step.line for step in steps if step.line)
-        line = max(lines, key=lambda line: lines[line], default="")
-        found.append(Call(part, x, y, max(step.times for step in steps), line))
-    return found
+    op: str
+    options: str  # that the op needs to give the same numbers, "eps=1e-06"
+    places: frozenset[int]  # of the steps
+    x: Node
+    y: Node
+    times: int  # how often a loop around makes this call
 
 
-def _groups(places: Sequence[int], trace: Trace) -> Iterator[Sequence[int]]:
-    """These places, cut wherever no later step reads a value that an earlier one has made."""
-    made = dict[int, int]()  # value → the last of these places that made it, as an index
-    joined = set[int]()  # indices at which a value made before is still read later
-    for i, place in enumerate(places):
-        joined.update(range(min([i, *(made[n] for n in trace.steps[place].ins if n in made)]) + 1, i + 1))
-        made |= dict.fromkeys(trace.steps[place].outs, i)
-    starts = [i for i in range(len(places)) if i not in joined]
-    return (places[i:j] for i, j in pairwise([*starts, len(places)]))
+def calls(forward: Forward, has_offset: bool) -> list[Call]:
+    """All calls, none a part of another."""
+    found = set[Call]()
+    for place, step in forward.primal.items():
+        for op in _OPS.get(step.op, ()):
+            found.update(_calls_at(op, place, forward, has_offset))
+    taken, chosen = set[int](), list[Call]()
+    for call in sorted(found, key=lambda call: (-len(call.places), call.y, call.x)):
+        if taken.isdisjoint(call.places):
+            taken |= call.places
+            chosen.append(call)
+    return sorted(chosen, key=lambda call: call.y)
 
 
-def _repeats(op: str, places: Sequence[int], trace: Trace) -> list[Sequence[int]]:
-    """These places, cut into as many calls as there are if each does the same operations and goes on from the last."""
-    essential, ops = DOES[op][0].split(), [trace.steps[i].op for i in places]
-    for n in range(sum(name in essential for name in ops), 1, -1):
-        size, rest = divmod(len(ops), n)
-        if rest == 0 and ops == ops[:size] * n and not set(essential).isdisjoint(ops[:size]):
-            return [places[i : i + size] for i in range(0, len(ops), size)]
-    return [places]
+def _calls_at(op: str, anchor: int, forward: Forward, has_offset: bool) -> Iterator[Call]:
+    """The calls of an op that the step at this place is a part of, one for each array that they may begin with."""
+    before = _before(anchor, forward)
+    if op in ("layer_norm", "rms_norm", "softmax"):
+        axes = {step.axes[0] for step in _near(anchor, before, forward) if len(step.axes) == 1 and step.axes[0] < 0}
+        axes = axes if op == "softmax" else axes & {-1}
+    else:
+        axes = {None}
+    size = max((forward.values[n.number].elements for n in before), default=0)
+    for axis in axes:
+        for x in before:
+            value = forward.values[x.number]
+            if value.elements == size > 0 and "float" in value.dtype and len(value.shape) >= -(axis or 0):
+                if _is_elsewhere(x, forward):
+                    continue
+                if call := _call(op, anchor, x, axis, forward, has_offset):
+                    yield call
 
 
-def _arguments(steps: Sequence[Step], trace: Trace) -> set[Value]:
-    """The largest arrays of floating numbers that these steps are given."""
-    made = {n for step in steps for n in step.outs}
-    given = [trace.values[n] for n in {n for step in steps for n in step.ins} - made]
-    largest = max((value.elements for value in given), default=0)
-    return {v for v in given if v.elements == largest and re.match(r"b?float|complex", v.dtype)}
+def _before(anchor: int, forward: Forward) -> list[Node]:
+    """The values that a few steps of simple arithmetic lead from to this place, the nearest first."""
+    found, edge = dict[Node, None](), [anchor]
+    for _ in range(_DEEPEST):
+        nodes = [forward.node(n, place) for place in edge for n in forward.all[place].ins]
+        new = [n for n in dict.fromkeys(nodes) if n not in found]
+        found.update(dict.fromkeys(new))
+        edge = [n.place for n in new if n.place >= 0 and forward.all[n.place].op in COMPUTED]
+    return [*found]
 
 
-def does(op: str, steps: Sequence[Step], trace: Trace) -> bool:
-    """Whether these steps are what their function is called after, once, of one array."""
-    essential, others = (frozenset(names.split()) for names in DOES[op])
-    whole = {value.number for value in _arguments(steps, trace)}
-    used = [step for step in steps if step.op in essential]
-    if len(whole) != 1 or len({step.outs for step in used}) != 1:
+def _near(anchor: int, before: Iterable[Node], forward: Forward) -> Iterator[Any]:
+    """The steps before an anchor, the anchor, and those that read what it makes."""
+    yield forward.all[anchor]
+    yield from (forward.all[n.place] for n in before if n.place >= 0)
+    outs = [Node(anchor, n) for n in forward.all[anchor].outs]
+    for _ in range(2):  # through a view or another precision
+        places = [p for n in outs for p in forward.consumers.get(n, ())]
+        yield from (forward.all[p] for p in places)
+        outs = [Node(p, n) for p in places for n in forward.all[p].outs]
+
+
+def _call(op: str, anchor: int, x: Node, axis: int | None, forward: Forward, has_offset: bool) -> Call | None:
+    """The longest call of an op from x through an anchor, if there is one."""
+    value = forward.values[x.number]
+    random = np.random.default_rng(1)
+    numbers = 3 * random.normal(size=48)
+    if axis is not None:
+        numbers = (random.normal(size=value.shape[axis]) + 0.3) * (1 if op == "softmax" else 0.05)
+    row, best, todo, seen = Row(forward, x, axis, numbers), None, [*forward.consumers.get(x, ())], set[int]()
+    while todo and len(seen) < _LONGEST:
+        place = min(todo)
+        todo.remove(place)
+        if place in seen:
+            continue
+        seen.add(place)
+        step = forward.all[place]
+        made = row.computed(place) if len(step.outs) == 1 else None
+        if made is None:
+            continue
+        y = Node(place, step.outs[0])
+        row.known[y] = made
+        todo += forward.consumers.get(y, ())
+        if made.kind == "full" and forward.values[y.number].elements == value.elements:
+            options = _options(op, row, numbers, made.a, has_offset)
+            places = None if options is None else _between(x, y, forward)
+            is_next = step.op == "convert" and forward.values[y.number].dtype != value.dtype  # of what follows
+            centred = best and any(forward.all[p].axes for p in (places or set()) - best.places)  # once more, by a norm
+            if not places or is_next or centred or _only(op, places, forward) != {anchor}:
+                continue
+            if _is_closed(places, y, forward):
+                axis_option = f"axis={axis}" if op == "softmax" and axis != -1 else options
+                times = max(forward.all[p].times for p in places)
+                best = Call(op, axis_option or "", places, x, y, times)
+    return None if best and _has_other_weight(best, row) else best
+
+
+def _has_other_weight(call: Call, row: Row) -> bool:
+    """Whether what follows on a norm is a product with a weight that the op has not, such as one more than a weight."""
+    if call.op not in ("layer_norm", "rms_norm"):
         return False
-    if not all(s.op in essential | others | MAKING or s.cost == "view" for s in steps):
-        return False
-    axes = {step.axes for step in steps if step.op in ("max", "mean", "norm", "std", "sum", "var", "var_mean")}
-    if op in ("layer_norm", "rms_norm"):
-        return axes <= {(-1,)}
-    if op == "softmax":
-        return len(axes) <= 1 and all(len(along) == 1 for along in axes)
-    if op == "silu":
-        return all(s.op == "silu" or _is_gated(s, used, whole) for s in steps if s.cost != "view")
-    if op == "gelu":  # only `gelu` takes x itself; erf takes a multiple of x, tanh a polynomial
-        return not any(s.op in ("erf", "erfc", "tanh") and not whole.isdisjoint(s.ins) for s in used)
-    return True
+    places = row.forward.consumers.get(call.y, ())
+    products = [(place, row.forward.all[place]) for place in places if row.forward.all[place].op == "mul"]
+    factors = [row.known.get(row.forward.node(n, place)) for place, step in products for n in step.ins]
+    return any(known and known.kind == "feature" for known in factors)
 
 
-def _is_gated(step: Step, sigmoids: Sequence[Step], x: set[int]) -> bool:
-    """Whether a step is a sigmoid of x, or the product of that and x."""
-    if step.op == "sigmoid":
-        return x.issuperset(step.ins)
-    return step.op == "mul" and any({*step.ins} == x | {*s.outs} for s in sigmoids)
+def _between(x: Node, y: Node, forward: Forward) -> frozenset[int]:
+    """The places of the steps that make y of x."""
+    after, todo = set[int](), [*forward.consumers.get(x, ())]
+    while todo:
+        place = todo.pop()
+        if place not in after and place <= y.place:
+            after.add(place)
+            todo += [p for n in forward.all[place].outs for p in forward.consumers.get(Node(place, n), ())]
+    found, todo = set[int](), [y.place]
+    while todo:
+        place = todo.pop()
+        if place in after and place not in found:
+            found.add(place)
+            todo += [forward.node(n, place).place for n in forward.all[place].ins]
+    # A program may make a value twice, x − mean say: a reader is told from its number, and has the last one.
+    made = {n for place in found for n in forward.all[place].outs} - {y.number}
+    begin = max([x.place, *(place for place in forward.made_at[y.number] if place < y.place)])
+    for place in sorted(after - found, reverse=True):
+        outs = forward.all[place].outs
+        readers = [p for n in outs for p in forward.consumers.get(Node(place, n), ())]
+        if place > begin and made.issuperset(outs) and found.issuperset(readers):
+            found.add(place)
+    return frozenset(found)
+
+
+def _is_elsewhere(x: Node, forward: Forward) -> bool:
+    """Whether what happens to an array first belongs to the code before: a lower precision, a product with 1."""
+    steps = [forward.all[place] for place in forward.consumers.get(x, ())]
+    size = forward.values[x.number].itemsize
+    return all(
+        (s.op == "convert" and forward.values[s.outs[0]].itemsize < size)
+        or (s.op == "mul" and numbers(s, forward.keys) == [1])
+        for s in steps
+    )
+
+
+def _only(op: str, places: Set[int], forward: Forward) -> set[int]:
+    """The steps among these without which nobody computes an op: a norm of a norm is nearly that norm, and is two."""
+    return {place for place in places if forward.all[place].op in ANCHORS[op].split()}
+
+
+def _is_closed(places: Set[int], y: Node, forward: Forward) -> bool:
+    """Whether nobody but these steps reads what they make, but for y."""
+    nodes = {Node(place, n) for place in places for n in forward.all[place].outs} - {y}
+    inside = all(places >= {*forward.consumers.get(n, ())} for n in nodes)
+    return inside and not any(n.number in forward.alive and n.place == forward.made_at[n.number][-1] for n in nodes)
+
+
+def _options(op: str, row: Row, x: Any, y: Any, has_offset: bool) -> str | None:
+    """The options with which an op makes y of x, "" for none; None if it does not."""
+    errors = {}
+    with np.errstate(all="ignore"):  # code that is none of our ops may overflow
+        for options, made in _variants(op, row, x, has_offset):
+            error = np.max(np.abs(made - y)) / np.max(np.abs(made))
+            if error < row.tolerance:
+                errors[options] = error
+    return min(errors, key=errors.__getitem__, default=None)
+
+
+_ELEMENTWISE: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
+    "gelu": [("", gelu.forward), ('approximate="tanh"', lambda x: gelu.forward(x, approximate="tanh"))],
+    "relu": [("", relu.forward)],
+    "sigmoid": [("", sigmoid.forward)],
+    "silu": [("", silu.forward)],
+    "softmax": [("", softmax.forward)],
+    "tanh": [("", tanh.forward)],
+}
+
+
+def _variants(op: str, row: Row, x: Any, has_offset: bool) -> Iterator[tuple[str, Any]]:
+    """What an op makes of x, with each of the options and the weights that there may be."""
+    if op in _ELEMENTWISE:
+        yield from ((options, forward(x)) for options, forward in _ELEMENTWISE[op])
+        return
+    default = {"layer_norm": 1e-5, "rms_norm": 1e-6}[op]
+    for eps in sorted({0.0, *(c for c in row.constants if 0 < c < 0.1)}):
+        option = "" if f"{eps:g}" == f"{default:g}" else f"eps={eps:g}"
+        for w in (None, *row.features):
+            if op == "rms_norm":
+                yield option, rms_norm.forward(x, w, eps=eps)
+                if has_offset and w is not None:
+                    yield ", ".join(filter(None, (option, "offset=1.0"))), rms_norm.forward(x, 1 + w, eps=eps)
+            else:
+                for b in (None, *row.features):
+                    yield option, layer_norm.forward(x, w, b, eps=eps)

@@ -16,17 +16,32 @@ _OF_DRAWS = _COMPARISONS | _FROM_BITS | MAKING | _DRAWING | {*COSTS["view"].spli
 
 def find(forward: Forward, ours: Ours) -> Found:
     """Dropout that keeps a bit an element, where the mask is saved in bytes or in floating numbers."""
-    found: dict[tuple[str, str], Saved] = defaultdict(dict)
-    instead: Counter[tuple[str, str]] = Counter()
+    found: dict[tuple[str, str, str], Saved] = defaultdict(dict)
+    instead: Counter[tuple[str, str, str]] = Counter()
+    has_none = not ours.has_option("flash_attention", "dropout")
     for place, step in forward.primal.items():
         mask = drops(forward, step)
         if mask is not None and (saved := forward.residuals_of({mask}, place)):
             out = forward.values[step.outs[0]]
-            found[step.line, out.dtype] |= saved
+            what = (
+                "dropout of weights, which no attention here has," if has_none and _is_of_weights(forward, step) else ""
+            )
+            key = what or "dropout", step.line, out.dtype
+            found[key] |= saved
             nbytes = beside_inputs(ours.trace("dropout", out.dtype, out.shape))
-            instead[step.line, out.dtype] += iterations(saved, out) * nbytes
-    for (line, dtype), these in found.items():
-        yield found_advice("dropout", line, "dropout", these, instead[line, dtype])
+            instead[key] += iterations(saved, out) * nbytes
+    for key, these in found.items():
+        yield found_advice(key[0], key[1], "dropout", these, instead[key])
+
+
+def _is_of_weights(forward: Forward, step: Step) -> bool:
+    """Whether a step drops weights of an attention."""
+    scaled = [n for n in step.ins if n in forward.makers and forward.makers[n].op in ("div", "mul")]
+    for n in (*step.ins, *(n for m in scaled for n in forward.makers[m].ins)):
+        _, product = forward.back_to_product(n)
+        if product and forward.stages(forward.made_of({*product.outs}), product.outs[0]).get(n) == "weights":
+            return True
+    return False
 
 
 def drops(forward: Forward, step: Step) -> int | None:

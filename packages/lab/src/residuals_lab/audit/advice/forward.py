@@ -2,15 +2,20 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
-from residuals_lab.trace import Residual, Step, Trace
+from residuals_lab.audit.advice.literals import numbers
+from residuals_lab.trace import Residual, Step, Trace, Value
 from residuals_lab.trace.costs import COSTS
 
 _OF_ROWS = frozenset(  # operations that may follow on the one number that a softmax or a loss has of each row
     [
         "abs",
         "add",
+        "clamp",
+        "clamp_min",
         "convert",
         "div",
         "eq",
@@ -30,14 +35,22 @@ _OF_LOGITS = frozenset(  # and on logits: our op has no scale and no mask, and i
 ) - {"permute", "rev", "transpose"}
 
 
+class Node(NamedTuple):
+    """A value as one step made it: a program that makes a value twice has two."""
+
+    place: int  # of that step; less than 0 if no step makes it
+    number: int
+
+
 class Forward:
     """The forward of a trace, to walk in both directions."""
 
     def __init__(self, trace: Trace) -> None:
         self.values, self.alive, self.views_share = trace.values, trace.alive, trace.views_share
+        self.keys, self.steps_of_trace = trace.keys, trace.steps
         self.all = trace.steps[: trace.boundary]
         self.steps = [step for step in self.all if step.op != "carry"]
-        self.makers = {n: step for step in self.steps for n in step.outs}
+        self.makers = {n: step for step in self.steps for n in step.outs if n not in step.ins}  # a clone makes none
         self.order = {n: i for i, step in enumerate(self.steps) for n in step.outs}
         self.made_in: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.readers: dict[int, list[Step]] = defaultdict(list)
@@ -98,6 +111,36 @@ class Forward:
         maker = self.all[made]
         return self.array(maker.ins[0], made) if self.views_share and maker.cost == "view" else made
 
+    def node(self, n: int, place: int) -> Node:
+        """This value as a step at this place reads it."""
+        before = bisect_left(self.made_at[n], place) - 1
+        return Node(self.made_at[n][before] if before >= 0 else -1, n)
+
+    def primal_before(self, place: int) -> int:
+        """The last place before this one of a step on the way to a result; -1 if there is none."""
+        places = self.primal_places
+        i = bisect_left(places, place)
+        return places[i - 1] if i else -1
+
+    def primal_after(self, place: int) -> int:
+        """The next one after it."""
+        places = self.primal_places
+        i = bisect_left(places, place)
+        return places[i] if i < len(places) else -1
+
+    @cached_property
+    def primal_places(self) -> Sequence[int]:
+        return [*self.primal]
+
+    @cached_property
+    def consumers(self) -> Mapping[Node, Sequence[int]]:
+        """The places on the way to a result that read a value as one step made it."""
+        found: dict[Node, list[int]] = defaultdict(list)
+        for place, step in self.primal.items():
+            for n in dict.fromkeys(step.ins):
+                found[self.node(n, place)].append(place)
+        return found
+
     def array_of(self, r: Residual) -> int:
         """The array of a residual, by the place where it is made."""
         return r.saved - 1 if r.op else ~r.value.number
@@ -128,20 +171,57 @@ class Forward:
             found |= outs
         return found
 
-    def is_softmax(self, product: Step, end: Step, operand: int) -> bool:
-        """Whether a product goes through a softmax along the last axis to this step's operand, and nowhere else; or, if
-        the step takes from each row what its label says, through a log-softmax or beside a log-sum-exp.
+    def made_on_the_way(self, scores: int, end: Step) -> set[int]:
+        """Scores, and the values of their size that are made of them for a loss that this step takes of each row."""
+        return {scores} | (self.made_of({scores}) & self._before_loss(end))
+
+    def made_for_loss(self, scores: int, end: Step) -> set[int]:
+        """The values of the scores' size that are made of them for the loss that this step takes of each row, or for
+        its backward: those by lines that read the scores for nothing else.
         """
-        made = self.made_of({*product.outs}) & {*self.given_on}
-        stages = self.stages(made, product)
+        before, readers = self._before_loss(end), self.given_on[scores]
+        for_loss = {(s.line, s.module) for s in readers if s.outs == end.outs or not before.isdisjoint(s.outs)}
+        lines = for_loss - {(s.line, s.module) for s in readers if s.outs != end.outs and before.isdisjoint(s.outs)}
+        made = self.made_of(self.made_on_the_way(scores, end) - {scores})
+        beside = self.made_of({scores}) - {scores} - {n for step in self.primal.values() for n in step.outs}
+        return made | {n for n in beside if (self.makers[n].line, self.makers[n].module) in lines}
+
+    def _before_loss(self, end: Step) -> set[int]:
+        """The values that the loss of each row is made of."""
+        rows = self._rows_of(end)
+        return self.made_from([*end.ins, *rows, *(n for m in rows for step in self.given_on[m] for n in step.ins)])
+
+    @cached_property
+    def kept_anyway(self) -> set[int]:
+        """The arrays that are results, or residuals now."""
+        results = {self.array(n, len(self.all)) for n in self.alive}
+        return results | {self.array_of(r) for residuals in self.saved.values() for r in residuals}
+
+    def is_spread(self, n: int) -> bool:
+        """Whether a value is one of fewer numbers, spread over more places."""
+        maker = self.makers.get(n)
+        if maker is None or maker.cost != "view" or not maker.ins:
+            return False
+        return self.values[maker.ins[0]].elements < self.values[n].elements
+
+    def is_softmax(self, scores: int, end: Step, operand: int, is_given: bool = False) -> bool:
+        """Whether scores go through a softmax along the last axis to this step's operand, and nowhere else; or, if the
+        step takes from each row what its label says, through a log-softmax or beside a log-sum-exp. Scores that are
+        given, or a result, may go elsewhere too.
+        """
+        read = {n for n in self.given_on if self.given_on[n]}
+        made = (self.made_of({scores}) if not is_given else self.made_on_the_way(scores, end)) & read
+        stages = self.stages(made, scores)
         if end.op == "matmul":
             is_one = stages.get(operand) == "weights"
         else:
             along = {step.op for n in made for step in self.given_on[n] if step.axes == (-1,)}
             is_one = "logsumexp" in along or stages.get(operand) == "weights"
             is_one = is_one or "exp" in stages.values()
-            is_one = is_one and {self.makers[n].op for n in stages} <= _OF_LOGITS and self.takes_labels(end)
-        return is_one and None not in stages.values() and self.ends_in(end, made)
+            is_one = (
+                is_one and {self.makers[n].op for n in stages if n != scores} <= _OF_LOGITS and self.takes_labels(end)
+            )
+        return is_one and None not in stages.values() and self.ends_in(end, made - ({scores} if is_given else set()))
 
     def takes_labels(self, step: Step) -> bool:
         """Whether a step takes from each row the number of one class."""
@@ -153,36 +233,81 @@ class Forward:
         by = self.made_from(step.ins[1:])  # the indices: of rows, which are 0, 1, 2 and so on, and of classes
         return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in by)
 
-    def stages(self, made: set[int], product: Step) -> dict[int, str | None]:
-        """The stage of each of these values on the way from a product through a softmax: "scores", their "exp",
-        "weights", or None for anything else.
+    def stages(self, made: set[int], scores: int) -> dict[int, str | None]:
+        """The stage of each of these values on the way from scores through a softmax: "scores", their "exp",
+        "weights", or None for anything else. Behind a star is the mask that scores or weights were multiplied with:
+        weights that are multiplied with a mask, and divided by their sum then, are those of a softmax under that mask.
         """
-        found: dict[int, str | None] = dict.fromkeys(product.outs, "scores")
-        for n in sorted(made - {*product.outs}, key=self.order.__getitem__):
+        found: dict[int, str | None] = {scores: "scores"}
+        for n in sorted(made - {scores}, key=self.order.__getitem__):
             step = self.makers[n]
-            of = [found[i] for i in step.ins if i in found]
+            of = [i for i in step.ins if i in found]
             others = [self.values[i] for i in step.ins if i not in found]
+            stage = found[of[0]] if len(of) == 1 else None
             found[n] = None
-            if len(of) != 1 or (step.op in ("div", "sub") and step.ins[0] not in found):
-                continue
-            is_row = all(value.elements < self.values[n].elements for value in others)
-            is_sum = all(self.is_sum(value.number) for value in others)
-            if step.cost == "view" or step.op == "convert":
-                found[n] = of[0]
-            elif of[0] == "scores" and step.op == "exp":
-                found[n] = "exp" if self.sums(n) == {(-1,)} else None
-            elif (of[0] == "scores" and step.op in ("softmax", "log_softmax") and step.axes == (-1,)) or (
-                of[0] == "exp" and step.op in ("div", "mul") and is_row and is_sum
-            ):
-                found[n] = "weights"
-            elif of[0] == "scores" and (
-                step.op in ("where", "masked_fill")
-                or (step.op == "sub" and is_row)
-                or (step.op == "add" and all(v.number in self.alive or v.number not in self.makers for v in others))
-                or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
-            ):
-                found[n] = "scores"
+            if stage and not (step.op in ("div", "sub") and step.ins[0] not in found):
+                found[n] = stage if step.cost == "view" or step.op == "convert" else self._after(stage, step, n, others)
         return found
+
+    def _after(self, stage: str, step: Step, n: int, others: Sequence[Value]) -> str | None:
+        """The stage of what a step makes of a value at a stage, and of others."""
+        name, _, mask = stage.partition("*")
+        is_row = all(value.elements < self.values[n].elements for value in others)
+        if name == "scores" and step.op == "exp":
+            return stage.replace(name, "exp") if self.sums(n) == {(-1,)} else None
+        if name == "scores" and step.op == "sub" and is_row:
+            return stage
+        if name == "scores" and step.op in ("softmax", "log_softmax") and step.axes == (-1,):
+            return stage.replace(name, "weights")
+        if name == "exp" and step.op in ("div", "mul") and is_row and all(self.is_sum(v.number) for v in others):
+            return stage.replace(name, "weights")
+        if name == "masked" and step.op == "div" and is_row and all(self.is_sum(v.number, True) for v in others):
+            return "weights"
+        by = self.mask(others[0].number) if step.op == "mul" and len(others) == 1 else None
+        if by is not None and name in ("scores", "weights") and mask in ("", str(by)):
+            return f"scores*{by}" if name == "scores" else f"masked*{by}"
+        if stage == "scores" and (
+            step.op in ("where", "masked_fill")
+            or (step.op == "add" and all(self.is_bias(value.number) for value in others))
+            or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
+        ):
+            return "scores"
+        return None
+
+    def added_to(self, n: int) -> Sequence[int]:
+        """What is added to scores to make these ones."""
+        maker = self.makers.get(n)
+        return [i for i in maker.ins if self.is_bias(i)] if maker and maker.op == "add" else []
+
+    def mask(self, n: int) -> int | None:
+        """The mask of True and False that these 0 and 1 are."""
+        while self.values[n].dtype != "bool":
+            maker = self.makers.get(n)
+            if maker is None or not maker.ins:
+                return None
+            is_times_one = maker.op == "mul" and numbers(maker, self.keys) == [1]
+            if not (maker.cost == "view" or maker.op == "convert" or is_times_one):
+                return None
+            n = maker.ins[0]
+        return n
+
+    def is_bias(self, n: int) -> bool:
+        """Whether a value can be added to scores as the bias of our op: it is given, or nothing differentiates it."""
+        while (maker := self.makers.get(n)) and maker.cost == "view" and maker.ins and n not in self.alive:
+            n = maker.ins[0]
+        return n in self.alive or n not in self.makers or not self.is_differentiated(n)
+
+    def is_differentiated(self, n: int) -> bool:
+        """Whether a value may be made of something given by operations that have a derivative."""
+        todo, seen = [n], set[int]()
+        while todo:
+            n = todo.pop()
+            if n not in seen and "float" in self.values[n].dtype:
+                seen.add(n)
+                if n in self.alive:
+                    return True
+                todo += self.makers[n].ins if n in self.makers else ()
+        return False
 
     def sums(self, n: int) -> set[tuple[int, ...]]:
         """The axes of each sum of this array, also of the array in another precision."""
@@ -190,24 +315,28 @@ class Forward:
         found = {step.axes for step in steps if step.op == "sum"}
         return found.union(*(self.sums(step.outs[0]) for step in steps if step.op == "convert"))
 
-    def is_sum(self, n: int) -> bool:
-        """Whether a value is a sum, or its reciprocal; it may be replaced where it is 0."""
+    def is_sum(self, n: int, is_nearly: bool = False) -> bool:
+        """Whether a value is a sum, or its reciprocal; it may be replaced where it is 0, or a tiny number be added."""
         maker = self.makers.get(n)
         if maker is None:
             return False
+        if is_nearly and maker.op in ("add", "clamp_min", "clamp", "maximum"):
+            tiny = [*numbers(maker, self.keys), *(a for i in maker.ins for a in self._spread_number(i))]
+            return any(0 < a < 1e-3 for a in tiny) and any(self.is_sum(i) for i in maker.ins)
         if maker.cost == "view" or maker.op in ("convert", "reciprocal", "where", "maximum", "masked_fill"):
-            return any(map(self.is_sum, maker.ins))
+            return any(self.is_sum(i, is_nearly) for i in maker.ins)
         return maker.op == "sum"
+
+    def _spread_number(self, n: int) -> Sequence[float]:
+        """The number that a value is, in another precision or all over an array."""
+        maker = self.makers.get(n)
+        return numbers(maker, self.keys) if maker and maker.op in ("broadcast", "convert") else []
 
     def ends_in(self, end: Step, values: set[int]) -> bool:
         """Whether nothing but this step, and the softmax itself, reads these values, and none of them is a result."""
-        rows, size = set[int](), self.values[next(iter(values))].elements
-        todo = [*end.outs]
-        while todo:  # values made from the number that a label takes from each row
-            for step in self.given_on[todo.pop()]:
-                if step.cost == "view" or step.op in _OF_ROWS:
-                    todo += {*step.outs} - rows
-                    rows.update(step.outs)
+        if not values:
+            return False
+        rows, size = self._rows_of(end), self.values[next(iter(values))].elements
 
         def ends(n: int) -> bool:
             for step in self.given_on[n]:
@@ -223,6 +352,17 @@ class Forward:
             return True
 
         return all(ends(n) and n not in self.alive for n in values)
+
+    def _rows_of(self, end: Step) -> set[int]:
+        """The values made from the number that a label takes from each row."""
+        rows, todo = set[int](), [*end.outs]
+        while todo:
+            for step in self.given_on[n := todo.pop()]:
+                is_all = step.op == "gather" and self.values[step.outs[0]].elements == self.values[n].elements
+                if step.cost == "view" or step.op in _OF_ROWS or is_all:
+                    todo += {*step.outs} - rows
+                    rows.update(step.outs)
+        return rows
 
     def residuals_of(self, values: set[int], place: int | None = None) -> dict[Hashable, Residual]:
         """The new residuals that are arrays of these values, by storage; at a `place`, only arrays that the step there

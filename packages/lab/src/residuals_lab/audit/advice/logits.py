@@ -1,31 +1,83 @@
-"""A loss whose logits are saved, where one op of the last layer and the loss keeps none."""
+"""A loss that saves an array of the logits' size: one op of the last layer and the loss keeps none, one of the loss
+alone keeps the logits themselves.
+"""
 
 import math
 from collections import Counter, defaultdict
 
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
+from residuals_lab.trace import Step
+from residuals_lab.trace.costs import COSTS
+
+_TO_LOSS = frozenset(["clone", "convert", "copy", "div", "exp", "log", "log_softmax", "sub", *COSTS["view"].split()])
+_OF_ROWS = frozenset(["alias", "detach", "reshape", "select", "slice", "squeeze", "unsqueeze", "view"])
 
 
 def find(forward: Forward, ours: Ours) -> Found:
-    """A loss that saves no logits, where logits of a product are saved to take from each row the one of its label."""
-    found: dict[str, Saved] = defaultdict(dict)
-    instead: Counter[str] = Counter()
+    """Losses that take from each row of logits the one of its label, by the line and the op to take instead."""
+    found: dict[tuple[str, str], Saved] = defaultdict(dict)
+    instead: Counter[tuple[str, str]] = Counter()
     for step in forward.steps:
-        if step.op not in ("nll_loss", "gather") or not step.ins:
+        if step.op not in ("nll_loss", "gather") or not step.ins or (step.op == "nll_loss" and len(step.ins) != 2):
+            continue  # our ops have no weights of classes
+        logits = _logits(forward, step.ins[0])
+        product, between = _product(forward, logits)
+        if product and forward.is_softmax(logits, step, step.ins[0]):
+            op, kept = "linear_cross_entropy", _kept_by_both(forward, ours, logits, product)
+            values = forward.made_of({logits}) | between
+        elif forward.is_softmax(logits, step, step.ins[0], is_given=True):
+            op, kept = "cross_entropy", _kept_by_loss(forward, ours, logits)
+            values = forward.made_for_loss(logits, step)
+        else:
             continue
-        values, product = forward.back_to_product(step.ins[0])
-        if product is None or len(product.ins) != 2 or (step.op == "nll_loss" and len(step.ins) != 2):
-            continue  # our op has no bias and no weights of classes
-        values = forward.made_of(values)
-        saved, logits = forward.residuals_of(values), forward.values[step.ins[0]]
-        if saved and forward.is_softmax(product, step, step.ins[0]):
-            classes = logits.shape[-1]
-            left, right = (forward.values[n] for n in product.ins[-2:])
-            features = math.isqrt(left.elements * right.elements // logits.elements)
-            shapes = [(logits.elements // classes, features), (classes, features)]
-            trace = ours.trace("linear_cross_entropy", left.dtype, *shapes)
-            found[step.line] |= saved
-            instead[step.line] += iterations(saved, logits) * beside_inputs(trace)
-    for line, these in found.items():
-        yield found_advice("cross entropy", line, "linear_cross_entropy", these, instead[line])
+        if saved := forward.residuals_of(values):
+            found[step.line, op] |= saved
+            instead[step.line, op] += iterations(saved, forward.values[logits]) * kept
+    for (line, op), these in found.items():
+        yield found_advice("cross entropy", line, op, these, instead[line, op])
+
+
+def _logits(forward: Forward, operand: int) -> int:
+    """The logits of which a loss takes one a row, from what it takes them: the log of their softmax, say."""
+    size = forward.values[operand].elements
+    while (maker := forward.makers.get(operand)) and maker.op in _TO_LOSS:
+        wide = [n for n in maker.ins if forward.values[n].elements == size and not forward.is_spread(n)]
+        if len(wide) != 1:
+            break
+        operand = wide[0]
+    return operand
+
+
+def _product(forward: Forward, logits: int) -> tuple[Step | None, set[int]]:
+    """The last layer whose output are these logits, or more rows, and the values from there that nobody else reads."""
+    between = {logits}
+    while (maker := forward.makers.get(logits)) and forward.is_read_once(logits) | (len(between) == 1):
+        if logits in forward.alive:
+            break
+        if maker.op == "matmul":
+            size = forward.values[logits].elements
+            is_layer = len(maker.ins) == 2 and all(forward.values[n].elements < size for n in maker.ins)
+            return (maker, between) if is_layer else (None, between)
+        if maker.op not in _OF_ROWS or forward.values[maker.ins[0]].shape[-1:] != forward.values[logits].shape[-1:]:
+            break
+        logits = maker.ins[0]
+        between.add(logits)
+    return None, between
+
+
+def _kept_by_both(forward: Forward, ours: Ours, logits: int, product: Step) -> int:
+    """The bytes that an op of layer and loss keeps: a few numbers a row, and the rows that are not all of x."""
+    value, whole = forward.values[logits], forward.values[product.outs[0]]
+    left, right = (forward.values[n] for n in product.ins)
+    classes = value.shape[-1]
+    features, rows = math.isqrt(left.elements * right.elements // whole.elements), value.elements // classes
+    trace = ours.trace("linear_cross_entropy", left.dtype, (rows, features), (classes, features))
+    return beside_inputs(trace) + (rows * features * left.itemsize if value.elements < whole.elements else 0)
+
+
+def _kept_by_loss(forward: Forward, ours: Ours, logits: int) -> int:
+    """The bytes that an op of the loss keeps: a few numbers a row, and the logits if nobody else does."""
+    value, array = forward.values[logits], forward.array(logits, len(forward.all))
+    trace = ours.trace("cross_entropy", value.dtype, (value.elements // value.shape[-1], value.shape[-1]))
+    return beside_inputs(trace) + (0 if array < 0 or array in forward.kept_anyway else value.nbytes)

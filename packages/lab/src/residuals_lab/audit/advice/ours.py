@@ -1,5 +1,6 @@
 """Advice, and what our ops keep: traced on shapes, never guessed."""
 
+import inspect
 import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -16,26 +17,50 @@ class Advice:
 
     what: str  # the line does, "attention"
     line: str
-    op: str  # to take instead
+    op: str  # to take instead: one of ours, or the framework's with the package before it, "jax.checkpoint"
     arrays: int
     nbytes: int  # new bytes as it is
     instead: int  # new bytes with the op, at most: some of its residuals may be alive anyway
     storages: frozenset[Hashable] = frozenset()  # of these arrays
+    options: str = ""  # that the op needs to give the same numbers, 'approximate="tanh"'
+    own: str = ""  # the framework's own op, where that keeps as little
 
     @property
     def freed(self) -> int:
         return self.nbytes - self.instead
 
+    def call(self, framework: str) -> str:
+        """What to write: an op of ours with its options, or a function of the framework."""
+        if "." in self.op:
+            return f"{self.op} of its body"
+        if self.op == "dropout":
+            return f"residuals_{framework}.dropout, which drops in evaluation too,"
+        options = f"(…, {self.options})" if self.options else ""
+        return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}"
 
+
+# The arguments of the framework's own op that are not arrays.
+_STATIC: dict[str, dict[str, Any]] = {
+    "flash_attention": {"is_causal": False, "scale": None},
+    "gelu": {"approximate": "none"},
+    "layer_norm": {"eps": 1e-5},
+    "relu": {},
+    "rms_norm": {"eps": 1e-6},
+    "sigmoid": {},
+    "silu": {},
+    "softmax": {"axis": -1},
+    "tanh": {},
+}
 Saved = dict[Hashable, Residual]  # the residuals of a pattern that are new memory, by their storages
 Found = Iterator[tuple[Saved, Advice]]
 
 
-def found_advice(what: str, line: str, op: str, saved: Saved, instead: int) -> tuple[Saved, Advice]:
+def found_advice(
+    what: str, line: str, op: str, saved: Saved, instead: int, options: str = "", own: str = ""
+) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
-    return saved, Advice(
-        what, line, op, len(saved), sum(r.storage_bytes for r in saved.values()), instead, frozenset(saved)
-    )
+    nbytes = sum(r.storage_bytes for r in saved.values())
+    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own)
 
 
 class Ours:
@@ -45,6 +70,10 @@ class Ours:
         self._adapter = adapter
         self._traces: dict[tuple[object, ...], Trace] = {}
 
+    def has_option(self, op: str, name: str) -> bool:
+        """Whether an op takes an argument of this name."""
+        return name in inspect.signature(self._adapter.public(op)).parameters
+
     def trace(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         """The trace of an op on arrays of these shapes, without any numbers."""
         key = (op, dtype, *shapes)
@@ -52,10 +81,26 @@ class Ours:
             self._traces[key] = self._traced(op, dtype, *shapes)
         return self._traces[key]
 
+    def own(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> str:
+        """The framework's own op for an op of ours, if on arrays of these shapes it keeps as little; else ""."""
+        name, fn = self._adapter.OWN.get(op, ("", None))
+        if fn is None or op not in _STATIC:
+            return ""
+        key = (name, dtype, *shapes)
+        if key not in self._traces:
+            with self._adapter.abstractly():
+                arrays = [self._adapter.shaped(shape, dtype) for shape in shapes]
+                names = [str(i) for i in range(len(arrays))]
+                fn = partial(fn, **_STATIC[op])
+                self._traces[key] = self._adapter.trace(fn, arrays, names, is_abstract=True)
+        return name if self._traces[key].saved_bytes <= self.trace(op, dtype, *shapes).saved_bytes else ""
+
     def _traced(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
         if op == "dropout":
             fn, others = partial(_half_dropped, fn), [((2,), "uint32")]
+        elif op == "cross_entropy":
+            others = [(shapes[0][:1], "int32")]
         elif op == "linear_cross_entropy":
             fn, others = partial(_in_one_chunk, fn), [(shapes[0][:1], "int32")]
         with self._adapter.abstractly():

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 
 
-def _sdpa(q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None) -> Any:
+def _sdpa(
+    q: Any, k: Any, v: Any, bias: Any = None, mask: Any = None, *, is_causal: bool, scale: float | None, **others: Any
+) -> Any:
+    """`jax.nn.dot_product_attention`, which has none of the others: a softcap and a window."""
     q, k, v = (jnp.swapaxes(a, -2, -3) for a in (q, k, v))
     y = jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=is_causal, scale=scale)
     return jnp.swapaxes(y, -2, -3)

@@ -9,12 +9,21 @@ from torch import Tensor
 
 
 def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, **static: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool,
+    scale: float | None,
+    **others: Any,
 ) -> Tensor:
+    """`F.scaled_dot_product_attention`, which has none of the others: a softcap and a window."""
     if mask is not None:
         bias = torch.zeros((), dtype=q.dtype) if bias is None else bias
         bias = torch.where(mask, bias, -torch.inf)
-    return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True, **static)
+    return F.scaled_dot_product_attention(q, k, v, bias, is_causal=is_causal, scale=scale, enable_gqa=True)
 
 
 OWN: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -72,7 +81,8 @@ def _cross_entropy(
 ) -> Tensor:
     """F.cross_entropy, which wants rows of one axis, and labels of 64 bits; it has no z-loss."""
     logits = logits.movedim(axis, -1)
-    rows, index = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    rows, shape = logits.reshape(-1, logits.shape[-1]), logits.shape[:-1]
+    given = labels.movedim(axis, -1).reshape(rows.shape) if labels.is_floating_point() else labels.reshape(-1).long()
     weight = None if weight is None else weight.to(logits.dtype)
-    loss = F.cross_entropy(rows, index, weight, **options)
-    return loss.reshape(labels.shape) if options["reduction"] == "none" else loss
+    loss = F.cross_entropy(rows, given, weight, **options)
+    return loss.reshape(shape) if options["reduction"] == "none" else loss
