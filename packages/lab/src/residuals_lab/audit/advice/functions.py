@@ -14,7 +14,9 @@ def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Fo
     all_calls = calls(forward, ours.has_option("rms_norm", "offset"))
     keeping = [_kept_ends(call, forward, ours) for call in all_calls]
     found = [
-        (call, saved) for call, saved in _saved_by(all_calls, keeping, forward, trace) if is_most_left(saved, freed)
+        (call, saved)
+        for call, saved in _saved_by(all_calls, keeping, forward, trace)
+        if is_most_left(saved, freed) and not _is_lean(call, saved, forward)
     ]
     together: dict[tuple[str, str, str, str], tuple[Saved, int]] = defaultdict(lambda: ({}, 0))
     for (call, its), instead in zip(found, _instead(found, forward, trace, ours), strict=True):
@@ -24,6 +26,11 @@ def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Fo
     own = {call.op: ours.own(call.op, *_like(call, forward), *_weight(call, forward)) for call, _ in found}
     for (op, options, line, _), (saved, instead) in together.items():
         yield found_advice(op, line, op, saved, instead, options, own[op])
+
+
+def _is_lean(call: Call, saved: Saved, forward: Forward) -> bool:
+    """Whether this keeps about a bit an element, or less, as `relu_bits` does: nobody asks for advice on that."""
+    return 0 < sum(r.storage_bytes for r in saved.values()) < forward.values[call.x.number].elements / 4
 
 
 def _like(call: Call, forward: Forward) -> tuple[str, tuple[int, ...]]:

@@ -33,6 +33,6 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "flash_attention": ("jax.nn.dot_product_attention", _sdpa),
     "layer_norm": (
         "jax.nn.standardize(x)*weight+bias",
-        lambda x, weight=1.0, bias=0.0, *, axis, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
+        lambda x, weight=1.0, bias=0.0, *, axis=-1, eps: jax.nn.standardize(x, epsilon=eps) * weight + bias,
     ),
 }

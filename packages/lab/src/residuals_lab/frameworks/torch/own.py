@@ -43,9 +43,12 @@ OWN: dict[str, tuple[str, Callable[..., Any]]] = {
     "dropout_remat": ("F.dropout", lambda x, rate, broadcast, key=None: F.dropout(x, rate)),
     "layer_norm": (
         "F.layer_norm",
-        lambda x, weight=None, bias=None, *, axis, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+        lambda x, weight=None, bias=None, *, axis=-1, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
     ),
-    "rms_norm": ("F.rms_norm", lambda x, weight=None, *, axis, offset, eps: F.rms_norm(x, x.shape[-1:], weight, eps)),
+    "rms_norm": (
+        "F.rms_norm",
+        lambda x, weight=None, *, axis=-1, offset=0.0, eps: F.rms_norm(x, x.shape[-1:], weight, eps),
+    ),
     "group_norm": (
         "F.group_norm",
         lambda x, weight=None, bias=None, *, num_groups, axis, eps: F.group_norm(x, num_groups, weight, bias, eps),
