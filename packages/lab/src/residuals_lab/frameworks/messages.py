@@ -42,7 +42,7 @@ def explained(problem: BaseException, is_concrete: bool) -> str:
     elif not is_concrete and any(said in what for said in _WITHOUT_A_TENSOR):
         what = f"{what.partition('. ')[0].rstrip('.')}; {_INSTEAD_RUN}"
     elif not is_concrete and isinstance(problem, Exception) and not _is_raised_by_user(problem):
-        what = f"{what.rstrip('.')}; if a run does not fail so, add --concrete"
+        what = f"{what.rstrip('.')}; if a run does not fail so, run it with --concrete"
     at = next((f"{file}:{line}: " for file, line in reversed(places) if file), "")
     return f"{at}{type(problem).__name__}{what and f': {what}'}"
 

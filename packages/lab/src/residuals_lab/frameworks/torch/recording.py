@@ -68,7 +68,9 @@ class Recording(TorchDispatchMode):
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         ins = [self.number(t) for t in read]
         if self.recorder.phase == "forward" and not torch.is_grad_enabled():
-            self.hidden_leaves.update((id(t), t) for t in read if t.requires_grad and t.is_leaf)
+            leaves = [t for t in read if t.requires_grad and t.is_leaf]
+            # What the forward made is no leaf, though a view of it looks like one within a rule.
+            self.hidden_leaves.update((id(t), t) for t in leaves if self.storage(t) not in self.made)
         changed = [*_written(func, args, kwargs)]
         if any(self.seen_as(t) is not t for t in changed):  # a real one, such as a counter of batches, stays as it is
             args, kwargs = tree_map(lambda a: self.seen_as(a) if isinstance(a, Tensor) else a, (args, kwargs))
