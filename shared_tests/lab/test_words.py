@@ -10,8 +10,8 @@ from residuals_lab.trace.costs import COSTS
 
 FILES = [path for path in Path(residuals_lab.__file__).parent.rglob("*.py") if "exercises" not in path.parts]
 WORDS = {word for words in COSTS.values() for word in words.split()}
-# What torch.fx calls an input of a graph, and a backward of JAX that only runs on numbers, as one step.
-NO_WORDS = {"placeholder", "backward"}
+# What torch.fx calls an input of a graph; a backward of JAX that only runs on numbers, as one step; a format; a dot.
+NO_WORDS = {"placeholder", "backward", "g", "."}
 # Tables of words, by the variable that holds them; of a dict, its values.
 TABLES = {"OPS", "DOES", "_MAKING", "_OF_ROWS", "_OF_LOGITS", "_COMPARISONS", "_FROM_BITS", "_DRAWING", "_OF_DRAWS"}
 MAKERS = {"step", "again", "_make", "_again"}  # functions that record an operation: their first argument is its word

@@ -65,7 +65,7 @@ def _spans(q: Array, k: Array, band: Band) -> list[tuple[int, int]]:
         return [(queries, min(BLOCK + last - first, keys))]
     blocks = -(-max(min(queries, keys - last) - head, 0) // BLOCK)  # after the first, until all keys are attended
     stops = sorted({head + blocks * (i + 1) // SPANS * BLOCK for i in range(SPANS)})
-    return [(queries if stop == stops[-1] else stop, max(min(stop + last, keys), 0)) for stop in stops]
+    return [(queries if stop == stops[-1] else stop, max(min(stop + last, keys), min(1, keys))) for stop in stops]
 
 
 def _start(first: Array | int, keys: int, size: int, band: Band) -> Array | int:
