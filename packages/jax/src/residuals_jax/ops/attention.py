@@ -35,7 +35,7 @@ class Residuals(NamedTuple):
     k: Array  # (..., kv, t, d)  input: times the scores' gradient it is that of q
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
     weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
-    tanh: Array | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap
+    tanh: Array | None  # (..., h, s, t)  new, float32 or wider: a softcap's slope, 1 − tanh²; None with no softcap
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -58,7 +58,6 @@ def fwd(
     e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
     weights = e / total
     y = times_keys(rounded(weights, v, q), v)
-    tanh = None if tanh is None else to_dtype(tanh, q.dtype)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
 
 
@@ -154,8 +153,8 @@ def attention(
         v: (..., kv, t, e), an input, no new bytes. Neither bias nor mask is saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
-        tanh: (..., h, s, t), new, of q's dtype, only with a softcap c: tanh(scores/c), since the gradient has
-            the factor 1 − tanh².
+        tanh: (..., h, s, t), new, only with a softcap c: tanh(scores/c), since the gradient has the factor
+            1 − tanh², for which 16 bits of it are too few: float32 or wider.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor

@@ -37,7 +37,7 @@ def is_proxy(*given: Any) -> bool:
 
     `handle_torch_function` then records the op as one call, as it does for those of `torch.nn.functional`.
     """
-    return any(not isinstance(a, Tensor) and hasattr(a, "__torch_function__") for a in given)
+    return any(isinstance(a, torch.fx.Proxy) for a in given)
 
 
 def described(a: Any) -> str:

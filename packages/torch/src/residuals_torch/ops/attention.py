@@ -33,8 +33,8 @@ class Residuals(NamedTuple):
     k: Tensor | None  # (..., kv, t, d)  input: times the scores' gradient it is that of q; None if q is frozen
     v: Tensor | None  # (..., kv, t, e)  input: carries the cotangent to the weights; None if only v needs a gradient
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
-    tanh: Tensor | None  # (..., h, s, t)  new: the slope of a softcap, 1 − tanh²; None with no softcap, and if q and k
-    # are frozen
+    tanh: Tensor | None  # (..., h, s, t)  new, float32 or wider: a softcap's slope, 1 − tanh²; None with none, and if q
+    # and k are frozen
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -61,7 +61,6 @@ def fwd(
     e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window)))
     weights = e.div_(total) if may_write() else e / total
     y = unfold(fold(weights, heads) @ wide(v), q)
-    tanh = None if tanh is None else to_dtype(tanh, q.dtype)
     return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
 
 
@@ -203,8 +202,9 @@ def attention(
             saved: what they do is in the weights.
         weights: (..., h, s, t), new, of q's dtype: without them the backward would compute the scores again, as
             `flash_attention` does.
-        tanh: (..., h, s, t), new, of q's dtype, only with a softcap c: tanh(scores/c), since the gradient has
-            the factor 1 − tanh²; not saved if neither q nor k needs a gradient.
+        tanh: (..., h, s, t), new, only with a softcap c: tanh(scores/c), since the gradient has the factor
+            1 − tanh², for which 16 bits of it are too few: float32 or wider; not saved if neither q nor k needs a
+            gradient.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
