@@ -163,6 +163,7 @@ class Subject:
         """Around somebody's code: what it raises becomes `Raised`, what it prints is kept, and random states are put
         back.
         """
+        # Python's and NumPy's global states: they are what somebody's code may draw from, so they are what is put back.
         states, out = (random.getstate(), np.random.get_state()), io.StringIO()  # noqa: NPY002
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
@@ -459,7 +460,7 @@ class Subject:
             with self.guarded():
                 try:
                     return audit(fn, *args, **how, **kwargs)
-                except Exception:
+                except Exception:  # of any kind: what cannot be traced on shapes alone is run
                     return audit(fn, *args, is_concrete=True, **how, **kwargs)
         finally:
             self.dtype = before

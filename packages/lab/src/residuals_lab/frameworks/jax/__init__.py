@@ -105,7 +105,7 @@ def rule_of(fn: Callable[..., Any], x: jax.Array) -> Any:
     with patch.object(jax.custom_vjp, "__call__", noted), uncompiled():
         try:
             fn(x)
-        except Exception:
+        except Exception:  # of somebody's rule, after it was seen: which rule it is does not depend on that
             if not called:
                 raise
     return called[0] if called and called[0].bwd else None
