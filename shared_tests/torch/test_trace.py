@@ -1,6 +1,7 @@
 """What the PyTorch adapter sees: values through writes and views, and what is held where no hook looks."""
 
 import logging
+import subprocess
 import sys
 import warnings
 from functools import partial
@@ -637,3 +638,19 @@ def test_a_rule_within_a_checkpoint_keeps_nothing() -> None:
 
     for is_concrete in (True, False):
         assert audit(fn, torch.ones(4, 8, requires_grad=True), is_concrete=is_concrete).new_bytes == 0
+
+
+def test_an_audit_that_is_the_first_to_import_the_compiler_leaves_it_whole() -> None:
+    program = """
+import torch
+from residuals_lab.audit import audit
+
+def cube(x):
+    return (x**3).sum()
+
+x = torch.ones(4, requires_grad=True)
+audit(cube, x, is_concrete=True)
+assert torch.compile(torch.func.grad(cube), fullgraph=True, backend="eager")(x.detach()).tolist() == [3.0] * 4
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not done.returncode, done.stderr

@@ -13,6 +13,10 @@ def stepping_aside(around: Callable[[], AbstractContextManager[None]]) -> Iterat
     """A context inside of which the saved-tensor hooks that are set there are taken off for such a function, which then
     runs within `around()`.
     """
+    # The compiler lists PyTorch's own function as one that it knows when it is first imported, which an audit does: not
+    # while ours stands in its place, or `torch.compile` knows it no longer.
+    import torch._dynamo.variables.torch
+
     disable = torch.autograd.graph.disable_saved_tensors_hooks
     ours = _hooks._top_saved_tensors_default_hooks(True)
 
