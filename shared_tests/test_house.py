@@ -48,6 +48,7 @@ ARROWS = {
     "learn": "options targets ops frameworks trace",
     "lock": "audit options targets frameworks trace",
     "compare": "options targets ops lanes frameworks trace",
+    "bench": "options targets ops lanes frameworks trace",
     "check": "audit options targets ops frameworks trace",
     "audit": "options targets lanes frameworks trace",
     "options": "lanes",
@@ -97,7 +98,9 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
         if path.parent.parent.name == "frameworks":
             allowed |= {path.parent.name, f"residuals_{path.parent.name}"}
         if package == "lab":
-            allowed |= {"lanes": {"matplotlib"}, "pytest_plugin": {"pytest"}}.get(room_of(path), set())
+            allowed |= {"lanes": {"matplotlib"}, "bench": {"matplotlib"}, "pytest_plugin": {"pytest"}}.get(
+                room_of(path), set()
+            )
         roots = {name.partition(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
         assert roots <= allowed, f"{path.relative_to(ROOT)} imports {sorted(roots - allowed)}"
 

@@ -164,6 +164,11 @@ def gradient_checks(framework: str, folder: Path) -> Documents:
     return [("gradient_check", printed("check", f"{mine}:fn", "--arg", "f32[4,6]", "--quick", "--json"))]
 
 
+def benches(framework: str, folder: Path) -> Documents:
+    call = "bench", "tanh", "attention", "--framework", framework, "--size", 64, "--rounds", 6, "--json"
+    return [("bench", printed(*call))]
+
+
 def checks(framework: str, folder: Path) -> Documents:
     """Of a function that grew, and of one that cannot be audited any more."""
     mine, lock = folder / f"locked_{framework}.py", folder / "residuals.lock"
@@ -193,7 +198,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Documents]:
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            makers = audits, comparisons, ports, gradient_checks, checks, grades
+            makers = audits, comparisons, ports, gradient_checks, benches, checks, grades
             found[name] = [document for make in makers for document in make(name, folder)]
     return found
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "ops in NumPy, JAX and PyTorch side by side: errors, residuals, bytes, the exchange",
     "audit": "what any function keeps for its backward: bytes, where from, what is wasted",
     "check": "is a custom gradient right? every known way of going wrong, found and named",
+    "bench": "how fast is it? ops, or two functions, beside what else one would pick",
     "lock": "fail where a target keeps more for its backward than a file says",
     "learn": "exercises: a stub to fill in, graded on what it saves",
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,9 +98,20 @@ def size(nbytes: int) -> str:
     return f"{amount:.4g} {units[0]}"
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """One document on stdout, with null where JSON has no number."""
-    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+def units(nbytes: int | None, unit: int) -> str:
+    """Bytes in units of an array, three characters: `1.0`, `.25`; `0` is exactly nothing, `.00` is not, `–` is None."""
+    if not nbytes:
+        text = "–" if nbytes is None else "0"
+    elif nbytes < 0.995 * unit:
+        text = f"{nbytes / unit:.2f}"[1:]
+    else:
+        text = f"{nbytes / unit:.1f}" if nbytes < 9.95 * unit else f"{nbytes / unit:.0f}"
+    return f"{text:>3}"
+
+
+def print_json(document: dict[str, Any], file: TextIO | None = None) -> None:
+    """One document on stdout or into a file, with null where JSON has no number."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False), file=file)
 
 
 def _finite(facts: Any) -> Any:

@@ -10,7 +10,7 @@ from residuals_lab.compare import Comparison, Entry
 from residuals_lab.compare.measure import Options
 from residuals_lab.compare.table import repeats, show_verdict
 from residuals_lab.frameworks import TITLES
-from residuals_lab.show import fits, say
+from residuals_lab.show import fits, say, units
 
 HEADS = ["error", "saved", "new", "chain", "repeats", "exchange"]
 
@@ -79,19 +79,8 @@ def _rows(entry: Entry, options: Options) -> Iterator[list[str]]:
         error = side.rule.errors.gradient[options.dtypes[0]]
         ways = side.rule.kept, side.plain.kept, side.own
         triples = [
-            " ".join(_units(kept and getattr(kept, f"{what}_bytes"), entry.first_array_bytes) for kept in ways)
+            " ".join(units(kept and getattr(kept, f"{what}_bytes"), entry.first_array_bytes) for kept in ways)
             for what in ("saved", "new", "chain")
         ]
         agree = "differs" if differs else "agrees"
         yield [TITLES[name], f"{error:.0e}" if error else "0", *triples, repeats(side.rule.kept), agree]
-
-
-def _units(nbytes: int | None, unit: int) -> str:
-    """Three characters: `1.0`, `.25`; `0` is exactly nothing, and `.00` is not."""
-    if not nbytes:
-        text = "–" if nbytes is None else "0"
-    elif nbytes < 0.995 * unit:
-        text = f"{nbytes / unit:.2f}"[1:]
-    else:
-        text = f"{nbytes / unit:.1f}" if nbytes < 9.95 * unit else f"{nbytes / unit:.0f}"
-    return f"{text:>3}"

@@ -9,6 +9,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from residuals_lab.frameworks.compiled import Compiled, Subject
+from residuals_lab.frameworks.program import Program
 from residuals_lab.trace import Role, Trace
 
 if TYPE_CHECKING:
@@ -143,6 +144,17 @@ class Framework(Protocol):
 
     def after_compilation(self, subject: Subject) -> Compiled:
         """What is saved once the framework's compiler has optimised the program."""
+
+    # Time.
+
+    def program(self, fn: Function, args: Sequence[Array], differentiated: Sequence[int], is_compiled: bool) -> Program:
+        """`fn` at these arguments, ready to be timed; `differentiated` are the places of those that have gradients."""
+
+    def copier(self, a: Array) -> Callable[[], None]:
+        """A copy of an array, to be timed: the memory's speed."""
+
+    def multiplier(self, a: Array) -> Callable[[], None]:
+        """The product of a square matrix with itself, to be timed: the speed of matrix products."""
 
     # Functions of arrays without numbers.
 

@@ -1,5 +1,6 @@
 """The table of ops. A row names a call's arrays and their axes; all else is read from the op's own files."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,6 +91,17 @@ class Op(NamedTuple):
         alike = min(64, round(size ** (1 / len(letters))))
         axes: Axes = {letter: (alike,) for letter in self.letters if letter != rest}
         return {**axes, rest: (size // alike ** (len(letters) - 1),)}
+
+    def typical_axes(self, size: int) -> Axes:
+        """Axes as a model has them, which give the first array about `size` elements: its last is 1024, or all are as
+        `sizes` says, but one, which has the rest; the others are 8.
+        """
+        letters = next(iter(self.arrays.values())).split()
+        free = "..." if "..." in letters else letters[0]
+        axes: Axes = dict.fromkeys(self.letters, (8,))
+        axes |= {letters[-1]: (1024,)} | {letter: (n,) for letter, n in self.sizes.items()}
+        rest = math.prod(axes[letter][0] for letter in letters if letter != free)
+        return {**axes, free: (max(1, size // rest),)}
 
 
 def _labels(classes: str) -> Constant:

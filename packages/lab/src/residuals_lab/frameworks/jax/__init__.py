@@ -17,6 +17,9 @@ from residuals_jax._lib import cotangents
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.jax.own import OWN as OWN
+from residuals_lab.frameworks.jax.programs import copier as copier
+from residuals_lab.frameworks.jax.programs import multiplier as multiplier
+from residuals_lab.frameworks.jax.programs import program as program
 from residuals_lab.frameworks.jax.tracing import trace as trace
 from residuals_lab.frameworks.jax.walk import address
 
