@@ -94,11 +94,11 @@ class Op(NamedTuple):
 
     def typical_axes(self, size: int) -> Axes:
         """Axes as a model has them, which give the first array about `size` elements: its last is 1024, or all are as
-        `sizes` says, but one, which has the rest; the others are 8.
+        `sizes` says, but one, which has the rest; the others are 32.
         """
         letters = next(iter(self.arrays.values())).split()
         free = "..." if "..." in letters else letters[0]
-        axes: Axes = dict.fromkeys(self.letters, (8,))
+        axes: Axes = dict.fromkeys(self.letters, (32,))
         axes |= {letters[-1]: (1024,)} | {letter: (n,) for letter, n in self.sizes.items()}
         rest = math.prod(axes[letter][0] for letter in letters if letter != free)
         return {**axes, free: (max(1, size // rest),)}
