@@ -21,6 +21,7 @@ OPS_PACKAGES = ("numpy", "jax", "torch")
 FAMILIES = {
     "arrays": {"numpy"},  # names for NumPy's types; each framework has one type of array
     "attention": {"numpy", "jax", "torch"},
+    "barriers": {"jax"},  # PyTorch compiles no forward and backward into one program
     "bits": {"numpy", "jax", "torch"},
     "blocks": {"torch"},  # an eager program alone has temporaries that no compiler fuses
     "checks": {"jax", "torch"},  # NumPy is the tests' own, who call it rightly

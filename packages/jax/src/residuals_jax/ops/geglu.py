@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from residuals_jax._lib.barriers import barrier
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
@@ -36,10 +37,14 @@ def fwd(gate: Array, up: Array | None, approximate: str) -> tuple[Array, Residua
 
 
 def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
-    gate, up = map(wide, halves(*residuals))
     g = wide(g)
+    kept = barrier(residuals)
+    gate, up = map(wide, halves(*kept))
     phi = cdf(gate, approximate)
-    dgate, dup = g * up * (phi + gate * slope(gate, phi, approximate)), g * (gate * phi)
+    dgate = g * up * (phi + gate * slope(gate, phi, approximate))
+    gate, _ = halves(*barrier(kept))  # once more: a Φ that both read would be kept as an array
+    gate = wide(gate)
+    dup = g * (gate * cdf(gate, approximate))
     if residuals.up is None:
         return match(jnp.concatenate([dgate, dup], axis=-1), residuals.gate), None
     return match(dgate, residuals.gate), match(dup, residuals.up)

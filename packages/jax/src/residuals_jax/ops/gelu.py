@@ -7,6 +7,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from residuals_jax._lib.barriers import barrier
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
@@ -29,7 +30,7 @@ def fwd(x: Array, approximate: str) -> tuple[Array, Residuals]:
 
 
 def bwd(approximate: str, residuals: Residuals, g: Array) -> tuple[Array]:
-    x, g = wide(residuals.x), wide(g)
+    x, g = wide(barrier(residuals.x)), wide(g)
     phi = cdf(x, approximate)
     return (match(g * (phi + x * slope(x, phi, approximate)), residuals.x),)
 

@@ -6,6 +6,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from residuals_jax._lib.barriers import barrier
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
@@ -23,7 +24,7 @@ def fwd(x: Array) -> tuple[Array, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array]:
-    x, g = wide(residuals.x), wide(g)
+    x, g = wide(barrier(residuals.x)), wide(g)
     s = jax.nn.sigmoid(x)
     return (match(g * (s * (1 + x * (1 - s))), residuals.x),)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from residuals_jax._lib.barriers import barrier
 from residuals_jax._lib.checks import floating
 from residuals_jax._lib.cotangents import match
 from residuals_jax._lib.dtypes import to_dtype, wide
@@ -30,11 +31,14 @@ def fwd(gate: Array, up: Array | None) -> tuple[Array, Residuals]:
 
 
 def bwd(residuals: Residuals, g: Array) -> tuple[Array, Array | None]:
-    gate, up = map(wide, halves(*residuals))
     g = wide(g)
+    kept = barrier(residuals)
+    gate, up = map(wide, halves(*kept))
     s = jax.nn.sigmoid(gate)
-    silu = gate * s
-    dgate, dup = g * up * (s + silu * (1 - s)), g * silu
+    dgate = g * up * (s + gate * s * (1 - s))
+    gate, _ = halves(*barrier(kept))  # once more: a sigmoid that both read would be kept as an array
+    gate = wide(gate)
+    dup = g * (gate * jax.nn.sigmoid(gate))
     if residuals.up is None:
         return match(jnp.concatenate([dgate, dup], axis=-1), residuals.gate), None
     return match(dgate, residuals.gate), match(dup, residuals.up)
