@@ -35,7 +35,7 @@ def stacked(name: str) -> tuple[Any, list[Any]]:
     """A function of x and weights: layers of linear → op; and its arguments."""
     op, adapter = BY_NAME[name], frameworks.load("jax")
     rng = np.random.default_rng(0)
-    axes = {letter: (WIDTH,) for letter in op.letters} | {"...": (ROWS,)}
+    axes = dict.fromkeys(op.letters, (WIDTH,)) | {"...": (ROWS,)}
     letters = next(iter(op.arrays.values())).split()
     axes = axes if len(letters) > 1 else {"...": (ROWS, WIDTH)}
     call = Call.of(op, op.draw(rng, axes))
