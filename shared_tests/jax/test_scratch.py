@@ -18,7 +18,10 @@ LAYERS = 6
 ROWS, WIDTH = 1024, 64  # far more rows than columns: the weights are next to nothing
 
 # The ops of which several can stand in a row, each behind a linear layer for each of its arrays.
-OPS = "relu relu_bits sigmoid tanh silu gelu swiglu geglu softmax dropout dropout_remat layer_norm rms_norm".split()
+OPS = (
+    *("relu", "relu_bits", "sigmoid", "tanh", "silu", "gelu", "swiglu", "geglu", "softmax"),
+    *("dropout", "dropout_remat", "layer_norm", "rms_norm"),
+)
 # For these XLA keeps more: so many arrays of x's size for all layers together, measured, and why.
 MORE = {
     "relu": 11,  # the linear layer's result too: the maximum is so cheap that the backward takes it again
