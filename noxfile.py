@@ -167,9 +167,5 @@ def pages(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
-    """Run the shared tests on this machine's GPU, with the frameworks that are already installed in this Python."""
-    folders = [os.path.abspath(f"packages/{name}/src") for name in PACKAGES]
-    session.run(
-        sys.executable, "-m", "pytest", "shared_tests", "--device", "gpu", *session.posargs,
-        env={"PYTHONPATH": os.pathsep.join(folders)}, external=True,
-    )  # fmt: skip
+    """Time the ops and run the quick shared tests on this machine's GPU, with the frameworks that this Python has."""
+    session.run(sys.executable, "gpu.py", *session.posargs, external=True)

@@ -95,7 +95,8 @@ def test_all_ways_are_there(adapter: Framework) -> None:
         subject = bench.subject_of(BY_NAME[name], adapter, Options(size=4096))
         assert [*subject.ways][:3] == ["ours", "plain", "checkpoint"]
         assert [*subject.ways][3:] == [own for own, _ in [adapter.OWN.get(name, ("", None))] if own]
-    (found,) = bench.bench([lambda: subject], Options(size=4096, rounds=2))
+    (found,), not_run = bench.bench({"one": lambda: subject, "two": lambda: subject}, Options(rounds=2), minutes=1e-9)
+    assert not_run == ("two",), "one that was begun is done"
     assert found.ways[0].ratio is None
     assert found.ways[0].new_bytes < found.ways[1].new_bytes, "one bit an element"
     assert found.floor_is == "memory"
@@ -142,6 +143,7 @@ def test_two_functions_beside_each_other(mine: Path, capsys: Any) -> None:
         (["gelu", "--save", "no/such/x.json"], "no folder"),
         (["gelu", "--baseline", "mine.py"], "--save has written"),
         (["gelu", "--rounds", "2"], "at least 6"),
+        (["gelu", "--minutes", "-1"], "a number above 0"),
         (["mine.py:f", "--beside", "mine.py:g"], "expected arrays to run it on"),
     ],
 )

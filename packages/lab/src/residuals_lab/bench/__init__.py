@@ -6,6 +6,7 @@ with the interval that has it with 95 % confidence. In each round our op runs tw
 noise, and where that is too much there is no verdict.
 """
 
+import math
 import random
 import statistics
 import time
@@ -92,6 +93,7 @@ class Bench:
     options: Options
     threads: int
     entries: tuple[Entry, ...]
+    not_run: tuple[str, ...] = ()  # for which there was no time left
 
 
 class Subject(NamedTuple):
@@ -152,19 +154,28 @@ def _listed(inputs: Sequence[Input]) -> str:
 
 
 def bench(
-    subjects: Sequence[Callable[[], Subject]], options: Options, tell: Callable[[str], None] = lambda what: None
-) -> tuple[Entry, ...]:
-    """Time each subject, which is made when its turn comes; `tell` is told how far it is and how long it will take."""
-    entries, started = [], time.perf_counter()
-    for i, make in enumerate(subjects):
-        left = (time.perf_counter() - started) / i * (len(subjects) - i) if i else None
-        ahead = f", about {_duration(left)} left" if left is not None else ""
+    subjects: Mapping[str, Callable[[], Subject]],
+    options: Options,
+    tell: Callable[[str], None] = lambda what: None,
+    minutes: float = math.inf,
+) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Time each subject, which is made when its turn comes, and name those for which `minutes` were too few.
+
+    `tell` is told how far it is and how long it will take.
+    """
+    entries, not_run, started = list[Entry](), list[str](), time.perf_counter()
+    for i, (name, make) in enumerate(subjects.items()):
+        each = (time.perf_counter() - started) / max(i, 1)
+        if i and 60 * minutes < (i + 1) * each:
+            not_run.append(name)
+            continue
+        ahead = f", about {_duration(each * (len(subjects) - i))} left" if i else ""
 
         def told(what: str, i: int = i, ahead: str = ahead) -> None:
             tell(f"{i + 1} of {len(subjects)}: {what}{ahead}")
 
         entries.append(measure(make, options, told))
-    return tuple(entries)
+    return tuple(entries), tuple(not_run)
 
 
 def _duration(seconds: float) -> str:

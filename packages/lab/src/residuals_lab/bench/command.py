@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,6 +60,7 @@ def add_to(commands: Any, help: str) -> None:
     parser.add_argument("--compiled", action="store_true", help="in PyTorch: under torch.compile")
     parser.add_argument("--threads", type=options.size, metavar="N", help="use N cores (default: all)")
     parser.add_argument("--rounds", type=options.size, default=30, metavar="N", help="how often (default: 30)")
+    parser.add_argument("--minutes", type=_minutes, metavar="N", help="begin no op that would not end within N minutes")
     parser.add_argument("--seed", type=options.seed, default=0, help="of the arrays and the order (default: 0)")
     parser.add_argument("--plot", type=options.path, metavar="FILE", help="also draw the ratios, as .svg or .png")
     parser.add_argument("--dark", action="store_true", help="with --plot: for a dark page")
@@ -87,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with show.progress("importing frameworks") as tell, contextlib.redirect_stdout(sys.stderr):
         subjects = _targets(arguments) if arguments.targets else _ops(arguments, how)
-        result = Bench(how, threads, bench(subjects, how, tell))
+        result = Bench(how, threads, *bench(subjects, how, tell, arguments.minutes or math.inf))
     found = document(result)
     if arguments.save:
         with arguments.save.open("w", encoding="utf-8") as file:
@@ -109,6 +112,17 @@ def run(arguments: argparse.Namespace) -> int:
         if before:
             table.show_changes(changes, unlike, show.console())
     return 1 if unlike or any(change.is_slower for change in changes) else 0
+
+
+def _minutes(text: str) -> float:
+    """The option type of a time."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not minutes > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return minutes
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -149,7 +163,7 @@ def _keep_to(threads: int | None) -> int:
     return threads
 
 
-def _ops(arguments: argparse.Namespace, how: Any) -> list[Callable[[], Any]]:
+def _ops(arguments: argparse.Namespace, how: Any) -> dict[str, Callable[[], Any]]:
     """A function that makes the subject, for each op in each framework."""
     from residuals_lab import frameworks
     from residuals_lab.bench import subject_of
@@ -167,10 +181,11 @@ def _ops(arguments: argparse.Namespace, how: Any) -> list[Callable[[], Any]]:
     for adapter in adapters:
         if how.device not in adapter.devices():
             raise UsageError(f"device: {adapter.TITLE} finds no {how.device} here")
-    return [lambda op=op, adapter=adapter: subject_of(op, adapter, how) for adapter in adapters for op in ops]  # type: ignore[misc]
+    pairs = [(op, adapter) for adapter in adapters for op in ops]
+    return {f"{op.name} in {adapter.TITLE}": partial(subject_of, op, adapter, how) for op, adapter in pairs}
 
 
-def _targets(arguments: argparse.Namespace) -> list[Callable[[], Any]]:
+def _targets(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """A function that makes the one subject: two functions at the same arguments."""
     from residuals_lab import frameworks
     from residuals_lab.bench import subject_of_targets
@@ -185,4 +200,5 @@ def _targets(arguments: argparse.Namespace) -> list[Callable[[], Any]]:
     adapter = frameworks.load(arguments.framework or framework_of(first, arguments.what[0]))
     if arguments.device not in adapter.devices():
         raise UsageError(f"device: {adapter.TITLE} finds no {arguments.device} here")
-    return [lambda: subject_of_targets([arguments.what[0], other], given, adapter, arguments.device, ran)]
+    targets = [arguments.what[0], other]
+    return {targets[0]: partial(subject_of_targets, targets, given, adapter, arguments.device, ran)}

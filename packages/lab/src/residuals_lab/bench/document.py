@@ -22,6 +22,7 @@ def document(result: Bench) -> dict[str, Any]:
         "rounds": options.rounds,
         "seed": options.seed,
         "entries": [_entry(entry) for entry in result.entries],
+        "not_run": list(result.not_run),
     }
 
 

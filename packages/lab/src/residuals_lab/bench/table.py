@@ -47,8 +47,10 @@ def show(result: Bench, console: Console) -> None:
             worst = max(entry.noise.values(), key=lambda i: max(i.high, 1 / i.low))
             say(console, f"  {entry.name} in {entry.title}: {worst.low:.2f} to {worst.high:.2f} of itself", indent=4)
         say(console, "Stop other programs, or take a larger --size or more --rounds.")
-    else:
+    elif result.entries:
         say(console, f"Quiet: ours within {NOISE} × itself everywhere.")
+    for name in result.not_run:
+        say(console, f"not run, no time left: {name}")
 
 
 def _table(heads: Sequence[str]) -> Table:
