@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, boolean, floating, joined, nonnegative
@@ -73,7 +74,8 @@ def fwd(
         assert kept_var is not None
         mean, var = running_mean, wide(kept_var)
         centred = wide(x) - _lift(wide(jax.lax.stop_gradient(mean)), x)
-    rstd = jax.lax.rsqrt(var + eps)
+    rstd = checkpoint_name(jax.lax.rsqrt(var + eps), "batch_norm.rstd")
+    mean = checkpoint_name(mean, "batch_norm.mean")
     y = centred * _lift(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x)

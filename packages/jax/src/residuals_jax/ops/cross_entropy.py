@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import axis_of, floating, integer, untraced
@@ -87,7 +88,7 @@ def fwd(
     loss = row_losses(rows, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
     loss = where_counted(loss, index, classes, ignore_index)
     loss, counted = reduced(loss, index, of_label, ignore_index, reduction)
-    numbers = rows.maximum, log_sum, counted, mean_weight, None
+    numbers = *_named(rows.maximum, log_sum), counted, mean_weight, None
     return loss.astype(logits.dtype), Residuals(logits, weight, labels, *numbers)
 
 
@@ -111,7 +112,13 @@ def _soft_fwd(
         loss = jnp.sum(loss)
     if reduction == "mean":  # that of no rows is NaN, and its derivative 0
         loss = loss / mass.size if mass.size else loss + jnp.nan
-    return loss.astype(logits.dtype), Residuals(logits, weight, labels, rows.maximum, log_sum, None, None, mass)
+    numbers = *_named(rows.maximum, log_sum), None, None, mass
+    return loss.astype(logits.dtype), Residuals(logits, weight, labels, *numbers)
+
+
+def _named(maximum: Array, log_sum: Array) -> tuple[Array, Array]:
+    """Both, with the names by which a policy of `jax.checkpoint` may keep them."""
+    return checkpoint_name(maximum, "cross_entropy.maximum"), checkpoint_name(log_sum, "cross_entropy.log_sum")
 
 
 def bwd(

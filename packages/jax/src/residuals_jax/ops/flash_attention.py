@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
@@ -173,7 +174,8 @@ def fwd(
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
     (out, logsumexp), _ = _blockwise(block, arrays, band)
-    logsumexp = logsumexp[..., 0]
+    out = checkpoint_name(out, "flash_attention.out")
+    logsumexp = checkpoint_name(logsumexp[..., 0], "flash_attention.logsumexp")
     is_narrow = out.dtype != logsumexp.dtype
     return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, integer, joined, nonnegative
@@ -53,6 +54,7 @@ def fwd(
     mean = _group_mean(_sums(wide(x), axis), x, axis, num_groups)
     centred = wide(x) - _spread(mean, x, axis)  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = jax.lax.rsqrt(_group_mean(_sums(jnp.square(centred), axis), x, axis, num_groups) + eps)
+    mean, rstd = checkpoint_name(mean, "group_norm.mean"), checkpoint_name(rstd, "group_norm.rstd")
     y = centred * _spread(rstd, x, axis)
     if weight is not None:
         y = y * lifted(wide(weight), (axis,), x.ndim)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
@@ -31,6 +32,7 @@ def fwd(x: Array, weight: Array | None, bias: Array | None, axis: int | Axes, ep
     mean = jnp.mean(wide(x), axis=axes, keepdims=True)
     centred = wide(x) - mean  # before it is squared: E[x²] − mean² is all rounding for a large mean
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + eps)
+    mean, rstd = checkpoint_name(mean, "layer_norm.mean"), checkpoint_name(rstd, "layer_norm.rstd")
     y = centred * rstd
     if weight is not None:
         y = y * lifted(wide(weight), axes, x.ndim)

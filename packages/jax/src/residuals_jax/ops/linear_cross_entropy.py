@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
@@ -128,7 +129,9 @@ def fwd(
     loss = row_losses(found, log_sum, picked, of_label, mean_weight, classes, label_smoothing, z_loss)
     loss = where_counted(loss, index, classes, ignore_index)
     loss, counted = reduced(loss, index, of_label, ignore_index, reduction)
-    statistics_of_rows = found.maximum, log_sum, counted, mean_weight
+    maximum = checkpoint_name(found.maximum, "linear_cross_entropy.maximum")
+    log_sum = checkpoint_name(log_sum, "linear_cross_entropy.log_sum")
+    statistics_of_rows = maximum, log_sum, counted, mean_weight
     return loss.astype(x.dtype), Residuals(x, weight, bias, class_weight, labels, *statistics_of_rows)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, described, floating, joined, nonnegative
@@ -39,6 +40,7 @@ def _scale(weight: Array, offset: float, axes: Axes, ndim: int) -> Array:
 def fwd(x: Array, weight: Array | None, axis: int | Axes, offset: float, eps: Number | None) -> tuple[Array, Residuals]:
     axes = normalized_axes(x.ndim, axis, weight)
     rstd = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=axes, keepdims=True) + _epsilon(x, eps))
+    rstd = checkpoint_name(rstd, "rms_norm.rstd")
     y = wide(x) * rstd
     if weight is not None:
         y = y * _scale(weight, offset, axes, x.ndim)

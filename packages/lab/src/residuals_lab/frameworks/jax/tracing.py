@@ -66,7 +66,7 @@ def trace(
     walk.recorder.phase = "naming"
     if is_abstract:
         _run_for_names(walk, fn, args)
-    labels = _around(walk, around) | walk.fields
+    labels = _around(walk, around) | walk.names | walk.fields
     labels |= zip((a.number for a in walk.inputs), names, strict=True)
     labels |= _fields(walk, fields, args) if fields else {}
     kinds: list[Kind] = ["parameter" if role == "parameter" else "input" for role in roles]

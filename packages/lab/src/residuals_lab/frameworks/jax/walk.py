@@ -53,6 +53,7 @@ class Walk:
         self._next: dict[int, int] = {}  # value carried into any iteration → value carried into the next one
         self.given: dict[int, int] = {}  # `id` of a tracer that stands for an argument of the function → which one
         self.inputs: Sequence[Array] = ()
+        self.names: dict[int, str] = {}  # value → what `checkpoint_name` calls it
         self.fields: dict[int, str] = {}  # value that a rule makes and saves → its name there
         self._branches: dict[int, tuple[int, tuple[int, ...]]] = {}  # result of a cond → its index, and each branch's
 
@@ -121,7 +122,7 @@ class Walk:
     def _equation(self, eqn: Any, reads: list[Array]) -> list[Array]:
         name, avals = eqn.primitive.name, [v.aval for v in eqn.outvars]
         if name == "name":  # of `checkpoint_name`
-            self.fields.setdefault(reads[0].number, eqn.params["name"])
+            self.names.setdefault(reads[0].number, eqn.params["name"])
         if name in IDENTITIES or keeps_precision(eqn):
             # A program gives buffers of their own, except where it gives the very same variable twice.
             is_copied = self.recorder.phase == "forward" and (self._jits or name in BARRIERS)
