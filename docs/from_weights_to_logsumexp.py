@@ -2,14 +2,10 @@
 
 `python docs/from_weights_to_logsumexp.py` traces the same attention written in several ways, in the frameworks that are
 installed, and draws the figures `docs/figures/from-weights-to-logsumexp-light.svg` and `…-dark.svg`. Nothing is
-computed at these lengths: JAX traces shapes, and PyTorch runs on fake tensors. With `--time` it computes, and prints
-how long the rules take.
+computed at these lengths: JAX traces shapes, and PyTorch runs on fake tensors.
 """
 
 import json
-import statistics
-import sys
-import time
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
@@ -172,64 +168,12 @@ def draw(measured, path, look):
         figure.savefig(path, metadata={"Date": None, "Description": json.dumps(numbers)})
 
 
-TIMED = ((8, 1024), (1, 4096))  # heads and tokens
-REPEATS = 9
-
-
-def timed(framework, heads, tokens):
-    """Milliseconds of a forward and a backward by name: the median of runs in turn. JAX compiles them together."""
-    import numpy as np
-
-    arrays = np.random.default_rng(0).standard_normal((4, 1, heads, tokens, FEATURES), np.float32)
-    ways = WAYS[framework]()
-    if framework == "jax":
-        import jax
-
-        def run_in_jax(fn):
-            def both(g, *args):
-                y, pull = jax.vjp(fn, *args)
-                return y, pull(g)  # y too: else a compiler may leave it out
-
-            both = jax.jit(both)
-            return lambda: jax.block_until_ready(both(*arrays))
-
-        runs = {name: run_in_jax(fn) for name, fn in ways.items()}
-    else:
-        import torch
-
-        g, *args = (torch.tensor(a, requires_grad=True) for a in arrays)
-        runs = {name: lambda fn=fn: torch.autograd.grad(fn(*args), args, g) for name, fn in ways.items()}
-    for run in runs.values():
-        run()
-    found = {name: [] for name in runs}
-    for _ in range(REPEATS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            found[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(times) for name, times in found.items()}
-
-
-def print_times(framework):
-    """Print the milliseconds, and how many times those of `attention` they are."""
-    for heads, tokens in TIMED:
-        print(f"{heads} x {tokens:,} tokens")
-        found = timed(framework, heads, tokens)
-        for name, milliseconds in found.items():
-            print(f"  {name:<21}{milliseconds:>7.0f} ms  {milliseconds / found['attention']:.2f}")
-
-
 if __name__ == "__main__":
     from residuals_lab import frameworks
 
-    if "--time" in sys.argv:
-        for name in frameworks.installed():
-            print(frameworks.load(name).TITLE)
-            print_times(name)
-    else:
-        measured = {name: measure_all(name) for name in frameworks.installed()}
-        for name, rows in measured.items():
-            print(frameworks.TITLES[name])
-            print_table(rows)
-        for look, path in FIGURES.items():
-            draw(measured, path, look)
+    measured = {name: measure_all(name) for name in frameworks.installed()}
+    for name, rows in measured.items():
+        print(frameworks.TITLES[name])
+        print_table(rows)
+    for look, path in FIGURES.items():
+        draw(measured, path, look)

@@ -17,16 +17,22 @@ WORDS = {"forward": "forward", "both": "forward + backward"}
 def show(result: Bench, console: Console) -> None:
     """Print the tables, what their columns mean, and what cannot be said."""
     options = result.options
+    is_ops = all(map(_is_op, result.entries))
+    what = f"{options.dtype}, about {options.size:,} elements, " if is_ops else ""
     say(
         console,
-        f"{processor()}, {options.device}, {result.threads} thread{'s' * (result.threads != 1)}; {options.dtype}, "
-        f"about {options.size:,} elements, {options.rounds} rounds",
+        f"{processor()}, {options.device}, {result.threads} thread{'s' * (result.threads != 1)}; {what}"
+        f"{options.rounds} rounds",
     )
     say(
         console,
-        "ms: of ours. × plain: how many times as long as that way, the median of the rounds and its 95 % interval. "
-        "floor: how many times as long as the memory, or the matrix products (*), need at least. "
-        "peak, new: bytes at the peak, and kept for the backward, in units of the first array.",
+        "ms: of ours. × plain: how many times as long as that way, the median of the "
+        "rounds and its 95 % interval. floor: how many times as long as the memory, or the matrix products (*), need at "
+        "least. peak, new: bytes at the peak, and kept for the backward, in units of the first array."
+        if is_ops
+        else "ms: of the first. ×: how many times as long as the other, the median of the rounds and its 95 % interval. "
+        "floor: how many times as long as the memory, or the matrix products (*), need at least. peak, new: bytes at "
+        "the peak, and kept for the backward, in units of the first array.",
     )
     for title, group in groupby(result.entries, lambda entry: entry.title):
         entries = [*group]
@@ -42,13 +48,13 @@ def show(result: Bench, console: Console) -> None:
     noisy = [entry for entry in result.entries if not entry.is_quiet]
     console.print()
     if noisy:
-        say(console, f"Too noisy for a verdict (?): ours takes more than {NOISE} × itself, or may.")
+        say(console, f"Too noisy for a verdict (?): run twice in a round, it may take {NOISE} × itself.")
         for entry in noisy:
             worst = max(entry.noise.values(), key=lambda i: max(i.high, 1 / i.low))
             say(console, f"  {entry.name} in {entry.title}: {worst.low:.2f} to {worst.high:.2f} of itself", indent=4)
         say(console, "Stop other programs, or take a larger --size or more --rounds.")
     elif result.entries:
-        say(console, f"Quiet: ours within {NOISE} × itself everywhere.")
+        say(console, f"Quiet: run twice in a round, all stay within {NOISE} × themselves.")
     for name in result.not_run:
         say(console, f"not run, no time left: {name}")
 
