@@ -24,16 +24,17 @@ def show(result: Bench, console: Console) -> None:
         f"{processor()}, {options.device}, {result.threads} thread{'s' * (result.threads != 1)}; {what}"
         f"{options.rounds} rounds",
     )
-    say(
-        console,
-        "ms: of ours. × plain: how many times as long as that way, the median of the "
-        "rounds and its 95 % interval. floor: how many times as long as the memory, or the matrix products (*), need at "
-        "least. peak, new: bytes at the peak, and kept for the backward, in units of the first array."
+    whose, other = (
+        ("ours", "plain: how many times as long as that way")
         if is_ops
-        else "ms: of the first. ×: how many times as long as the other, the median of the rounds and its 95 % interval. "
-        "floor: how many times as long as the memory, or the matrix products (*), need at least. peak, new: bytes at "
-        "the peak, and kept for the backward, in units of the first array.",
+        else ("the first", "NAME: how many times as long as that one")
     )
+    for sentence in (
+        f"ms: of {whose}. × {other}, the median of the rounds and its 95 % interval.",
+        "floor: how many times as long as the memory, or the matrix products (*), need at least.",
+        "peak, new: bytes at the peak, and kept for the backward, in units of the first array.",
+    ):
+        say(console, sentence)
     for title, group in groupby(result.entries, lambda entry: entry.title):
         entries = [*group]
         how = "" if not title.startswith("PyTorch") else ", compiled" if options.is_compiled else ", eager"
