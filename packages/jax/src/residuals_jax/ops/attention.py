@@ -1,7 +1,10 @@
-"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row."""
+"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row.
+
+With dropout y = (P·kept/(1 - rate))·v, and the gradient of P has the factor kept/(1 - rate) too.
+"""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +28,11 @@ from residuals_jax._lib.attention import (
     times_keys,
     weights_gradient,
 )
-from residuals_jax._lib.checks import floating
+from residuals_jax._lib.bits import pack_bits, unpack_bits
+from residuals_jax._lib.checks import Number, floating, joined, nonnegative
+from residuals_jax._lib.checks import apart as rate_apart
 from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
+from residuals_jax._lib.dropout import drawing_key, draws, drop, keep_mask
 from residuals_jax._lib.dtypes import to_dtype, wide
 
 
@@ -36,6 +42,7 @@ class Residuals(NamedTuple):
     v: Array  # (..., kv, t, e)  input: carries the cotangent to the weights
     weights: Array  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
     tanh: Array | None  # (..., h, s, t)  new, float32 or wider: a softcap's slope, 1 − tanh²; None with no softcap
+    kept: Array | None  # (..., h, s, ⌈t/8⌉)  new, packed bits: what dropout kept; None at the rates 0 and 1
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -47,18 +54,22 @@ def fwd(
     v: Array,
     bias: Array | None,
     mask: Array | None,
+    key: Array | None,
     is_causal: Causal,
     scale: float | None,
     softcap: float | None,
     window: int | None,
+    dropout: Number,
 ) -> tuple[Array, Residuals]:
     scores, tanh = cap(scores_of(q, k, scaling(scale, q)), softcap)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
     weights = e / total
-    y = times_keys(rounded(weights, v, q), v)
-    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
+    kept = keep_mask(key, weights.shape, dropout)
+    y = times_keys(rounded(drop(weights, kept, dropout), v, q), v)
+    bits = None if kept is None else pack_bits(kept)
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh, bits)
 
 
 def bwd(
@@ -66,43 +77,55 @@ def bwd(
     scale: float | None,
     softcap: float | None,
     window: int | None,
+    dropout: Number,
     residuals: Residuals,
     g: Array,
     like: Likes | None = None,
-) -> tuple[Array, Array, Array, Array | None, None]:
-    q, k, v, weights, tanh = residuals
+) -> tuple[Array, Array, Array, Array | None, None, None]:
+    q, k, v, weights, tanh, bits = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     _, _, _, like_bias = like or likes(q, k, v, weights)
     heads = k.shape[-3]
-    dv = match(sum_of_queries(weights, g, heads), v)
-    dscores = scores_gradient(weights, weights_gradient(g, v, weights))
+    kept = None if bits is None else unpack_bits(bits, weights.shape)
+    dv = match(sum_of_queries(drop(weights, kept, dropout), g, heads), v)
+    dscores = scores_gradient(weights, drop(weights_gradient(g, v, weights), kept, dropout))
     dbias = None if like_bias is None else match(dscores, like_bias)
     dscores = cap_gradient(dscores, tanh)
     dq = match(times_keys(dscores, k) * scaling(scale, q), q)
     dk = match(sum_of_queries(rounded(dscores, q, k), q, heads) * scaling(scale, q), k)
-    return dq, dk, dv, dbias, None
+    return dq, dk, dv, dbias, None, None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8, 9))
+@partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9, 10, 11, 12))
 def _attention(
     q: Array,
     k: Array,
     v: Array,
     bias: Array | None,
     mask: Array | None,
+    key: Array | None,
+    traced: Array | None,
     is_causal: Causal,
     scale: float | None,
     softcap: float | None,
     window: int | None,
+    rate: float,
     like: Likes,
 ) -> Array:
-    return fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)[0]
+    return fwd(q, k, v, bias, mask, key, is_causal, scale, softcap, window, joined(traced, rate))[0]
+
+
+def _saving_rate(*inputs: Any) -> tuple[Array, tuple[Residuals, Array | None]]:
+    *arrays, traced, is_causal, scale, softcap, window, rate, _ = inputs
+    y, residuals = fwd(*arrays, is_causal, scale, softcap, window, joined(traced, rate))
+    return y, (residuals, traced)
 
 
 _attention.defvjp(
-    lambda *inputs: fwd(*inputs[:-1]),
-    lambda is_causal, scale, softcap, window, like, residuals, g: bwd(
-        is_causal, scale, softcap, window, residuals, g, like
+    _saving_rate,
+    lambda is_causal, scale, softcap, window, rate, like, saved, g: (
+        *bwd(is_causal, scale, softcap, window, joined(saved[1], rate), saved[0], g, like),
+        None,
     ),
 )
 
@@ -118,6 +141,8 @@ def attention(
     scale: ArrayLike | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    dropout: ArrayLike = 0.0,
+    key: ArrayLike | None = None,
 ) -> Array:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -141,6 +166,10 @@ def attention(
             if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
+        dropout: the rate at which each weight is dropped, from 0 to 1; those kept are divided by 1 - rate. It always
+            applies: `dropout=rate if training else 0.0`. A rate that is traced is as `dropout` has it.
+        key: two uint32, or a `jax.random.key`, as `dropout` has it: what is kept is a function of it and the shape of
+            the weights. It may be None at the rates 0 and 1, where nothing is drawn.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are
@@ -155,11 +184,14 @@ def attention(
             `flash_attention` does.
         tanh: (..., h, s, t), new, only with a softcap c: tanh(scores/c), since the gradient has the factor
             1 − tanh², for which 16 bits of it are too few: float32 or wider.
+        kept: (..., h, s, ⌈t/8⌉), new, uint8, only with dropout: one bit a weight, as the mask of `dropout`, so that the
+            backward draws nothing. The weights are those before it.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", scale or softcap is not a number, or window is not an int.
-        ValueError: the shapes do not fit, or softcap or window is not positive.
+            "lower_right", scale, softcap or dropout is not a number, window is not an int, or key is neither two uint32
+            nor a `jax.random.key`.
+        ValueError: the shapes do not fit, softcap or window is not positive, or dropout is not from 0 to 1.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
@@ -172,6 +204,9 @@ def attention(
     mask = None if mask is None else jnp.asarray(mask)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     check_options(softcap, window)
+    rate = nonnegative("dropout", dropout, most=1)
+    key = drawing_key("key", key, rate) if draws(rate) else None
     q, scale = apart(q, scale)
-    y = _attention(q, k, v, bias, mask, is_causal, scale, softcap, window, likes(q, k, v, bias))
+    traced, rate = rate_apart(rate)
+    y = _attention(q, k, v, bias, mask, key, traced, is_causal, scale, softcap, window, rate, likes(q, k, v, bias))
     return y[0] if is_one_head else y

@@ -152,7 +152,7 @@ OPS = (
         },
     ),
     Op("group_norm", {"x": "b c ...", "weight": "c", "bias": "c"}, {"num_groups": 1, "axis": 1, "eps": 1e-5}),
-    Op("attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
+    Op("attention", QKV, ATTENTION | {"dropout": 0.0}, {"mask": MASK, "key": KEY}, ("bias", "mask", "key"), TOKENS),
     Op("qk_norm_attention", QKV_SCALE, {"is_causal": False}, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op("flash_attention", QKV, ATTENTION, {"mask": MASK}, ("bias", "mask"), TOKENS),
     Op(

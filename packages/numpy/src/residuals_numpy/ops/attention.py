@@ -1,5 +1,7 @@
 """Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row.
 
+With dropout y = (P·kept/(1 - rate))·v, where `kept` is the mask that the op `dropout` draws for an array of P's shape.
+
 Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1.
 """
 
@@ -7,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from residuals_numpy._lib.arrays import Array, Mask, Samples
+from residuals_numpy._lib.arrays import Array, Bits, Key, Mask, Samples
 from residuals_numpy._lib.attention import Causal, attended, cap, fold, hide, unfold, weights_gradient
+from residuals_numpy._lib.bits import pack_bits
 from residuals_numpy._lib.cotangents import sum_to
+from residuals_numpy._lib.dropout import drop, keep_mask
 
 
 def _weights(
@@ -29,20 +33,31 @@ def _weights(
     return e / total, tanh, scale
 
 
+def _kept(weights: Array, key: Key | None, rate: float) -> Mask:
+    """Which weights dropout keeps: all of them at the rate 0, none at 1."""
+    if rate in (0, 1):
+        return np.full(weights.shape, rate == 0)
+    assert key is not None
+    return keep_mask(key, weights.shape, rate)
+
+
 def forward(
     q: Array,
     k: Array,
     v: Array,
     bias: Array | None = None,
     mask: Mask | None = None,
+    key: Key | None = None,
     *,
     is_causal: Causal = False,
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
 ) -> Array:
     """y (..., h, s, e) for `q` (..., h, s, d), `k` (..., kv, t, d) and `v` (..., kv, t, e)."""
     weights, *_ = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
+    weights = drop(weights, _kept(weights, key, dropout), dropout)
     return unfold(fold(weights, k.shape[-3]) @ v, q)
 
 
@@ -52,24 +67,27 @@ def vjp(
     v: Array,
     bias: Array | None,
     mask: Mask | None,
+    key: Key | None,
     g: Array,
     *,
     is_causal: Causal = False,
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Array, Array, Array, Array | None]:
     """`dq, dk, dv, dbias` for the cotangent `g` of y, from the inputs alone; None for what is None."""
     heads = k.shape[-3]
     weights, tanh, scale = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
-    dweights = weights_gradient(g, v, weights)
+    kept = _kept(weights, key, dropout)
+    dweights = drop(weights_gradient(g, v, weights), kept, dropout)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
     dcapped = dscores
     if tanh is not None:
         dscores = dscores * (1 - tanh * tanh)
     dq = scale * unfold(fold(dscores, heads) @ k, q)
     dk = scale * (fold(dscores, heads).mT @ fold(q, heads))
-    dv = fold(weights, heads).mT @ fold(g, heads)
+    dv = fold(drop(weights, kept, dropout), heads).mT @ fold(g, heads)
     dq, dk, dv = sum_to(dq, q.shape), sum_to(dk, k.shape), sum_to(dv, v.shape)  # leading axes broadcast
     return dq, dk, dv, None if bias is None else sum_to(dcapped, bias.shape)
 
@@ -80,15 +98,18 @@ def residuals(
     v: Array,
     bias: Array | None = None,
     mask: Mask | None = None,
+    key: Key | None = None,
     *,
     is_causal: Causal = False,
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
-) -> dict[str, Array | None]:
+    dropout: float = 0.0,
+) -> dict[str, Array | Bits | None]:
     """The value each residual must have."""
     weights, tanh, _ = _weights(q, k, bias, mask, is_causal, scale, softcap, window)
-    return {"q": q, "k": k, "v": v, "weights": weights, "tanh": tanh}
+    kept = pack_bits(_kept(weights, key, dropout)) if 0 < dropout < 1 else None
+    return {"q": q, "k": k, "v": v, "weights": weights, "tanh": tanh, "kept": kept}
 
 
 def samples(rng: np.random.Generator) -> Samples:
@@ -103,6 +124,9 @@ def samples(rng: np.random.Generator) -> Samples:
 
     def bias(*shape: int) -> dict[str, Array]:
         return {"bias": rng.standard_normal(shape)}
+
+    def key() -> Key:
+        return rng.integers(2**32, size=2, dtype=np.uint32)
 
     rows = np.arange(4)[:, None] != 1  # no key for one query
     spread = {**call(heads=4), "q": rng.standard_normal((2, 4, 4, 3)), "v": rng.standard_normal((3, 1, 2, 5, 2))}
@@ -132,4 +156,6 @@ def samples(rng: np.random.Generator) -> Samples:
         "no-keys": call(t=0),
         "no-queries": call(s=0),
         "huge-scores": huge,
+        "dropout": {**call(2), "key": key(), "dropout": 0.25},
+        "dropout-grouped": {**call(heads=4, t=9), "mask": rng.random((4, 4, 9)) < 0.7, "key": key(), "dropout": 0.5},
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
-from residuals_torch._lib.bits import where_set
+from residuals_torch._lib.bits import unpack_bits, where_set
 from residuals_torch._lib.blocks import block_size, in_blocks
 from residuals_torch._lib.checks import described
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -96,3 +96,12 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
     scale = 1 / (1 - rate) if rate < 1 else 1.0
     return in_blocks(lambda a, mask: to_dtype(where_set(mask, wide(a) * scale), a.dtype), a, mask)
+
+
+def drop_again(a: Tensor, bits: Tensor | None, rate: float) -> Tensor:
+    """What `drop` makes of `a` with a mask that `pack_bits` packed; `a` itself at the rate 0."""
+    if rate == 0.0:
+        return a
+    return in_blocks(
+        lambda a, bits: drop(a, None if bits is None else unpack_bits(bits, a.shape), rate), a, bits, axis=-1
+    )

@@ -1,4 +1,7 @@
-"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row."""
+"""Attention that saves its weights: y = P·v, P = softmax(scale·q·kᵀ + bias) row by row.
+
+With dropout y = (P·kept/(1 - rate))·v, and the gradient of P has the factor kept/(1 - rate) too.
+"""
 
 from typing import Any, NamedTuple
 
@@ -22,8 +25,11 @@ from residuals_torch._lib.attention import (
     unfold,
     weights_gradient,
 )
-from residuals_torch._lib.checks import floating, is_proxy
+from residuals_torch._lib.bits import pack_bits
+from residuals_torch._lib.blocks import in_blocks
+from residuals_torch._lib.checks import floating, is_proxy, nonnegative
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
+from residuals_torch._lib.dropout import drop, drop_again, keep_mask, two_words
 from residuals_torch._lib.dtypes import to_dtype, wide
 from residuals_torch._lib.modes import autocasted, batched_alike, may_write, without_autocast
 
@@ -35,6 +41,7 @@ class Residuals(NamedTuple):
     weights: Tensor  # (..., h, s, t)  new: quadratic in the sequence; all that the gradient needs of the softmax
     tanh: Tensor | None  # (..., h, s, t)  new, float32 or wider: a softcap's slope, 1 − tanh²; None with none, and if q
     # and k are frozen
+    kept: Tensor | None  # (..., h, s, ⌈t/8⌉)  new, packed bits: what dropout kept; None at the rates 0 and 1
 
 
 RECOMPUTES: dict[str, str] = {}
@@ -48,10 +55,12 @@ def fwd(
     v: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
+    key: Tensor | None,
     is_causal: Causal,
     scale: float | None,
     softcap: float | None,
     window: int | None,
+    dropout: float,
 ) -> tuple[Tensor, Residuals]:
     heads = k.shape[-3]
     # q is scaled, and not the scores, of which there are more; XLA fuses the one and the other.
@@ -60,8 +69,11 @@ def fwd(
         scores = scores + wide(bias)
     e, total, _ = attended(hide(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window)))
     weights = e.div_(total) if may_write() else e / total
-    y = unfold(fold(weights, heads) @ wide(v), q)
-    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh)
+    kept = keep_mask(key, weights, dropout)
+    dropped = drop(weights, kept, dropout) if dropout else weights
+    y = unfold(fold(dropped, heads) @ wide(v), q)
+    bits = None if kept is None else in_blocks(pack_bits, kept, axis=-1)
+    return to_dtype(y, q.dtype), Residuals(q, k, v, to_dtype(weights, q.dtype), tanh, bits)
 
 
 def bwd(
@@ -69,6 +81,7 @@ def bwd(
     scale: float | None,
     softcap: float | None,
     window: int | None,
+    dropout: float,
     residuals: Residuals,
     g: Tensor | None,
     like: Likes | None = None,
@@ -77,18 +90,21 @@ def bwd(
     g_tanh: Tensor | None = None,
 ) -> Gradients:
     """Those with a name are the cotangents of residuals. Only a second derivative has them; there g may be None."""
-    q, k, v, weights, tanh = residuals
+    q, k, v, weights, tanh, bits = residuals
     # No gradient depends on the bias, so it is not saved; `like` says whether there is one, and what it looks like.
     like_q, like_k, like_v, like_bias = like or likes(q, k, v, weights)
     rows = wide(weights)
     dq = dk = dv = dbias = None
     if like_v is not None and g is not None:
         heads = like_v.shape[-3]
-        dv = match(fold(rows, heads).mT @ fold(wide(g), heads), like_v)
+        dv = match(fold(drop_again(rows, bits, dropout), heads).mT @ fold(wide(g), heads), like_v)
     if v is None or (like_q is None and like_k is None and like_bias is None):  # nobody asks for more than dv
         return dq, dk, dv, dbias
     heads = v.shape[-3]
-    dweights = torch.zeros_like(rows) if g is None else weights_gradient(wide(g), wide(v), weights)
+    if g is None:
+        dweights = torch.zeros_like(rows)
+    else:
+        dweights = drop_again(weights_gradient(wide(g), wide(v), weights), bits, dropout)
     if g_weights is not None:
         dweights = dweights + wide(g_weights)
     dscores = scores_gradient(weights, dweights)
@@ -114,46 +130,43 @@ class Attention(torch.autograd.Function):
         v: Tensor,
         bias: Tensor | None,
         mask: Tensor | None,
+        key: Tensor | None,
         is_causal: Causal,
         scale: float | None,
         softcap: float | None,
         window: int | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        dropout: float,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         with without_autocast(q):
-            y, residuals = fwd(q, k, v, bias, mask, is_causal, scale, softcap, window)
-        return batched_alike(y, residuals.weights, residuals.tanh)
+            y, residuals = fwd(q, k, v, bias, mask, key, is_causal, scale, softcap, window, dropout)
+        return *batched_alike(y, residuals.weights, residuals.tanh), residuals.kept
 
     @staticmethod
     def setup_context(
         ctx: Any,
-        inputs: tuple[
-            Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Causal, float | None, float | None, int | None
-        ],
-        output: tuple[Tensor, Tensor, Tensor | None],
+        inputs: tuple[Any, ...],  # those of `forward`
+        output: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     ) -> None:
-        (q, k, v, bias, _, *ctx.static), (_, weights, tanh) = inputs, output
+        (q, k, v, bias, _, _, *ctx.static), (_, weights, tanh, kept) = inputs, output
         need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
         need_scores = need_q or need_k or need_bias
         need_tanh = need_q or need_k
         inputs_saved = (q if need_k else None, k if need_q else None, v if need_scores else None)
-        saved = Residuals(*inputs_saved, weights, tanh if need_tanh else None)
+        saved = Residuals(*inputs_saved, weights, tanh if need_tanh else None, kept)
         ctx.save_for_backward(*saved)
         ctx.like = likes(q, k, v, bias)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
-        ctx: Any, g: Tensor | None, g_weights: Tensor | None, g_tanh: Tensor | None
+        ctx: Any, g: Tensor | None, g_weights: Tensor | None, g_tanh: Tensor | None, _kept: None
     ) -> tuple[Tensor | None, ...]:
         if g is None and g_weights is None and g_tanh is None:
-            return (None,) * 9
-        is_causal, scale, softcap, window = ctx.static
+            return (None,) * 11
         residuals = Residuals(*ctx.saved_tensors)
         with without_autocast(residuals.weights):
-            gradients = bwd(
-                is_causal, scale, softcap, window, residuals, g, wanted(ctx), g_weights=g_weights, g_tanh=g_tanh
-            )
-        return *gradients, *[None] * 5
+            gradients = bwd(*ctx.static, residuals, g, wanted(ctx), g_weights=g_weights, g_tanh=g_tanh)
+        return *gradients, *[None] * 7
 
 
 def attention(
@@ -167,6 +180,8 @@ def attention(
     scale: Tensor | float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
 
@@ -190,6 +205,10 @@ def attention(
             if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
+        dropout: the rate at which each weight is dropped, from 0 to 1; those kept are divided by 1 - rate. It always
+            applies: `dropout=rate if training else 0.0`. A Python number.
+        key: two uint32, as `dropout` has it: what is kept is a function of it and the shape of the weights. None: the
+            global generator draws.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower. A query that attends no key gets zeros,
@@ -205,16 +224,18 @@ def attention(
         tanh: (..., h, s, t), new, only with a softcap c: tanh(scores/c), since the gradient has the factor
             1 − tanh², for which 16 bits of it are too few: float32 or wider; not saved if neither q nor k needs a
             gradient.
+        kept: (..., h, s, ⌈t/8⌉), new, uint8, only with dropout: one bit a weight, as the mask of `dropout`, so that the
+            backward draws nothing. The weights are those before it.
 
     Raises:
         TypeError: q, k, v or bias is not floating, mask is not boolean, is_causal is neither a bool nor
-            "lower_right", scale or softcap is not a number, or window is not an int.
-        ValueError: the shapes do not fit, or softcap or window is not positive.
+            "lower_right", scale, softcap or dropout is not a number, window is not an int, or key is not two uint32.
+        ValueError: the shapes do not fit, softcap or window is not positive, or dropout is not from 0 to 1.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (2017), equation 1.
     """
-    if is_proxy(q, k, v, bias, mask, scale):
+    if is_proxy(q, k, v, bias, mask, scale, key):
         options: dict[str, Any] = {
             "bias": bias,
             "mask": mask,
@@ -222,8 +243,10 @@ def attention(
             "scale": scale,
             "softcap": softcap,
             "window": window,
+            "dropout": dropout,
+            "key": key,
         }
-        return handle_torch_function(attention, (q, k, v, bias, mask, scale), q, k, v, **options)
+        return handle_torch_function(attention, (q, k, v, bias, mask, scale, key), q, k, v, **options)
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
     is_one_head = q.ndim == k.ndim == v.ndim == 2
     if is_one_head:
@@ -231,7 +254,9 @@ def attention(
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     check_options(softcap, window)
+    dropout = nonnegative("dropout", dropout, most=1)
+    key = None if key is None else two_words("key", key)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)
-    y, *_ = Attention.apply(q, k, v, bias, mask, is_causal, scale, softcap, window)
+    y, *_ = Attention.apply(q, k, v, bias, mask, key, is_causal, scale, softcap, window, dropout)
     return y[0] if is_one_head else y
