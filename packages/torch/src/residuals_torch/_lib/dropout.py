@@ -94,14 +94,22 @@ def drop(a: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """`a` / (1 - rate) where the mask keeps it, 0 elsewhere even where `a` is infinite or NaN."""
     if mask is None:
         mask = torch.full_like(a, rate == 0.0, dtype=torch.bool)
-    scale = 1 / (1 - rate) if rate < 1 else 1.0
-    return in_blocks(lambda a, mask: to_dtype(where_set(mask, wide(a) * scale), a.dtype), a, mask)
+    return in_blocks(lambda a, mask: to_dtype(where_set(mask, wide(a) * _scale(rate)), a.dtype), a, mask)
 
 
 def drop_again(a: Tensor, bits: Tensor | None, rate: float) -> Tensor:
-    """What `drop` makes of `a` with a mask that `pack_bits` packed; `a` itself at the rate 0."""
+    """What `drop` makes of `a`, which is not narrow, with a mask that `pack_bits` packed; `a` itself at the rate 0.
+
+    Its layout may be the mask's: under torch.compile the backward of a rule that has None for an output cannot ask how
+    a tensor lies in memory.
+    """
     if rate == 0.0:
         return a
-    return in_blocks(
-        lambda a, bits: drop(a, None if bits is None else unpack_bits(bits, a.shape), rate), a, bits, axis=-1
-    )
+    if bits is None:
+        return torch.zeros_like(a)
+    return in_blocks(lambda a, bits: torch.where(unpack_bits(bits, a.shape), a * _scale(rate), 0), a, bits, axis=-1)
+
+
+def _scale(rate: float) -> float:
+    """What is kept is multiplied by; at the rate 1 nothing is kept."""
+    return 1 / (1 - rate) if rate < 1 else 1.0
