@@ -153,6 +153,10 @@ WRITTEN = {
         "softmax(h @ n.cos(x).T * 8**-0.5) @ n.exp(x)",
         "ours.flash_attention(h[None], n.cos(x)[None], n.exp(x)[None])",
     ),
+    "attention": (
+        "dropout(softmax(h @ n.cos(x).T * 8**-0.5), 0.5) @ n.sin(x + 1)",
+        "ours.attention(h[None], n.cos(x)[None], n.sin(x + 1)[None], dropout=0.5, key=KEY)",
+    ),
 }
 
 # Attention with masks of several makes, each with the op's argument.
@@ -252,6 +256,8 @@ USED_IN = {
 ELSE = {
     "softmax over queries": "softmax(h @ n.cos(x).T, -2) @ n.exp(x)",
     "attention with dropout": "dropout(softmax(h @ n.cos(x).T), 0.5) @ n.exp(x)",
+    "attention with dropout of its scores": "softmax(dropout(h @ n.cos(x).T, 0.5)) @ n.exp(x)",
+    "attention with dropout, and its weights": "(lambda p: (dropout(p, 0.5) @ n.exp(x), p))(softmax(h @ n.cos(x).T))",
     "attention with capped scores": "softmax(n.tanh(h @ n.cos(x).T)) @ n.exp(x)",
     "attention with weights off by one": "(lambda e: (e / (1 + e.sum(-1)[:, None])) @ n.exp(x))(n.exp(h @ n.cos(x).T))",
     "attention with a mask of its weights": "(softmax(h @ n.cos(x).T) * n.sin(h @ h.T)) @ n.exp(x)",
@@ -546,13 +552,19 @@ def test_a_number_has_no_axis(framework: str, tmp_path: Path) -> None:
 
 @BOTH
 def test_dropout_of_attention_weights_is_said(framework: str, tmp_path: Path) -> None:
-    """No attention here has it, and none is advised: the dropout alone is."""
-    found = module(framework, tmp_path, ELSE["attention with dropout"])
-    said = str(audit(found.fn, *arguments(framework)))
-    assert "dropout of weights, which no attention here has, at " in said
-    assert "residuals_" + framework + ".dropout, which drops in evaluation too, keeps" in said
-    found = module(framework, tmp_path, "dropout(h, 0.5) @ w.T")
-    assert "no attention" not in str(audit(found.fn, *arguments(framework)))
+    """Where its weights are read elsewhere, no attention is advised: the dropout alone is."""
+
+    def said(expression: str) -> str:
+        return str(audit(module(framework, tmp_path, expression).fn, *arguments(framework)))
+
+    always = "which drops in evaluation too, keeps"
+    attention = f"residuals_{framework}.attention(…, dropout=rate, key=key), {always}"
+    alone = said(ELSE["attention with dropout, and its weights"])
+    assert "dropout of weights, which flash_attention has not, at " in alone
+    assert f"residuals_{framework}.dropout, {always}" in alone
+    assert attention not in alone
+    assert attention in said(ELSE["attention with dropout"])
+    assert "flash_attention" not in said("dropout(h, 0.5) @ w.T")
 
 
 @pytest.mark.needs("torch")

@@ -1,41 +1,54 @@
-"""Attention whose weights are saved, where flash attention keeps one number a row."""
+"""Attention whose weights are saved, where flash attention keeps one number a row; and one whose weights are dropped,
+where ours keeps them once.
+"""
 
 import math
 from collections import Counter, defaultdict
 
+from residuals_lab.audit.advice.dropout import drops
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
 from residuals_lab.trace import Value
 
 
 def find(forward: Forward, ours: Ours) -> Found:
-    """Flash attention where scores, and values made of them, are saved between one product and the next."""
+    """Flash attention where scores, and values made of them, are saved between one product and the next; attention with
+    dropout where weights are dropped in between.
+    """
     values = forward.values
-    found: dict[str, Saved] = defaultdict(dict)
-    instead: Counter[str] = Counter()
-    own: dict[str, str] = {}
+    found: dict[tuple[str, str], Saved] = defaultdict(dict)  # by line and op
+    instead: Counter[tuple[str, str]] = Counter()
+    own: dict[tuple[str, str], str] = {}
     biases = set[int]()  # that are made of something given, each an array to keep once
     for step in forward.steps:
         for operand in step.ins if step.op == "matmul" else ():
             scores, product = forward.back_to_product(operand)
-            saved = forward.residuals_of(scores)
-            if product and saved and forward.is_softmax(product.outs[0], step, operand):
-                found[step.line] |= saved
-                instead[step.line] += iterations(saved, values[operand]) * _flash_bytes(
-                    ours, values[operand], values[step.outs[0]]
-                )
-                shapes = _shapes(values[operand], values[step.outs[0]])
-                own[step.line] = ours.own("flash_attention", values[step.outs[0]].dtype, *shapes)
-                for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
-                    biases.add(bias)
-                    instead[step.line] += forward.nbytes(bias)
-    for line, these in found.items():
-        yield found_advice("attention", line, "flash_attention", these, instead[line], own=own[line])
+            if not product or not forward.residuals_of(scores):
+                continue
+            masks = _masks(forward, scores)
+            if not forward.is_softmax(product.outs[0], step, operand, dropped=masks):
+                continue
+            key = step.line, "attention" if masks else "flash_attention"
+            saved = forward.residuals_of(scores | {*masks.values()})
+            found[key] |= saved
+            shapes = _shapes(values[operand], values[step.outs[0]])
+            dtype = values[step.outs[0]].dtype
+            instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
+            if masks:
+                continue
+            own[key] = ours.own("flash_attention", dtype, *shapes)
+            for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
+                biases.add(bias)
+                instead[key] += forward.nbytes(bias)
+    for (line, op), these in found.items():
+        what, options = ("attention with dropout", "dropout=rate, key=key") if op == "attention" else ("attention", "")
+        yield found_advice(what, line, op, these, instead[line, op], options, own.get((line, op), ""))
 
 
-def _flash_bytes(ours: Ours, scores: Value, out: Value) -> int:
-    """The bytes that flash attention saves beside q, k and v, for scores and an output of these shapes."""
-    return beside_inputs(ours.trace("flash_attention", out.dtype, *_shapes(scores, out)))
+def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
+    """What dropout makes of one of these values, with its mask."""
+    makers = [forward.makers[n] for n in scores]
+    return {step.outs[0]: mask for step in makers if (mask := drops(forward, step)) is not None}
 
 
 def _shapes(scores: Value, out: Value) -> list[tuple[int, ...]]:

@@ -23,9 +23,8 @@ def find(forward: Forward, ours: Ours) -> Found:
         mask = drops(forward, step)
         if mask is not None and (saved := forward.residuals_of({mask}, place)):
             out = forward.values[step.outs[0]]
-            what = (
-                "dropout of weights, which no attention here has," if has_none and _is_of_weights(forward, step) else ""
-            )
+            is_of_weights = has_none and _is_of_weights(forward, step)
+            what = "dropout of weights, which flash_attention has not," if is_of_weights else ""
             key = what or "dropout", step.line, out.dtype
             found[key] |= saved
             nbytes = beside_inputs(ours.trace("dropout", out.dtype, out.shape))
@@ -50,14 +49,27 @@ def drops(forward: Forward, step: Step) -> int | None:
         return step.outs[1]
     if step.op not in ("masked_fill", "mul", "where") or len(step.ins) < 2:
         return None
+    size = forward.values[step.outs[0]].elements
     for mask in step.ins:
-        size, made_from = forward.values[mask].elements, forward.made_from([mask])
-        by = [(forward.makers[n].op, n) for n in made_from if n in forward.makers]
-        is_only_for_it = all(forward.is_read_once(n) for _, n in by if forward.values[n].elements == size)
-        ops = {op for op, _ in by}
+        by = _by_draws(forward, mask) if forward.values[mask].elements == size > 1 else {}
+        is_only_for_it = all(forward.is_read_once(n) for n in by if forward.values[n].elements == size)
+        ops = {*by.values()}
         # A draw of numbers that are compared is a mask, and so is one that gives 0 and 1; bits alone are not.
-        draws = {op for op, n in by if not forward.values[n].dtype.startswith("uint")} & {"random"}
+        draws = {op for n, op in by.items() if not forward.values[n].dtype.startswith("uint")} & {"random"}
         draws = draws or ({"random", "random_number"} & ops if ops & _COMPARISONS else set())
-        if draws and is_only_for_it and ops <= _OF_DRAWS and size == forward.values[step.outs[0]].elements > 1:
+        if draws and is_only_for_it:
             return mask
     return None
+
+
+def _by_draws(forward: Forward, mask: int) -> dict[int, str]:
+    """What a mask is made from, with the operation that makes it; nothing if one of them makes no mask of draws."""
+    found, todo = dict[int, str](), [mask]
+    while todo:
+        maker = forward.makers.get(n := todo.pop())
+        if maker and maker.op not in _OF_DRAWS:
+            return {}
+        if maker and n not in found:
+            found[n] = maker.op
+            todo += maker.ins
+    return found

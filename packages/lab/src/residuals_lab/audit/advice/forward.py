@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -204,16 +204,18 @@ class Forward:
             return False
         return self.values[maker.ins[0]].elements < self.values[n].elements
 
-    def is_softmax(self, scores: int, end: Step, operand: int, is_given: bool = False) -> bool:
+    def is_softmax(
+        self, scores: int, end: Step, operand: int, is_given: bool = False, dropped: Collection[int] = ()
+    ) -> bool:
         """Whether scores go through a softmax along the last axis to this step's operand, and nowhere else; or, if the
         step takes from each row what its label says, through a log-softmax or beside a log-sum-exp. Scores that are
-        given, or a result, may go elsewhere too.
+        given, or a result, may go elsewhere too. If dropout makes `dropped` on the way, it has to be of the weights.
         """
         read = {n for n in self.given_on if self.given_on[n]}
         made = (self.made_of({scores}) if not is_given else self.made_on_the_way(scores, end)) & read
-        stages = self.stages(made, scores)
+        stages = self.stages(made, scores, dropped)
         if end.op == "matmul":
-            is_one = stages.get(operand) == "weights"
+            is_one = stages.get(operand) == ("dropped" if dropped else "weights")
         else:
             along = {step.op for n in made for step in self.given_on[n] if step.axes == (-1,)}
             is_one = "logsumexp" in along or stages.get(operand) == "weights"
@@ -233,10 +235,11 @@ class Forward:
         by = self.made_from(step.ins[1:])  # the indices: of rows, which are 0, 1, 2 and so on, and of classes
         return step.axes == (-1,) or any(n in self.makers and self.makers[n].op == "iota" for n in by)
 
-    def stages(self, made: set[int], scores: int) -> dict[int, str | None]:
+    def stages(self, made: set[int], scores: int, dropped: Collection[int] = ()) -> dict[int, str | None]:
         """The stage of each of these values on the way from scores through a softmax: "scores", their "exp",
-        "weights", or None for anything else. Behind a star is the mask that scores or weights were multiplied with:
-        weights that are multiplied with a mask, and divided by their sum then, are those of a softmax under that mask.
+        "weights", those "scaled" by a number, those "dropped" by a step that makes one of `dropped`, or None for
+        anything else. Behind a star is the mask that scores or weights were multiplied with: weights that are
+        multiplied with a mask, and divided by their sum then, are those of a softmax under that mask.
         """
         found: dict[int, str | None] = {scores: "scores"}
         for n in sorted(made - {scores}, key=self.order.__getitem__):
@@ -245,7 +248,9 @@ class Forward:
             others = [self.values[i] for i in step.ins if i not in found]
             stage = found[of[0]] if len(of) == 1 else None
             found[n] = None
-            if stage and not (step.op in ("div", "sub") and step.ins[0] not in found):
+            if n in dropped:
+                found[n] = "dropped" if stage in ("weights", "scaled") else None
+            elif stage and not (step.op in ("div", "sub") and step.ins[0] not in found):
                 found[n] = stage if step.cost == "view" or step.op == "convert" else self._after(stage, step, n, others)
         return found
 
@@ -263,6 +268,12 @@ class Forward:
             return stage.replace(name, "weights")
         if name == "masked" and step.op == "div" and is_row and all(self.is_sum(v.number, True) for v in others):
             return "weights"
+        if (
+            name in ("weights", "scaled", "dropped")
+            and step.op in ("div", "mul")
+            and all(v.elements == 1 for v in others)
+        ):
+            return "dropped" if name == "dropped" else "scaled"
         by = self.mask(others[0].number) if step.op == "mul" and len(others) == 1 else None
         if by is not None and name in ("scores", "weights") and mask in ("", str(by)):
             return f"scores*{by}" if name == "scores" else f"masked*{by}"

@@ -33,10 +33,9 @@ class Advice:
         """What to write: an op of ours with its options, or a function of the framework."""
         if "." in self.op:
             return f"{self.op} of its body"
-        if self.op == "dropout":
-            return f"residuals_{framework}.dropout, which drops in evaluation too,"
         options = f"(…, {self.options})" if self.options else ""
-        return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}"
+        always = ", which drops in evaluation too," if self.op in ("dropout", "attention") else ""
+        return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}{always}"
 
 
 # The arguments of the framework's own op that are not arrays.
@@ -99,6 +98,8 @@ class Ours:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
         if op == "dropout":
             fn, others = partial(_half_dropped, fn), [((2,), "uint32")]
+        elif op == "attention":  # advised where weights are dropped; else flash_attention is
+            fn, others = partial(_weights_half_dropped, fn), [((2,), "uint32")]
         elif op == "cross_entropy":
             others = [(shapes[0][:1], "int32")]
         elif op == "linear_cross_entropy":
@@ -110,6 +111,10 @@ class Ours:
 
 def _half_dropped(dropout: Callable[..., Any], x: Any, key: Any) -> Any:
     return dropout(x, 0.5, key)
+
+
+def _weights_half_dropped(attention: Callable[..., Any], q: Any, k: Any, v: Any, key: Any) -> Any:
+    return attention(q, k, v, dropout=0.5, key=key)
 
 
 def _in_one_chunk(linear_cross_entropy: Callable[..., Any], x: Any, weight: Any, labels: Any) -> Any:
