@@ -118,6 +118,17 @@ def test_keys_of_every_kind(op: Callable[..., Any], kind: str) -> None:
         np.testing.assert_array_equal(op(x, 0.5, jax.random.PRNGKey(3)), kept)
 
 
+@pytest.mark.parametrize("kind", ["rbg", "threefry2x32"])
+def test_weights_are_dropped_by_keys_of_every_kind(kind: str) -> None:
+    """As the op `dropout` drops them; v is the identity, so that y is the weights."""
+    q, k, v, key = *draw((2, 64, 4), (2, 9, 4)), jnp.eye(9)[None].repeat(2, 0), jax.random.key(3, impl=kind)
+    np.testing.assert_array_equal(
+        R.attention(q, k, v, dropout=0.25, key=key), R.dropout(R.attention(q, k, v), 0.25, key)
+    )
+    with pytest.raises(TypeError, match=r"^key: expected two uint32 or a jax.random.key, got NoneType$"):
+        R.attention(q, k, v, dropout=0.25)
+
+
 @pytest.mark.parametrize("op", [R.dropout, R.dropout_remat])
 def test_no_key_where_nothing_is_drawn(op: Callable[..., Any]) -> None:
     x = jnp.ones((4, 5))
@@ -140,6 +151,8 @@ TRACED: dict[str, tuple[Callable[..., Any], float]] = {
     "dropout rate 0": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 0.0),
     "dropout rate 1": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 1.0),
     "dropout_remat rate": (lambda x, number: R.dropout_remat(x, number, jax.random.key(0)), 0.3),
+    "attention dropout": (lambda x, number: R.attention(x, x, x, dropout=number, key=jax.random.key(0)), 0.3),
+    "attention dropout 0": (lambda x, number: R.attention(x, x, x, dropout=number, key=jax.random.key(0)), 0.0),
     "attention scale": (lambda x, number: R.attention(x, x, x, scale=number), 0.3),
     "flash_attention scale": (lambda x, number: R.flash_attention(x, x, x, scale=number), 0.3),
 }

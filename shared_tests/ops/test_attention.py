@@ -133,6 +133,42 @@ def test_bad_options_are_named(op: str, framework: str, bad: str) -> None:
         adapter.public(op)(*given, **options)
 
 
+BAD_DROPOUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "dropout of more than all": ({"dropout": 1.5}, ValueError, "dropout: expected a number from 0 to 1, got 1.5"),
+    "dropout of words": ({"dropout": "0.5"}, TypeError, "dropout: expected a Python number, got str"),
+    "a key of one word": ({"dropout": 0.5, "key": 7}, TypeError, "key: expected two uint32.*, got int"),
+}
+
+
+@each_framework
+@pytest.mark.parametrize("bad", BAD_DROPOUTS)
+def test_a_bad_dropout_is_named(framework: str, bad: str) -> None:
+    adapter, (options, kind, message) = frameworks.load(framework), BAD_DROPOUTS[bad]
+    given = [adapter.array(a, "float32") for a in arrays("attention").values()]
+    with pytest.raises(kind, match=f"^{message}$"):
+        adapter.public("attention")(*given, **options)
+
+
+@each_framework
+def test_no_dropout_keeps_nothing_more_and_all_of_it_gives_zeros(framework: str) -> None:
+    """A key that nobody draws with is no residual."""
+    adapter = frameworks.load(framework)
+    call = Call.of(BY_NAME["attention"], arrays("attention"))
+    args = [adapter.array(a, "float32") for a in call.arrays.values()]
+    key = adapter.constant(np.array([1, 2], np.uint32))
+    attention = adapter.public("attention")
+    g = adapter.array(np.ones((2, 4, 2)), "float32")
+    plain, off, none = (
+        adapter.value_and_vjp(lambda *qkv, options=options: attention(*qkv, **options), args, g)
+        for options in ({}, {"dropout": 0.0, "key": key}, {"dropout": 1.0})
+    )
+    for one, other, zero in zip(*([y, *gradients] for y, gradients in (plain, off, none)), strict=True):
+        np.testing.assert_array_equal(adapter.to_numpy(one), adapter.to_numpy(other))
+        assert not adapter.to_numpy(zero).any()
+    trace = adapter.trace(lambda *a: attention(*a[:3], dropout=0.0, key=a[3]), [*args, key], [*"qkv", "key"])
+    assert [r.kind for r in trace.residuals] == ["input", "input", "input", "new"]
+
+
 WINDOWS = {  # 4 queries and 6 keys: what each query attends, by hand
     (False, 2): ["110000", "111000", "011100", "001110"],
     (True, 2): ["100000", "110000", "011000", "001100"],

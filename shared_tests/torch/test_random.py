@@ -83,6 +83,29 @@ def test_vmap_over_keys(op: str) -> None:
             assert torch.equal(row * x, f(x, 0.5, key))
 
 
+@pytest.mark.parametrize("key", [None, torch.from_numpy(KEYS[0])], ids=["no-key", "key"])
+@pytest.mark.parametrize("how", ["eager", "aot_eager"])
+def test_weights_are_dropped_as_by_the_op(x: Tensor, how: str, key: Tensor | None) -> None:
+    """By the same draw, in a checkpoint too; v is the identity, so that y is the weights."""
+    q, v = x.detach()[None].sin().requires_grad_(), torch.eye(64)[None]
+
+    def attend(q: Tensor) -> Tensor:
+        return residuals_torch.attention(q, q.cos(), v, dropout=0.25, key=key)
+
+    fn = attend if how == "eager" else torch.compile(attend, fullgraph=True, backend=how)
+    weights = residuals_torch.attention(q, q.cos(), v)
+    g = torch.randn_like(weights)
+    for f in (fn, lambda q: checkpoint(fn, q, use_reentrant=False)):
+        torch.manual_seed(7)
+        expected = residuals_torch.dropout(weights, 0.25, key)
+        torch.manual_seed(7)
+        y = f(q)
+        assert_share(y.detach().numpy() != 0, 0.75)
+        torch.testing.assert_close(y, expected)
+        torch.rand(7)  # somebody else draws in between
+        torch.testing.assert_close(*(torch.autograd.grad(a, q, g, retain_graph=True) for a in (y, expected)))
+
+
 @pytest.mark.parametrize("randomness", ["same", "different"])
 def test_vmap_without_a_key(x: Tensor, randomness: str) -> None:
     y = torch.vmap(drawn, randomness=randomness)(torch.ones(3, 100))

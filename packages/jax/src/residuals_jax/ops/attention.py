@@ -166,10 +166,12 @@ def attention(
             if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
-        dropout: the rate at which each weight is dropped, from 0 to 1; those kept are divided by 1 - rate. It always
-            applies: `dropout=rate if training else 0.0`. A rate that is traced is as `dropout` has it.
-        key: two uint32, or a `jax.random.key`, as `dropout` has it: what is kept is a function of it and the shape of
-            the weights. It may be None at the rates 0 and 1, where nothing is drawn.
+        dropout: the rate at which weights are dropped, from 0 to 1; those that are kept are divided by 1 - rate. It
+            always applies: `dropout=rate if training else 0.0`. One that is traced is saved, 4 bytes, and is a
+            constant to the derivative.
+        key: two uint32, or a `jax.random.key`: it drops weights as the op `dropout` drops elements of an array of their
+            shape; under `shard_map` devices with the same key draw the same. It may be None at the rates 0 and 1, where
+            nothing is drawn.
 
     Returns:
         (..., h, s, e), of q's dtype; computed in float32 if that is narrower, but that in bfloat16 the weights are

@@ -205,9 +205,9 @@ def attention(
             if is_causal is "lower_right". With is_causal those are n keys, its own the last, as in Mistral's
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
-        dropout: the rate at which each weight is dropped, from 0 to 1; those kept are divided by 1 - rate. It always
-            applies: `dropout=rate if training else 0.0`. A Python number.
-        key: two uint32, as `dropout` has it: what is kept is a function of it and the shape of the weights. None: the
+        dropout: the rate at which weights are dropped, from 0 to 1; those that are kept are divided by 1 - rate. It
+            always applies: `dropout=rate if training else 0.0`. A Python number.
+        key: two uint32: it drops weights as the op `dropout` drops elements of a tensor of their shape. None: the
             global generator draws.
 
     Returns:
