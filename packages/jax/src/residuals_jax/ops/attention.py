@@ -4,7 +4,7 @@ With dropout y = (P·kept/(1 - rate))·v, and the gradient of P has the factor k
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +115,22 @@ def _attention(
     return fwd(q, k, v, bias, mask, key, is_causal, scale, softcap, window, joined(traced, rate))[0]
 
 
-def _saving_rate(*inputs: Any) -> tuple[Array, tuple[Residuals, Array | None]]:
-    *arrays, traced, is_causal, scale, softcap, window, rate, _ = inputs
-    y, residuals = fwd(*arrays, is_causal, scale, softcap, window, joined(traced, rate))
+def _saving_rate(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    mask: Array | None,
+    key: Array | None,
+    traced: Array | None,
+    is_causal: Causal,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    rate: float,
+    like: Likes,
+) -> tuple[Array, tuple[Residuals, Array | None]]:
+    y, residuals = fwd(q, k, v, bias, mask, key, is_causal, scale, softcap, window, joined(traced, rate))
     return y, (residuals, traced)
 
 

@@ -163,9 +163,12 @@ class Attention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         if g is None and g_weights is None and g_tanh is None:
             return (None,) * 11
-        residuals = Residuals(*ctx.saved_tensors)
+        is_causal, scale, softcap, window, dropout = ctx.static
+        residuals, like = Residuals(*ctx.saved_tensors), wanted(ctx)
         with without_autocast(residuals.weights):
-            gradients = bwd(*ctx.static, residuals, g, wanted(ctx), g_weights=g_weights, g_tanh=g_tanh)
+            gradients = bwd(
+                is_causal, scale, softcap, window, dropout, residuals, g, like, g_weights=g_weights, g_tanh=g_tanh
+            )
         return *gradients, *[None] * 7
 
 
