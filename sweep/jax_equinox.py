@@ -379,7 +379,7 @@ def dropout_mlp() -> Program:
             eqx.nn.Dropout(0.3),
             eqx.nn.LayerNorm(24),
             eqx.nn.Linear(24, 24, key=b),
-            eqx.nn.PReLU(),
+            eqx.nn.Lambda(eqx.nn.PReLU()),
             eqx.nn.Dropout(0.3),
             eqx.nn.Linear(24, 1, key=c),
         ]

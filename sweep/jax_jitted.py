@@ -1,5 +1,6 @@
 """The programs of `jax_programs`, each in a `jax.jit`, as most are run; the same seed draws the same ones."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,4 +13,21 @@ def measure(name: str) -> dict[str, Any]:
     from jax_count import measured
 
     fn, args, roles = ENTRIES[name]()
-    return measured(jax.jit(fn), args, roles)
+    return measured(jitted(fn), args, roles)
+
+
+def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` in a jit of the arrays among its arguments, as `equinox.filter_jit` does it: a module holds functions too."""
+
+    def call(*args: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(args)
+        places = [i for i, a in enumerate(leaves) if hasattr(a, "dtype")]
+
+        @jax.jit
+        def of_arrays(arrays: list[Any]) -> Any:
+            given = dict(zip(places, arrays, strict=True))
+            return fn(*treedef.unflatten([given.get(i, a) for i, a in enumerate(leaves)]))
+
+        return of_arrays([leaves[i] for i in places])
+
+    return call

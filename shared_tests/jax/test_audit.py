@@ -166,3 +166,23 @@ def test_of_the_branches_of_a_conditional_the_largest_is_counted() -> None:
     assert "to save it would keep at most" in str(report)
     straight = audit(jax.checkpoint(lambda x: jnp.exp(jnp.exp(x)).sum()), jax.ShapeDtypeStruct((4, 8), "float32"))
     assert not any(r.is_at_most for r in straight.repeats)
+
+
+def test_copies_outside_of_a_jit_are_said() -> None:
+    """`jnp.asarray` copies what is differentiated, if it stands for numbers: not in a jit, in a loop or under `vmap`."""
+    x, w = array("jax", 4, 8), array("jax", 8, 8)
+
+    def dense(x: Any, w: Any) -> Any:
+        return jnp.sin(jnp.asarray(x) @ jnp.asarray(w, "float32"))
+
+    copying = [
+        (dense, 128 + 256),
+        (jax.jit(dense), 0),
+        (jax.vmap(dense, (0, None)), 256),
+        (lambda x, w: jax.lax.scan(lambda c, _: (dense(c, w), None), x, None, 3)[0], 0),
+    ]
+    for fn, more in copying:
+        report = audit(fn, x, w)
+        assert audit(fn, x, w, is_concrete=True).new_bytes == report.new_bytes + more
+        said = [f"Outside of jax.jit it keeps {more} B more"] if more else []
+        assert [note.partition(":")[0] for note in report.trace.notes] == said

@@ -106,6 +106,10 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         lambda x: jax.jit(lambda x: jnp.sin(jnp.exp(x)).sum(), donate_argnums=0)(x * 2),
         (X,),
     ),
+    "a jit that is called twice": (
+        partial(lambda leak, x: leak(leak(x)).sum(), jax.jit(lambda x: 0.2 * jnp.sin(x))),
+        (X,),
+    ),
     "a tree with None": (layer, (Pair(W, None), X)),
     "a tree with both": (layer, (Pair(W, jnp.ones(16)), X)),
     "a dict with words": (lambda p, x: getattr(jnp, p["act"])(x @ p["w"]).sum(), ({"w": W, "act": "sin"}, X)),

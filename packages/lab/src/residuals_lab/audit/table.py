@@ -34,7 +34,7 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
         console.print()
         console.print(_modules(modules))
     parts: dict[str, tuple[int, Sequence[str | Text]]] = {  # with the indent of what has no room on the first line
-        "Wasted": (23, _waste(report)),
+        "Wasted": (23, _waste(report, top)),
         "Repeated": (17, _repeats(report, top)),
         "Advice": (17, _advice(report)),
         "After compilation": (12, _after(report)),
@@ -253,14 +253,16 @@ def _only(branch: Branch) -> bool:
     return inside.count == branch.count
 
 
-def _waste(report: Audit) -> list[Text]:
+def _waste(report: Audit, top: int) -> list[Text]:
     lines, copies = [], [f.nbytes for f in report.findings if f.is_copy_of_parameters]
-    for f in report.findings:
+    for f in report.findings[:top]:
         names = list(dict.fromkeys(f.names))
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
         where = f" at {f.line}" if f.line else ""
         lines.append(Text.assemble((f"{f.what:>10}", "red"), f"  {size(f.nbytes):>9}  {what}{many}{where}: {f.why}"))
+    if rest := report.findings[top:]:
+        lines.append(Text(f"{'':>10}  {size(sum(f.nbytes for f in rest)):>9}  in {len(rest)} more"))
     if len(copies) > 1:
         lines.append(Text(f"{'':>10}  {size(sum(copies)):>9}  are copies of parameters"))
     return lines

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import dropwhile, takewhile
 
-# Libraries of layers count as frameworks: what a user wants to see is the line that calls one.
-_FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "numpy")
+# Libraries of layers and of losses count as frameworks: what a user wants to see is the line that calls one.
+_FRAMEWORKS = ("jax", "jaxlib", "torch", "flax", "equinox", "haiku", "optax", "chex", "diffrax", "distrax", "numpy")
 _OURS = ("residuals_jax", "residuals_torch", "residuals_numpy", "residuals_lab")
 
 _LAB = os.path.dirname(os.path.dirname(__file__)) + os.sep

@@ -33,8 +33,11 @@ class Advice:
         """What to write: an op of ours with its options, or a function of the framework."""
         if "." in self.op:
             return f"{self.op} of its body"
+        if self.op == "dropout":
+            key = ", key" if framework == "jax" else ""
+            return f"residuals_{framework}.dropout(x, rate if training else 0.0{key})"  # it knows of no evaluation
         options = f"(…, {self.options})" if self.options else ""
-        always = ", which drops in evaluation too," if self.op in ("dropout", "attention") else ""
+        always = ", which drops in evaluation too," if self.op == "attention" else ""
         return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}{always}"
 
 

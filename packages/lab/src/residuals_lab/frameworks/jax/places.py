@@ -28,6 +28,9 @@ def place(traceback: Any) -> tuple[str, str]:
 
 
 def named(eqn: Any, around: str) -> str:
-    """The names on an equation's stack, without the transformations around them: `transpose(jvp(mlp))` is `mlp`."""
+    """The names on an equation's stack, without the transformations around them: `transpose(jvp(mlp))` is `mlp`; and
+    without formulas, as `jnp.einsum` puts its own there.
+    """
     names = [name for name in re.split(r"[/()]+", str(eqn.source_info.name_stack)) if name and name not in _TRANSFORMS]
+    names = [name for name in names if "->" not in name]
     return "/".join([around, *names] if around else names)

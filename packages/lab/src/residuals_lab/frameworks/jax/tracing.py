@@ -11,7 +11,9 @@ import numpy as np
 from jax.extend import core
 
 from residuals_lab.errors import UsageError
-from residuals_lab.frameworks.jax.walk import EFFECT, Walk
+from residuals_lab.frameworks.jax import eager
+from residuals_lab.frameworks.jax.walk import EFFECT, Array, Walk
+from residuals_lab.show import size
 from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Recorder, Saved
 
@@ -40,8 +42,10 @@ def trace(
     walk = Walk(Recorder())
     walk.inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
     forward = _with_pullback(fn, differentiated, walk.given)
+    asked = list[Any]()  # for numbers that they would have in a run without a jit
     if is_abstract:
-        made, (out, rest, pull) = jax.make_jaxpr(forward, return_shape=True)(*args)
+        with eager.noted(asked):
+            made, (out, rest, pull) = jax.make_jaxpr(eager.at_outermost(forward), return_shape=True)(*args)
         made_arrays = walk.run(made, walk.inputs)
     else:
         if shape := next((a for a in args if isinstance(a, jax.ShapeDtypeStruct)), None):
@@ -75,7 +79,27 @@ def trace(
     saved = [a.saved_as(is_hidden=False) for a in leaves]
     saved += [a.saved_as(is_hidden=True) for a in (walk.constants(read) if read else ())]
     found = walk.recorder.trace(saved, known, [EFFECT, *(a.storage for a in gradients)], labels)
+    if asked and (more := _new_bytes_without_a_jit(fn, differentiated, args) - _new_bytes(outputs, leaves)):
+        said = f"Outside of jax.jit it keeps {size(more)} more: copies that jnp.asarray makes; --concrete shows them."
+        found = replace(found, notes=[*found.notes, said])
     return replace(found, contents=_contents(made, args, saved, read)) if with_contents and is_abstract else found
+
+
+def _new_bytes(outputs: Sequence[Array], leaves: Sequence[Array]) -> int:
+    """Bytes of what is made for a pullback, and is no output."""
+    known = {a.storage for a in outputs}
+    return sum({a.storage: a.nbytes for a in leaves if a.storage[0] == "made" and a.storage not in known}.values())
+
+
+def _new_bytes_without_a_jit(fn: Callable[..., Any], differentiated: Sequence[int], args: Sequence[Any]) -> int:
+    walk = Walk(Recorder())
+    walk.inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
+    forward = eager.at_outermost(_with_pullback(fn, differentiated, walk.given))
+    with eager.copying():
+        made, (out, rest, _) = jax.make_jaxpr(forward, return_shape=True)(*args)
+    arrays = walk.run(made, walk.inputs)
+    results = len(out) + len(rest)
+    return _new_bytes(arrays[:results], arrays[results:])
 
 
 def _contents(

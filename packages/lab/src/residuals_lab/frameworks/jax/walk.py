@@ -46,6 +46,7 @@ class Walk:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._made_so_far = 0
+        self._runs = 0  # of jaxprs, so far
         self._named = ""  # the names of `jax.named_scope` around
         self._depth = 0  # how many loops are around
         self._jits = 0  # how many programs are around
@@ -97,14 +98,17 @@ class Walk:
         jaxpr = getattr(body, "jaxpr", body)
         consts = self.constants(body) if getattr(body, "consts", None) else []  # from 0.12 on any of them may have some
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *ins), strict=True))
+        self._runs += 1
+        this = self._runs
 
         def read(atom: Any) -> Array:
             if not isinstance(atom, core.Literal):
                 return env[atom]
-            # The same value wherever it is written, and an array of its own each time that it is saved.
+            # The same value wherever it is written, and an array of its own each time that it is saved: a jaxpr that
+            # is called twice saves two.
             a = self.array(("literal", str(atom)), atom.aval)
             self.fields.setdefault(a.number, "constant")
-            return a._replace(storage=("made", "literal", id(atom)))
+            return a._replace(storage=("made", "literal", id(atom), this))
 
         around = self.recorder.line, self.recorder.module, self._named
         for eqn in jaxpr.eqns:
