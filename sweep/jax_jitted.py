@@ -17,7 +17,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` in a jit of the arrays among its arguments, as `equinox.filter_jit` does it: a module holds functions too."""
+    """`fn` in a jit of the arrays among its arguments, as `equinox.filter_jit` does it: a module has functions too."""
 
     def call(*args: Any) -> Any:
         leaves, treedef = jax.tree.flatten(args)

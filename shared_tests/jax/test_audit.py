@@ -169,7 +169,7 @@ def test_of_the_branches_of_a_conditional_the_largest_is_counted() -> None:
 
 
 def test_copies_outside_of_a_jit_are_said() -> None:
-    """`jnp.asarray` copies what is differentiated, if it stands for numbers: not in a jit, in a loop or under `vmap`."""
+    """`jnp.asarray` copies what is differentiated if it stands for numbers: not in a jit or a loop, or if mapped."""
     x, w = array("jax", 4, 8), array("jax", 8, 8)
 
     def dense(x: Any, w: Any) -> Any:

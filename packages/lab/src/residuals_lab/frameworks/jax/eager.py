@@ -1,12 +1,13 @@
 """Copies that JAX makes in code that runs without a jit.
 
-There `jnp.asarray`, which many libraries call on every parameter, copies an array that is being differentiated even if it
-has the right dtype; in a jit it gives the same array. JAX decides so by asking whether the tracer stands for numbers,
-which none does in an abstract trace. Its functions for that have no public name: where they are not found, nothing is.
+There `jnp.asarray`, which many libraries call on every parameter, copies an array that is being differentiated even if
+it has the right dtype; in a jit it gives the same array. JAX decides so by asking whether a tracer stands for numbers,
+which none does in an abstract trace. Its functions for that have no public name: where they are not found, no copy is.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -14,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core.primitives import copy_p
 
-try:
-    from jax._src import core as _core
-    from jax._src.lax import lax as _lax
-
-    _is_concrete, _converted, _ = _core.is_concrete, _lax._convert_element_type, _core.trace_ctx.trace
-except (ImportError, AttributeError):
-    _core = _lax = None
+_core: Any = None
+_lax: Any = None
+with suppress(ImportError, AttributeError):
+    _found: tuple[Any, Any] = import_module("jax._src.core"), import_module("jax._src.lax.lax")
+    _is_concrete, _converted, _ = _found[0].is_concrete, _found[1]._convert_element_type, _found[0].trace_ctx.trace
+    _core, _lax = _found  # only if all of these are there
+_outermost: list[Any] = []  # the traces of the functions that are traced so, the innermost last
 
 
 def _has_numbers_in_a_run(a: Any) -> bool:
@@ -34,10 +35,7 @@ def _has_numbers_in_a_run(a: Any) -> bool:
         current = current.parent_trace
     if current is not _outermost[-1] or within is a or not isinstance(within, jax.core.Tracer):
         return False
-    return within._trace is current and jnp.issubdtype(a.dtype, jnp.inexact)
-
-
-_outermost: list[Any] = []  # the traces of the calls that are made so
+    return getattr(within, "_trace", None) is current and jnp.issubdtype(a.dtype, jnp.inexact)
 
 
 @contextmanager

@@ -79,10 +79,15 @@ def trace(
     saved = [a.saved_as(is_hidden=False) for a in leaves]
     saved += [a.saved_as(is_hidden=True) for a in (walk.constants(read) if read else ())]
     found = walk.recorder.trace(saved, known, [EFFECT, *(a.storage for a in gradients)], labels)
-    if asked and (more := _new_bytes_without_a_jit(fn, differentiated, args) - _new_bytes(outputs, leaves)):
-        said = f"Outside of jax.jit it keeps {size(more)} more: copies that jnp.asarray makes; --concrete shows them."
+    if asked and (said := _copies(_new_bytes_without_a_jit(fn, differentiated, args) - _new_bytes(outputs, leaves))):
         found = replace(found, notes=[*found.notes, said])
     return replace(found, contents=_contents(made, args, saved, read)) if with_contents and is_abstract else found
+
+
+def _copies(nbytes: int) -> str:
+    """What is kept in code without a jit alone, as a sentence."""
+    said = f"Outside of jax.jit it keeps {size(nbytes)} more: copies that jnp.asarray makes; --concrete shows them."
+    return said if nbytes > 0 else ""
 
 
 def _new_bytes(outputs: Sequence[Array], leaves: Sequence[Array]) -> int:
@@ -92,11 +97,15 @@ def _new_bytes(outputs: Sequence[Array], leaves: Sequence[Array]) -> int:
 
 
 def _new_bytes_without_a_jit(fn: Callable[..., Any], differentiated: Sequence[int], args: Sequence[Any]) -> int:
+    """The same, where `jnp.asarray` copies; 0 if `fn` cannot be traced so."""
     walk = Walk(Recorder())
     walk.inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
     forward = eager.at_outermost(_with_pullback(fn, differentiated, walk.given))
-    with eager.copying():
-        made, (out, rest, _) = jax.make_jaxpr(forward, return_shape=True)(*args)
+    try:
+        with eager.copying():
+            made, (out, rest, _) = jax.make_jaxpr(forward, return_shape=True)(*args)
+    except Exception:  # of any kind: code may ask a tracer that stands for numbers for these
+        return 0
     arrays = walk.run(made, walk.inputs)
     results = len(out) + len(rest)
     return _new_bytes(arrays[:results], arrays[results:])
