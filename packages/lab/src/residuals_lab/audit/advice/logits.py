@@ -18,6 +18,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     """Losses that take from each row of logits the one of its label, by the line and the op to take instead."""
     found: dict[tuple[str, str], Saved] = defaultdict(dict)
     instead: Counter[tuple[str, str]] = Counter()
+    options = dict[tuple[str, str], str]()
     for step in forward.steps:
         if step.op not in ("nll_loss", "gather") or not step.ins or (step.op == "nll_loss" and len(step.ins) != 2):
             continue  # our ops have no weights of classes
@@ -26,6 +27,9 @@ def find(forward: Forward, ours: Ours) -> Found:
         if product and forward.is_softmax(logits, step, step.ins[0]):
             op, kept = "linear_cross_entropy", _kept_by_both(forward, ours, logits, product)
             values = forward.made_of({logits}) | between
+            if turned := _turned(forward, product):
+                kept += turned
+                options[step.line, op] = "weight.T, …"
         elif forward.is_softmax(logits, step, step.ins[0], is_given=True):
             op, kept = "cross_entropy", _kept_by_loss(forward, ours, logits)
             values = forward.made_for_loss(logits, step)
@@ -35,7 +39,7 @@ def find(forward: Forward, ours: Ours) -> Found:
             found[step.line, op] |= saved
             instead[step.line, op] += iterations(saved, forward.values[logits]) * kept
     for (line, op), these in found.items():
-        yield found_advice("cross entropy", line, op, these, instead[line, op])
+        yield found_advice("cross entropy", line, op, these, instead[line, op], options.get((line, op), ""))
 
 
 def _logits(forward: Forward, operand: int) -> int:
@@ -74,6 +78,17 @@ def _kept_by_both(forward: Forward, ours: Ours, logits: int, product: Step) -> i
     features, rows = math.isqrt(left.elements * right.elements // whole.elements), value.elements // classes
     trace = ours.trace("linear_cross_entropy", left.dtype, (rows, features), (classes, features))
     return beside_inputs(trace) + (rows * features * left.itemsize if value.elements < whole.elements else 0)
+
+
+def _turned(forward: Forward, product: Step) -> int:
+    """The bytes of the weight if it has its classes last: the op has them first, and keeps a copy that is transposed,
+    where a view is an array of its own.
+    """
+    classes = forward.values[product.outs[0]].shape[-1]
+    weight = product.ins[1]
+    maker = forward.makers.get(weight)
+    is_last = forward.values[weight].shape[1:] == (classes,) and not (maker and maker.op == "transpose")
+    return forward.values[weight].nbytes if is_last and not forward.views_share else 0
 
 
 def _kept_by_loss(forward: Forward, ours: Ours, logits: int) -> int:

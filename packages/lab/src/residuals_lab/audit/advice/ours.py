@@ -95,7 +95,9 @@ class Ours:
                 names = [str(i) for i in range(len(arrays))]
                 fn = partial(fn, **_STATIC[op])
                 self._traces[key] = self._adapter.trace(fn, arrays, names, is_abstract=True)
-        return name if self._traces[key].saved_bytes <= self.trace(op, dtype, *shapes).saved_bytes else ""
+        own, ours = self._traces[key], self.trace(op, dtype, *shapes)
+        # What is saved may be an output, which the next operation often saves too, or new memory.
+        return name if own.saved_bytes <= ours.saved_bytes and own.new_bytes <= ours.new_bytes else ""
 
     def _traced(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()

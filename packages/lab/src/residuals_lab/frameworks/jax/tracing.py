@@ -33,7 +33,8 @@ def trace(
 
     The residuals are the leaves of the `jax.vjp` result, and the arrays that the backward closes over. Unless
     `is_abstract`, they are buffers, and how these were made is not seen. A run without a jit may hold more than jaxprs
-    show: there `jnp.asarray` copies what is differentiated, such as the parameters of a dense layer of Flax.
+    show: there `jnp.asarray` copies what is differentiated, such as the parameters of a dense layer of Flax; a note of
+    the trace says how much.
     """
     roles = roles or ["input"] * len(args)
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and roles[i] != "frozen"]
