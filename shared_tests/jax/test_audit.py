@@ -192,22 +192,25 @@ def test_a_head_with_its_classes_last_is_turned_round_for_the_loss() -> None:
     """The op of both has them first: so a copy of the weight is kept, and counted; not of one that is turned."""
     x, labels, ours = array("jax", 64, 8), jnp.arange(64) % 32, frameworks.load("jax").public("linear_cross_entropy")
 
-    def loss(x: Any, w: Any) -> Any:
-        return -jnp.take_along_axis(jax.nn.log_softmax(jnp.sin(x) @ w), labels[:, None], 1).mean()
+    def loss(x: Any, w: Any, head: Callable[..., Any] = jnp.matmul) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(head(jnp.sin(x), w)), labels[:, None], 1).mean()
 
-    for w, usual, lean, call in (
-        (array("jax", 8, 32), loss, lambda x, w: ours(jnp.sin(x), w.T, labels), "(…, weight.T, …)"),
-        (array("jax", 32, 8), lambda x, w: loss(x, w.T), lambda x, w: ours(jnp.sin(x), w, labels), ""),
+    def mapped(x: Any, w: Any) -> Any:
+        return jax.vmap(lambda row: w @ row)(x)
+
+    last, first = array("jax", 8, 32), array("jax", 32, 8)
+    for w, usual, lean, call, shared in (  # with the bytes that the product keeps too
+        (last, loss, lambda x, w: ours(jnp.sin(x), w.T, labels), "(…, weight.T, …)", 0),
+        (first, lambda x, w: loss(x, w.T), lambda x, w: ours(jnp.sin(x), w, labels), "", 1024),
+        (first, lambda x, w: loss(x, w, mapped), lambda x, w: ours(jnp.sin(x), w, labels), "", 0),
     ):
         (advice,) = audit(usual, x, w).advice
         assert advice.call("jax") == f"residuals_jax.linear_cross_entropy{call}"
-        freed = audit(usual, x, w).new_bytes - audit(lean, x, w).new_bytes
-        freed -= 0 if call else w.nbytes  # w.T, which the product keeps
+        freed = audit(usual, x, w).new_bytes - audit(lean, x, w).new_bytes - shared
         assert freed - 2 * 4 * len(x) <= advice.freed <= freed, "at most the indices of the labels are not counted"
 
 
 def test_what_is_written_already_is_not_advised() -> None:
     """`jax.nn.sigmoid` saves y·(1 - y), and ours y itself, which a product saves too."""
-    w = array("jax", 8, 8)
-    (advice,) = audit(lambda x: jax.nn.sigmoid(x @ w) @ w, array("jax", 4, 8)).advice
+    (advice,) = audit(lambda x, w: jax.nn.sigmoid(x @ w) @ w, array("jax", 4, 8), array("jax", 8, 8)).advice
     assert advice.call("jax") == "residuals_jax.sigmoid"

@@ -11,6 +11,7 @@ from residuals_lab.trace import Step
 from residuals_lab.trace.costs import COSTS
 
 _TO_LOSS = frozenset(["clone", "convert", "copy", "div", "exp", "log", "log_softmax", "sub", *COSTS["view"].split()])
+_TURNS = frozenset(["permute", "transpose"])
 _OF_ROWS = frozenset(["alias", "detach", "reshape", "select", "slice", "squeeze", "unsqueeze", "view"])
 
 
@@ -27,7 +28,7 @@ def find(forward: Forward, ours: Ours) -> Found:
         if product and forward.is_softmax(logits, step, step.ins[0]):
             op, kept = "linear_cross_entropy", _kept_by_both(forward, ours, logits, product)
             values = forward.made_of({logits}) | between
-            if turned := _turned(forward, product):
+            if turned := _turned(forward, logits, product):
                 kept += turned
                 options[step.line, op] = "weight.T, …"
         elif forward.is_softmax(logits, step, step.ins[0], is_given=True):
@@ -47,10 +48,16 @@ def _logits(forward: Forward, operand: int) -> int:
     size = forward.values[operand].elements
     while (maker := forward.makers.get(operand)) and maker.op in _TO_LOSS:
         wide = [n for n in maker.ins if forward.values[n].elements == size and not forward.is_spread(n)]
-        if len(wide) != 1:
+        if len(wide) != 1 or _is_turned_product(forward, maker):
             break
         operand = wide[0]
     return operand
+
+
+def _is_turned_product(forward: Forward, maker: Step) -> bool:
+    """Whether a step turns a product round: that of a weight and a row has its classes first, under `vmap`."""
+    product = forward.makers.get(maker.ins[0]) if maker.op in _TURNS else None
+    return product is not None and product.op == "matmul"
 
 
 def _product(forward: Forward, logits: int) -> tuple[Step | None, set[int]]:
@@ -63,6 +70,10 @@ def _product(forward: Forward, logits: int) -> tuple[Step | None, set[int]]:
             size = forward.values[logits].elements
             is_layer = len(maker.ins) == 2 and all(forward.values[n].elements < size for n in maker.ins)
             return (maker, between) if is_layer else (None, between)
+        if _is_turned_product(forward, maker):
+            logits = maker.ins[0]
+            between.add(logits)
+            continue
         if maker.op not in _OF_ROWS or forward.values[maker.ins[0]].shape[-1:] != forward.values[logits].shape[-1:]:
             break
         logits = maker.ins[0]
@@ -80,15 +91,14 @@ def _kept_by_both(forward: Forward, ours: Ours, logits: int, product: Step) -> i
     return beside_inputs(trace) + (rows * features * left.itemsize if value.elements < whole.elements else 0)
 
 
-def _turned(forward: Forward, product: Step) -> int:
+def _turned(forward: Forward, logits: int, product: Step) -> int:
     """The bytes of the weight if it has its classes last: the op has them first, and keeps a copy that is transposed,
     where a view is an array of its own.
     """
-    classes = forward.values[product.outs[0]].shape[-1]
-    weight = product.ins[1]
-    maker = forward.makers.get(weight)
-    is_last = forward.values[weight].shape[1:] == (classes,) and not (maker and maker.op == "transpose")
-    return forward.values[weight].nbytes if is_last and not forward.views_share else 0
+    classes, weight = forward.values[logits].shape[-1], forward.values[product.ins[1]]
+    maker = forward.makers.get(weight.number)
+    is_last = weight.shape[1:] == (classes,) and not (maker and maker.op in _TURNS)
+    return weight.nbytes if is_last and not forward.views_share else 0
 
 
 def _kept_by_loss(forward: Forward, ours: Ours, logits: int) -> int:
