@@ -214,3 +214,10 @@ def test_what_is_written_already_is_not_advised() -> None:
     """`jax.nn.sigmoid` saves y·(1 - y), and ours y itself, which a product saves too."""
     (advice,) = audit(lambda x, w: jax.nn.sigmoid(x @ w) @ w, array("jax", 4, 8), array("jax", 8, 8)).advice
     assert advice.call("jax") == "residuals_jax.sigmoid"
+
+
+def test_an_array_of_one_element_is_passed_over_as_a_number_is() -> None:
+    """Here the index, which counts from the end where it is negative."""
+    report = audit(lambda x: jnp.sin(x)[jnp.arange(1)].sum(), array("jax", 8))
+    assert [(r.value.elements, r.op) for r in report.residuals if r.is_new] == [(8, "cos"), (1, "broadcast")]
+    assert report.findings == []

@@ -72,7 +72,7 @@ class _Kept:
         for r in trace.residuals:
             for number in trace.slices(r.value.number):
                 self.holders[number][r.storage] = r
-            if trace.values[trace.part(r.value.number)].shape:
+            if trace.values[trace.part(r.value.number)].elements > 1:
                 self.storages[r.storage].append(r)
         self.alive = {n for number in trace.alive for n in trace.slices(number)}.difference(trace.gone)
 
