@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jax_programs import DRAWN as DRAWN
 from jax_programs import ENTRIES as ENTRIES
 from jax_programs import SEED as SEED
+from jax_programs import made
 
 
 def measure(name: str) -> dict[str, Any]:
     from jax_count import measured
 
-    fn, args, roles = ENTRIES[name]()
+    fn, args, roles = made(name)
     return measured(jitted(fn), args, roles)
 
 
 def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` in a jit of the arrays among its arguments, as `equinox.filter_jit` does it: a module has functions too."""
+    import jax
 
     def call(*args: Any) -> Any:
         leaves, treedef = jax.tree.flatten(args)
