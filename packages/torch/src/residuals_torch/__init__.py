@@ -1,5 +1,6 @@
 """Ops as `torch.autograd.Function` that save exactly the residuals they name: functions here, their parts in `ops`."""
 
+from residuals_torch.fusing import fuse, unfuse
 from residuals_torch.ops.attention import attention
 from residuals_torch.ops.batch_norm import batch_norm
 from residuals_torch.ops.cross_entropy import cross_entropy
@@ -33,6 +34,7 @@ __all__ = [
     "dropout_remat",
     "f_with_sin",
     "flash_attention",
+    "fuse",
     "geglu",
     "gelu",
     "group_norm",
@@ -48,5 +50,6 @@ __all__ = [
     "softmax",
     "swiglu",
     "tanh",
+    "unfuse",
     "x_sin_x",
 ]
