@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
@@ -65,7 +66,7 @@ def fwd(
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
-    weights = e / total
+    weights = checkpoint_name(e / total, "attention.weights")
     kept = keep_mask(key, weights.shape, dropout)
     y = times_keys(rounded(drop(weights, kept, dropout), v, q), v)
     bits = None if kept is None else pack_bits(kept)

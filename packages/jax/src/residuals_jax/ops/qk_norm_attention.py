@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from residuals_jax._lib.attention import (
@@ -58,13 +59,14 @@ def fwd(
     mask: Array | None,
     is_causal: Causal,
 ) -> tuple[Array, Residuals]:
-    q_norm, k_norm = _norm(q), _norm(k)
+    q_norm = checkpoint_name(_norm(q), "qk_norm_attention.q_norm")
+    k_norm = checkpoint_name(_norm(k), "qk_norm_attention.k_norm")
     unit_q, unit_k = wide(q) * _inverse(q_norm), wide(k) * _inverse(k_norm)
     scores = times_keys(to_rank(wide(scale), q.ndim) * unit_q, unit_k.mT)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
     e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2]))
-    weights = e / total
+    weights = checkpoint_name(e / total, "qk_norm_attention.weights")
     y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
 
