@@ -150,6 +150,9 @@ class Framework(Protocol):
     def program(self, fn: Function, args: Sequence[Array], differentiated: Sequence[int], is_compiled: bool) -> Program:
         """`fn` at these arguments, ready to be timed; `differentiated` are the places of those that have gradients."""
 
+    def fused(self) -> AbstractContextManager[None]:
+        """A context in which an eager call of our op is one compiled function, where the framework has eager calls."""
+
     def copier(self, a: Array) -> Callable[[], None]:
         """A copy of an array, to be timed: the memory's speed."""
 

@@ -18,6 +18,7 @@ from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.jax.own import OWN as OWN
 from residuals_lab.frameworks.jax.programs import copier as copier
+from residuals_lab.frameworks.jax.programs import fused as fused
 from residuals_lab.frameworks.jax.programs import multiplier as multiplier
 from residuals_lab.frameworks.jax.programs import program as program
 from residuals_lab.frameworks.jax.tracing import trace as trace

@@ -20,6 +20,7 @@ from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.programs import copier as copier
+from residuals_lab.frameworks.torch.programs import fused as fused
 from residuals_lab.frameworks.torch.programs import multiplier as multiplier
 from residuals_lab.frameworks.torch.programs import program as program
 from residuals_lab.frameworks.torch.recording import dtype_name
