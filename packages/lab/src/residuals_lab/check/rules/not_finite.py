@@ -54,9 +54,11 @@ def find(subject: Subject) -> Finding | None:
         at = subject.at(numbers)
         try:
             outs = at.outs
-            if not all(np.isfinite(y).all() for y in outs) or not all(np.all(ok) for ok in at.is_smooth):
+            if not all(np.isfinite(y).all() for y in outs):
                 continue
             grads = at.run(at.noise(outs, 1)).grads
+            if all(d is None or np.isfinite(d).all() for d in grads) or not all(np.all(ok) for ok in at.is_smooth):
+                continue  # whether the value is smooth takes many runs, so it is asked last
             reference = at.reference.fn and at.with_fn(at.reference.fn).run(at.noise(outs, 1)).grads
         except Raised:
             continue
