@@ -38,6 +38,8 @@ class Calls(Protocol):
     QUICK: tuple[str, ...]  # those of them that take no seconds
     CONSTANT_RESIDUALS: bool  # whether what a rule computes and saves is a constant to the second derivative
     under_autocast: Callable[[Function], Function] | None  # None where there is no autocast
+    # The gradients where every output's cotangent is None though the backward runs; None where there is no such case.
+    without_cotangents: "Callable[[Function, Sequence[Array], Sequence[int]], list[Array | None]] | None"
     FUNCTIONAL: bool  # whether `functional_vjp` is another way than `vjp`
 
     def parts(self, fn: Any) -> tuple[Function, Any]:

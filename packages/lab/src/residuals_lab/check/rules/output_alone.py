@@ -2,7 +2,7 @@
 
 Where a loss uses some of several results, the others have no cotangent: PyTorch gives None for it if the rule says
 `ctx.set_materialize_grads(False)`, else zeros. A backward that does not expect None raises, or leaves out what the
-other outputs give.
+other outputs give. A single output has None too, where the backward of what follows gives none.
 """
 
 import numpy as np
@@ -35,6 +35,8 @@ def fn(x):
 
 
 def find(subject: Subject) -> Finding | None:
+    if found := _of_none(subject):
+        return found
     if sum(subject.has_gradient) < 2:
         raise NotRun("there is one output")
     for k, g in enumerate(subject.gs):
@@ -56,3 +58,26 @@ def find(subject: Subject) -> Finding | None:
                 "take None for a cotangent as zeros, or leave out ctx.set_materialize_grads(False)",
             )
     return None
+
+
+def _of_none(subject: Subject) -> Finding | None:
+    """Where no output has a cotangent."""
+    if subject.calls.without_cotangents is None:
+        return None
+    try:
+        with subject.guarded():
+            grads = subject.calls.without_cotangents(subject.fn, subject.fresh(), subject.wrt)
+            numbers = [subject.calls.to_numpy(d) for d in grads if d is not None]
+        got = next((str(d.flat[np.argmax(d != 0)]) for d in numbers if d.any()), "")
+    except Raised as problem:
+        got = str(problem)
+    if not got:
+        return None
+    return Finding(
+        "output-alone",
+        "the backward fails where nothing that follows has a gradient",
+        "None or zeros, where the cotangent is None",
+        got,
+        "the backward of what follows may give None: a frozen branch, or a rule without a gradient there",
+        "return None for each gradient if the cotangent is None, or leave out ctx.set_materialize_grads(False)",
+    )

@@ -16,6 +16,7 @@ FUNCTIONAL = False  # `jax.vjp` is such a transformation itself
 CONSTANT_RESIDUALS = False  # `fwd` is differentiated itself
 QUICK = ("jax.jit",)
 under_autocast: Callable[[Function], Function] | None = None
+without_cotangents: Callable[..., list[Any]] | None = None
 LAYOUTS: dict[str, Callable[[jax.Array], jax.Array | None]] = {}  # arrays have no strides
 
 
