@@ -158,6 +158,12 @@ def conformance(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "conformance_tests", "-W", "ignore", "-s", *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["both"], default=False)
+def mutants(session: nox.Session) -> None:
+    """Judge the check by faults that a machine makes in our ops, 150 a framework; what is judged is not judged again."""
+    session.run(in_both("python"), "-m", "mutants", *session.posargs, external=True)
+
+
 @nox.session(default=False)
 def pages(session: nox.Session) -> None:
     """Open the audit's page in a real browser, light, dark and narrow; needs a Chromium on the path."""
