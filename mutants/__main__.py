@@ -178,6 +178,10 @@ def _lines_run(framework: str) -> Any:
 def warm(framework: str) -> None:
     """Import what every child needs, but nothing that has an op of ours in it."""
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"])
+    # Mutants of one op compile the same programs but for a few.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(RESULTS / "xla")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     needed = {"jax": ["jax.numpy", "jax.test_util"], "torch": ["torch._dynamo", "torch._functorch.aot_autograd"]}
     for name in ("residuals_lab.check", "mutants.judges", *needed[framework]):
         importlib.import_module(name)

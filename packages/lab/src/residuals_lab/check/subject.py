@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from residuals_lab.audit import Audit, audit
-from residuals_lab.check.truth import Along, Differences, Gradients, Truth, directions, pair
+from residuals_lab.check.truth import FLOAT64, Along, Differences, Gradients, Truth, directions, pair
 from residuals_lab.frameworks.calls import Array, Calls, Function, Returned
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error
@@ -422,8 +422,8 @@ class Subject:
                 arrays = self.fresh()
                 gs = self.cotangents(self.calls.forward(self.fn, arrays), self.gs)
                 made = [self.calls.like(arrays[i], u) for i, u in zip(self.wrt, us, strict=True)]
-                grads, _ = self.calls.second(self.fn, arrays, self.wrt, gs, made)
-                found = [None if d is None else self.calls.to_numpy(d) for d in grads]
+                grads, d_gs = self.calls.second(self.fn, arrays, self.wrt, gs, made)
+                found, by_gs = ([None if d is None else self.calls.to_numpy(d) for d in ds] for ds in (grads, d_gs))
         except Raised as problem:
             why = self.calls.refuses(problem.problem) or str(problem)
             self.notes.append(f"second derivative: refused, {why}")
@@ -435,7 +435,25 @@ class Subject:
 
         eps = self._eps if isinstance(self.truth, Differences) else ULP.get(self.dtype, ULP["float32"])
         differences = Differences("differences", first, self.numbers, self.wrt, self.calls.CONJUGATES, eps)
-        return Second(found, us, self.directions, differences)
+        return Second(found, us, self.directions, differences, self._by_cotangents(by_gs, us))
+
+    def _by_cotangents(self, found: Grads, us: Numbers) -> list[tuple[int, float, Along]]:
+        """For each output the derivative of Σ u·gradient with respect to its cotangent, along a random one: what was
+        found, and what is true. A gradient is linear in its cotangent, so this is Σ u·gradient of the random one.
+        """
+        made = []
+        for k, v in enumerate(self.noise(self.outs, 8)):
+            if not self.has_gradient[k]:
+                continue
+            v = np.where(self.is_smooth[k], v, 0)
+            grads = self.run([v if i == k else np.zeros_like(y) for i, y in enumerate(self.outs)]).grads
+            parts = [np.zeros(0) if d is None else np.ravel(d * u) for d, u in zip(grads, us, strict=True)]
+            parts = [a[np.isfinite(a)] for a in parts]
+            true, size = (float(sum(f(a) for a in parts)) for f in (np.sum, lambda a: np.sum(np.abs(a))))
+            d, tolerance = found[k], max(FLOAT64, self.loose, 100 * self.rounded)
+            got = 0.0 if d is None else pair(d, v, self.calls.CONJUGATES)
+            made.append((k, got, Along(true, tolerance * size + 1e-30)))
+        return made
 
     def refused(self, what: str, problem: Raised) -> None:
         """Note that the function does not run under something."""
@@ -474,6 +492,7 @@ class Second:
     us: list[np.ndarray]
     directions: list[list[np.ndarray]]
     differences: Differences
+    by_cotangents: list[tuple[int, float, Along]]  # place of an output, what was found and what is true
 
     def along(self) -> Iterator[tuple[int, float, Along]]:
         """For each argument and direction: its place, what was found, and what is true where there is a derivative."""

@@ -69,6 +69,17 @@ def find(subject: Subject) -> Finding | None:
             if saved
             else "look for a stop_gradient, a detach or another custom rule in the backward",
         )
+    for k, got, true in second.by_cotangents:
+        if abs(got - true.value) > true.allowed:
+            which = "the cotangent" if len(subject.outs) == 1 else f"the cotangent of output {k}"
+            return Finding(
+                "second-derivative-wrong",
+                f"the second derivative with respect to {which} is wrong",
+                f"{true.value:.6g} along a random direction, by the first derivative, which is linear in it",
+                f"{got:.6g}",
+                "a gradient penalty or a Hessian-vector product goes wrong, without an error",
+                "look for a stop_gradient or a detach of the incoming gradient, in part of the backward",
+            )
     return None
 
 

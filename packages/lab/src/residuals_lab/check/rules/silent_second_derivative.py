@@ -53,13 +53,20 @@ def find(subject: Subject) -> Finding | None:
     for place, got, true in second.along():
         d = second.grads[place]
         if (d is None or not np.any(d)) and abs(got - true.value) > true.allowed:
-            return Finding(
-                "silent-second-derivative",
-                f"the second derivative with respect to {subject.name(place)} is missing, without an error",
-                f"{true.value:.6g} along a random direction, by differences of the first derivative",
-                "None" if d is None else "0",
-                "a gradient penalty or a Hessian-vector product loses this part, and nobody is told",
-                "make the backward of differentiable operations of what was saved, or let it refuse with "
-                "@once_differentiable",
-            )
+            return _finding(subject.name(place), "differences of the first derivative", true.value, d is None)
+    for k, got, true in second.by_cotangents:
+        if not got and abs(true.value) > true.allowed:
+            which = "the cotangent" if len(subject.outs) == 1 else f"the cotangent of output {k}"
+            return _finding(which, "the first derivative, which is linear in it", true.value, False)
     return None
+
+
+def _finding(name: str, how: str, value: float, is_none: bool) -> Finding:
+    return Finding(
+        "silent-second-derivative",
+        f"the second derivative with respect to {name} is missing, without an error",
+        f"{value:.6g} along a random direction, by {how}",
+        "None" if is_none else "0",
+        "a gradient penalty or a Hessian-vector product loses this part, and nobody is told",
+        "make the backward of differentiable operations of what was saved, or let it refuse with @once_differentiable",
+    )

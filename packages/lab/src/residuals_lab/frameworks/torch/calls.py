@@ -147,7 +147,7 @@ def vjp(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> tuple[lis
 def without_cotangents(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> list[Tensor | None]:
     given = [a.detach().requires_grad_(i in wrt) for i, a in enumerate(arrays)]
     # What `torch.autograd.gradcheck` uses too: an identity whose backward gives None.
-    ys = [torch._C._functions.UndefinedGrad()(y) for y in _outputs(fn, given) if y.requires_grad]
+    ys: list[Any] = [torch._C._functions.UndefinedGrad()(y) for y in _outputs(fn, given) if y.requires_grad]
     if not ys:
         return []
     return list(torch.autograd.grad(ys, [given[i] for i in wrt], [torch.ones_like(y) for y in ys], allow_unused=True))
