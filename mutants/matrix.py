@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = {"check": "alone", "quick": "quick", "reference": "with ref", "gradcheck": "gradcheck", "opcheck": "opcheck"}
+COLUMNS = {"check": "alone", "quick": "quick", "reference": "with ref", "gradcheck": "theirs", "opcheck": "opcheck"}
 
 
 def text(framework: str, mutants: Sequence[Any], results: Mapping[str, Any], is_verbose: bool) -> str:
@@ -19,7 +19,7 @@ def text(framework: str, mutants: Sequence[Any], results: Mapping[str, Any], is_
         "",
     ]
     lines.append(
-        f"{'operator':<25}{'count':>6}" + "".join(f"{title:>10}" for title in columns.values()) + f"{'named':>7}"
+        f"{'operator':<25}{'count':>5}" + "".join(f"{title:>9}" for title in columns.values()) + f"{'named':>6}"
     )
     for operator in dict.fromkeys(m.operator for m in faults):
         lines.append(_row(operator, [m for m in faults if m.operator == operator], results, columns))
@@ -46,7 +46,7 @@ def _row(title: str, mutants: Sequence[Any], results: Mapping[str, Any], columns
         cells.append(_share(sum(v["killed"] for v in known), len(known)))
     killed = [m for m in mutants if results[m.id]["check"]["killed"]]
     named = sum(_is_named(m, results[m.id]) for m in killed)
-    return f"{title:<25}{len(mutants):>6}" + "".join(f"{c:>10}" for c in cells) + f"{_share(named, len(killed)):>7}"
+    return f"{title:<25}{len(mutants):>5}" + "".join(f"{c:>9}" for c in cells) + f"{_share(named, len(killed)):>6}"
 
 
 def _share(some: int, all_: int) -> str:

@@ -31,15 +31,18 @@ def expected(source: Source, operator: str, edit: Edit) -> tuple[str, ...]:
     return SECOND if _is_of_second_order(source, edit[0][0]) else RULES[operator]
 
 
+OF_RESIDUALS = ("g_rstd", "g_mean", "g_sin_x", "g_weights", "g_tanh")  # cotangents that a second derivative alone has
+
+
 def _is_of_second_order(source: Source, node: ast.AST) -> bool:
-    """Whether a place runs only where a residual has a cotangent."""
+    """Whether a place runs only where a residual has a cotangent, or decides whether it does."""
+    if source.part(node) != "bwd":
+        return False
     for a in (node, *source.around(node)):
-        if getattr(a, "name", "") == "bwd_residuals":
+        if getattr(a, "name", "") == "bwd_residuals" or getattr(a, "id", "") in OF_RESIDUALS:
             return True
-        test = ast.unparse(a.test) if isinstance(a, (ast.If, ast.IfExp)) and node is not a.test else ""
-        if isinstance(a, ast.Name) and a.id.startswith("g_") and a.id != "g_hat" and source.part(a) == "bwd":
-            return a.id != "g_logsumexp"  # an output of its own
-        if any(f"{name} is not None" in test for name in ("g_rstd", "g_mean", "g_sin_x", "g_weights", "g_tanh")):
+        test = ast.unparse(a.test) if isinstance(a, (ast.If, ast.IfExp)) else ""
+        if any(name in test for name in OF_RESIDUALS) and "g is None" not in test:
             return True
     return False
 
@@ -130,7 +133,7 @@ def swap_branches(source: Source) -> Iterator[Edit]:
             yield [(node, ast.Call(node.func, [c, b, a], node.keywords))]
 
 
-@named_by("not-finite", "value-when-differentiated", *WRONG)
+@named_by("not-finite", "zero-size", "raises", "gradient-raises", *WRONG)
 def remove_eps(source: Source) -> Iterator[Edit]:
     """The square root of what may be 0."""
     for node in source.nodes("bwd", "fwd", "helper"):

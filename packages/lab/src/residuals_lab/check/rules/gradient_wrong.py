@@ -6,9 +6,12 @@ another one. The finding has the first number that is wrong, beside the right on
 A gradient that is on purpose not the derivative (straight-through, reversed) needs a vjp_reference.
 """
 
+import numpy as np
+
 from residuals_lab.check.subject import NotRun, Subject
 from residuals_lab.finding import Finding
 
+SMALL = 0.02  # error of a gradient, relative to it, that rounding to 8 bits may make
 EXAMPLES = {
     "torch": """
 import torch
@@ -52,12 +55,28 @@ def find(subject: Subject) -> Finding | None:
     wrong = subject.wrong
     if wrong is None:
         return None
+    share = _share(subject, wrong.name)
+    again = (
+        f"differentiate the forward with respect to {wrong.name} again, term by term; if this is on purpose not its "
+        "derivative, give vjp_reference"
+    )
+    rounding = (
+        "an error so small is often rounding: look for a cast to bfloat16 or float16, or for an eps that only one of "
+        "forward and backward has"
+    )
     return Finding(
         "gradient-wrong",
-        f"the gradient of {wrong.name} is wrong",
+        f"the gradient of {wrong.name} is wrong" + (f", by {share:.1%} of its size" if share < SMALL else ""),
         f"{wrong.is_expected}, by {subject.truth.title}",
         wrong.is_got,
         "code that trains on a wrong gradient runs, and learns something else",
-        f"differentiate the forward with respect to {wrong.name} again, term by term; if this is on purpose not its "
-        "derivative, give vjp_reference",
+        rounding if share < SMALL else again,
     )
+
+
+def _share(subject: Subject, name: str) -> float:
+    """The error of one argument's gradient along random directions, relative to the gradient along these."""
+    along = subject.along(subject.base.grads, subject.gs)
+    pairs = [(got, true.value) for place, got, true in along if subject.name(place) == name]
+    size = sum(abs(true) for _, true in pairs)
+    return sum(abs(got - true) for got, true in pairs) / size if size else np.inf
