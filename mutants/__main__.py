@@ -20,7 +20,7 @@ from mutants.operators import OPERATORS, expected
 from mutants.source import FRAMEWORKS, ROOT, Edit, Source, package, site
 
 RESULTS = ROOT / ".nox" / "mutants"  # which git ignores
-LIMITS = child.Limits(seconds=300, nbytes=8 << 30)
+LIMITS = child.Limits(seconds=120, nbytes=8 << 30)
 JAX_JUDGES = ("check", "quick", "gradcheck", "reference", "comparison")
 JUDGES = {"jax": JAX_JUDGES, "torch": (*JAX_JUDGES, "opcheck")}
 
@@ -137,7 +137,7 @@ def lines(framework: str) -> dict[str, dict[str, list[int]]]:
     path = RESULTS / f"lines-{framework}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = child.call(_lines_run, framework, limits=LIMITS._replace(seconds=1800))
+        found = child.call(_lines_run, framework, limits=LIMITS._replace(seconds=900))
         path.write_text(json.dumps(found), encoding="utf-8")
     made: dict[str, dict[str, list[int]]] = json.loads(path.read_text(encoding="utf-8"))
     return made
