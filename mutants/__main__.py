@@ -45,9 +45,10 @@ def main() -> int:
     for framework in [asked.framework] if asked.framework else FRAMEWORKS:
         warm(framework)
         results = Results(RESULTS / f"{framework}-{asked.seed}.jsonl", asked.again)
-        chosen = sampled(framework, None if asked.all else asked.count, asked.seed, lines(framework))
+        chosen = sampled(framework, None if asked.all else asked.count, asked.seed, lines(framework), asked.without)
         for number, (mutant, sample) in enumerate(chosen, 1):
-            missing = [name for name in JUDGES[framework] if name not in results.of[mutant.id]]
+            judges = asked.judges or JUDGES[framework]
+            missing = [name for name in JUDGES[framework] if name in judges and name not in results.of[mutant.id]]
             if missing and not asked.matrix:
                 start = time.monotonic()
                 sample = results.of[mutant.id].get("comparison", {}).get("sample") or sample
@@ -58,6 +59,8 @@ def main() -> int:
                     f"{number}/{len(chosen)} {mutant.id} {seconds:.0f} s {results.of[mutant.id]['check']['by'][:1]}",
                     flush=True,
                 )
+        if not asked.matrix:
+            judge_unchanged(framework, [m for m, _ in chosen], results)
         print(matrix.text(framework, [m for m, _ in chosen], results.of, asked.verbose))
     return 0
 
@@ -71,6 +74,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument(
         "--again", nargs="*", default=[], choices=JUDGES["torch"], metavar="JUDGE", help="judge again by these"
     )
+    parser.add_argument("--judges", nargs="+", choices=JUDGES["torch"], metavar="JUDGE", help="these alone")
+    parser.add_argument("--without", nargs="*", default=[], metavar="OP", help="leave these ops out")
     parser.add_argument("--matrix", action="store_true", help="print what is there, judge nothing")
     parser.add_argument("--verbose", action="store_true", help="print every mutant that survives or is named otherwise")
     return parser.parse_args()
@@ -112,7 +117,7 @@ def mutants(framework: str) -> Iterator[Mutant]:
 
 
 def sampled(
-    framework: str, count: int | None, seed: int, run: dict[str, dict[str, list[int]]]
+    framework: str, count: int | None, seed: int, run: dict[str, dict[str, list[int]]], without: list[str]
 ) -> list[tuple[Mutant, str]]:
     """As many mutants as asked for, equally many of each operator where there are so many, each with the first sample
     that runs its lines. A longer list begins with the shorter ones.
@@ -121,7 +126,7 @@ def sampled(
     for mutant in mutants(framework):
         at = range(mutant.line, mutant.last + 1)
         sample = next((name for name, seen in run[mutant.op].items() if not set(at).isdisjoint(seen)), None)
-        if sample is not None:
+        if sample is not None and mutant.op not in without:
             by_operator[mutant.operator].append((mutant, sample))
     for operator, found in by_operator.items():
         random.Random(f"{seed} {operator}").shuffle(found)
@@ -143,6 +148,18 @@ def lines(framework: str) -> dict[str, dict[str, list[int]]]:
     return made
 
 
+def judge_unchanged(framework: str, chosen: list[Mutant], results: Results) -> None:
+    """Others' judges on the ops as they are, at the samples of the mutants: what these fail there is no fault."""
+    for mutant in chosen:
+        sample = results.of[mutant.id]["comparison"]["sample"]
+        id = matrix.unchanged_id(mutant, sample)
+        others = [name for name in JUDGES[framework] if name in ("gradcheck", "opcheck") and name not in results.of[id]]
+        if others:
+            folder = str(package(framework).parent)
+            for name, verdict in _in_child(framework, mutant.op, sample, others, folder).items():
+                results.add(id, name, verdict)
+
+
 def judged(framework: str, mutant: Mutant, sample: str, judges: list[str]) -> dict[str, Any]:
     """The verdicts of these judges on a mutant, each group in a child process that has the mutant's package."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -160,7 +177,7 @@ def _in_child(framework: str, op: str, sample: str, judges: list[str], folder: s
         if len(judges) > 1:  # one of them met its end: each by itself
             each = [_in_child(framework, op, sample, [one], folder) for one in judges]
             return {name: verdict for found in each for name, verdict in found.items()}
-        return {judges[0]: {"killed": True, "by": ["ended"], "first": str(ended)}}
+        return {judges[0]: {"killed": True, "by": ["ended"], "first": str(ended), "sample": sample}}
 
 
 # What runs in the child. No ops package is imported before, so that it is the mutant's.
