@@ -46,13 +46,13 @@ def main() -> int:
         warm(framework)
         results = Results(RESULTS / f"{framework}-{asked.seed}.jsonl", asked.again)
         chosen = sampled(framework, None if asked.all else asked.count, asked.seed, lines(framework), asked.without)
-        for number, (mutant, sample) in enumerate(chosen, 1):
+        for number, (mutant, covering) in enumerate(chosen, 1):
             judges = asked.judges or JUDGES[framework]
             missing = [name for name in JUDGES[framework] if name in judges and name not in results.of[mutant.id]]
             if missing and not asked.matrix:
                 start = time.monotonic()
-                sample = results.of[mutant.id].get("comparison", {}).get("sample") or sample
-                for name, verdict in judged(framework, mutant, sample, missing).items():
+                known = results.of[mutant.id].get("comparison", {}).get("sample")
+                for name, verdict in judged(framework, mutant, [known] if known else covering, missing).items():
                     results.add(mutant.id, name, verdict)
                 seconds = time.monotonic() - start
                 print(
@@ -118,16 +118,16 @@ def mutants(framework: str) -> Iterator[Mutant]:
 
 def sampled(
     framework: str, count: int | None, seed: int, run: dict[str, dict[str, list[int]]], without: list[str]
-) -> list[tuple[Mutant, str]]:
-    """As many mutants as asked for, equally many of each operator where there are so many, each with the first sample
-    that runs its lines. A longer list begins with the shorter ones.
+) -> list[tuple[Mutant, list[str]]]:
+    """As many mutants as asked for, equally many of each operator where there are so many, each with the samples that
+    run its lines. A longer list begins with the shorter ones.
     """
-    by_operator: dict[str, list[tuple[Mutant, str]]] = defaultdict(list)
+    by_operator: dict[str, list[tuple[Mutant, list[str]]]] = defaultdict(list)
     for mutant in mutants(framework):
         at = range(mutant.line, mutant.last + 1)
-        sample = next((name for name, seen in run[mutant.op].items() if not set(at).isdisjoint(seen)), None)
-        if sample is not None and mutant.op not in without:
-            by_operator[mutant.operator].append((mutant, sample))
+        covering = [name for name, seen in run[mutant.op].items() if not set(at).isdisjoint(seen)]
+        if covering and mutant.op not in without:
+            by_operator[mutant.operator].append((mutant, covering))
     for operator, found in by_operator.items():
         random.Random(f"{seed} {operator}").shuffle(found)
     chosen = []
@@ -156,36 +156,36 @@ def judge_unchanged(framework: str, chosen: list[Mutant], results: Results) -> N
         others = [name for name in JUDGES[framework] if name in ("gradcheck", "opcheck") and name not in results.of[id]]
         if others:
             folder = str(package(framework).parent)
-            for name, verdict in _in_child(framework, mutant.op, sample, others, folder).items():
+            for name, verdict in _in_child(framework, mutant.op, [sample], others, folder).items():
                 results.add(id, name, verdict)
 
 
-def judged(framework: str, mutant: Mutant, sample: str, judges: list[str]) -> dict[str, Any]:
+def judged(framework: str, mutant: Mutant, covering: list[str], judges: list[str]) -> dict[str, Any]:
     """The verdicts of these judges on a mutant, each group in a child process that has the mutant's package."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         made = Path(folder, package(framework).name)
         shutil.copytree(package(framework), made, ignore=shutil.ignore_patterns("__pycache__"))
         (made / "ops" / f"{mutant.op}.py").write_text(mutant.source.changed(mutant.edit), encoding="utf-8")
-        return _in_child(framework, mutant.op, sample, judges, folder)
+        return _in_child(framework, mutant.op, covering, judges, folder)
 
 
-def _in_child(framework: str, op: str, sample: str, judges: list[str], folder: str) -> dict[str, Any]:
+def _in_child(framework: str, op: str, covering: list[str], judges: list[str], folder: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = child.call(_judge, framework, op, sample, judges, folder, limits=LIMITS)
+        found: dict[str, Any] = child.call(_judge, framework, op, covering, judges, folder, limits=LIMITS)
         return found
     except child.Ended as ended:
         if len(judges) > 1:  # one of them met its end: each by itself
-            each = [_in_child(framework, op, sample, [one], folder) for one in judges]
+            each = [_in_child(framework, op, covering, [one], folder) for one in judges]
             return {name: verdict for found in each for name, verdict in found.items()}
-        return {judges[0]: {"killed": True, "by": ["ended"], "first": str(ended), "sample": sample}}
+        return {judges[0]: {"killed": True, "by": ["ended"], "first": str(ended), "sample": covering[0]}}
 
 
 # What runs in the child. No ops package is imported before, so that it is the mutant's.
 
 
-def _judge(framework: str, op: str, sample: str, judges: list[str], folder: str) -> Any:
+def _judge(framework: str, op: str, covering: list[str], judges: list[str], folder: str) -> Any:
     sys.path.insert(0, folder)
-    return importlib.import_module("mutants.judges").judge(framework, op, sample, judges)
+    return importlib.import_module("mutants.judges").judge(framework, op, covering, judges)
 
 
 def _lines_run(framework: str) -> Any:

@@ -16,15 +16,16 @@ from residuals_lab.ops.call import Call, samples
 Verdict = dict[str, Any]
 
 
-def judge(framework: str, op: str, sample: str, judges: list[str]) -> dict[str, Verdict]:
-    """What each judge says of the op, as it is in this process, at one sample.
+def judge(framework: str, op: str, covering: list[str], judges: list[str]) -> dict[str, Verdict]:
+    """What each judge says of the op, as it is in this process, at one of the samples that run the lines of the fault.
 
-    Where a comparison is asked for too, it comes first: the sample is then the first one that shows a difference.
+    Where a comparison is asked for too, it comes first, and the sample is the first one that shows a difference.
     """
     warnings.simplefilter("ignore")
+    sample = covering[0]
     adapter, found = frameworks.load(framework), dict[str, Verdict]()
     if "comparison" in judges:
-        what, witness = difference(adapter, op)
+        what, witness = difference(adapter, op, covering)
         sample = witness or sample
         found["comparison"] = {"killed": bool(what), "by": [what], "sample": sample, "is_right": False}
     for name in (name for name in JUDGES if name in judges):

@@ -1,11 +1,11 @@
 """Whether a mutant is another program at all, and whether it is a wrong one: shown on all samples of its op."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from mutants.calls import arguments, is_ordinary, original
+from mutants.calls import arguments, original
 from mutants.functions import called, plain
 from residuals_lab.frameworks import calls
 from residuals_lab.frameworks.protocol import Framework
@@ -16,9 +16,9 @@ from residuals_lab.ops.tolerance import error
 ROUNDING = {"float64": 1e-12, "float32": 2.0**-20, "bfloat16": 2.0**-7}
 
 
-def difference(adapter: Framework, op: str) -> tuple[str, str]:
-    """What differs between the op in this process and the repository's, and the first sample that shows it, ordinary
-    ones before others; two empty texts if nothing differs on any sample.
+def difference(adapter: Framework, op: str, covering: Sequence[str]) -> tuple[str, str]:
+    """What differs between the op in this process and the repository's, and the first sample that shows it, of those
+    that run the lines of the fault; two empty texts if nothing differs on any of them.
 
     Compared, but for rounding: values, gradients and their dtypes, in three dtypes; in float64 also second derivatives,
     the gradients where each argument alone is trained, those of a second backward and those of a cotangent that is not
@@ -27,7 +27,7 @@ def difference(adapter: Framework, op: str) -> tuple[str, str]:
     """
     one, two = adapter.public(op), vars(original(adapter.NAME, op))[op]
     every = samples(op)
-    for name in sorted(every, key=lambda name: not is_ordinary(every[name])):
+    for name in covering:
         for dtype in ROUNDING:
             with adapter.precision(dtype):
                 if _program(adapter, one, every[name], dtype) == _program(adapter, two, every[name], dtype) != "":
