@@ -21,6 +21,7 @@ from mutants.source import FRAMEWORKS, ROOT, Edit, Source, package, site
 
 RESULTS = ROOT / ".nox" / "mutants"  # which git ignores
 LIMITS = child.Limits(seconds=120, nbytes=8 << 30)
+IMPORTS = {"jax": "import jax\nimport jax.numpy as jnp\n", "torch": "import torch\n"}  # what an operator may name
 JAX_JUDGES = ("check", "quick", "gradcheck", "reference", "comparison")
 JUDGES = {"jax": JAX_JUDGES, "torch": (*JAX_JUDGES, "opcheck")}
 
@@ -163,9 +164,9 @@ def judge_unchanged(framework: str, chosen: list[Mutant], results: Results) -> N
 def judged(framework: str, mutant: Mutant, covering: list[str], judges: list[str]) -> dict[str, Any]:
     """The verdicts of these judges on a mutant, each group in a child process that has the mutant's package."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        made = Path(folder, package(framework).name)
+        made, changed = Path(folder, package(framework).name), mutant.source.changed(mutant.edit)
         shutil.copytree(package(framework), made, ignore=shutil.ignore_patterns("__pycache__"))
-        (made / "ops" / f"{mutant.op}.py").write_text(mutant.source.changed(mutant.edit), encoding="utf-8")
+        (made / "ops" / f"{mutant.op}.py").write_text(changed + IMPORTS[framework], encoding="utf-8")
         return _in_child(framework, mutant.op, covering, judges, folder)
 
 

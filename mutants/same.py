@@ -104,7 +104,7 @@ def _cotangents(adapter: Framework, outs: list[Any]) -> list[Any]:
 def _kept(adapter: Framework, fn: Callable[..., Any], args: list[Any], call: Call) -> Any:
     trace = adapter.trace(fn, args, [*call.arrays, *call.constants])
     kept = sorted((r.kind, r.is_new, str(r.value), r.storage_bytes, bool(r.reads)) for r in trace.residuals)
-    return kept, sorted(trace.repeats(cheap=True))
+    return kept, sorted(trace.repeats())
 
 
 def _same(a: Any, b: Any, rounding: float) -> bool:
