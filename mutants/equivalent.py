@@ -8,10 +8,6 @@ from typing import Any
 # A pattern of `framework/op/operator: before → after`, and why it changes nothing.
 EQUIVALENT: tuple[tuple[str, str], ...] = (
     ("*/dropout*/detach_residual: key*", "a key is of integers, which have no derivative"),
-    (
-        "*/*cross_entropy/swap_residuals: *maximum, log_sum* → *log_sum, maximum*",
-        "they are subtracted one after the other",
-    ),
 )
 
 
