@@ -89,6 +89,16 @@ def _other_zeros(subject: Subject) -> float:
         share = float(np.mean(zero_y != zero_d))
         scales = y[~zero_y] / x[~zero_y] if np.all(x) else np.arange(2)  # all alike where a mask made the zeros
         is_masked = np.allclose(scales, scales[:1]) and min(zero_y.mean(), zero_d.mean()) > 0.05
+        is_masked &= not _is_threshold(x, zero_y)  # that of a relu is no mask that was drawn
         if is_masked and share > 0.05 and subject.wrong:
             return share
     return 0
+
+
+def _is_threshold(x: np.ndarray, zero: np.ndarray) -> bool:
+    """Whether zeros are where x is below some number, or above it."""
+    if zero.all() or not zero.any():
+        return True
+    if np.iscomplexobj(x):
+        return False
+    return bool(x[zero].max() < x[~zero].min() or x[zero].min() > x[~zero].max())
