@@ -8,6 +8,10 @@ from typing import Any
 # A pattern of `framework/op/operator: before → after`, and why it changes nothing.
 EQUIVALENT: tuple[tuple[str, str], ...] = (
     ("*/dropout*/detach_residual: key*", "a key is of integers, which have no derivative"),
+    (
+        "jax/*cross_entropy/return_none: * → *, None)",
+        "the weights of classes have a gradient of zeros, which None is too",
+    ),
 )
 
 
