@@ -6,9 +6,12 @@ squares the cotangent, clips it, takes its sign or its absolute value, or adds a
 If that is on purpose, as in a clipped gradient, say so with a vjp_reference.
 """
 
-from residuals_lab.check.subject import Subject
+import numpy as np
+
+from residuals_lab.check.subject import Grads, Subject
 from residuals_lab.finding import Finding
 
+SMALL = 0.02  # what rounding to 8 bits may do to a gradient, relative to it
 EXAMPLES = {
     "torch": """
 import torch
@@ -53,7 +56,7 @@ def find(subject: Subject) -> Finding | None:
     both = subject.run([g + other for g, other in zip(subject.gs, others, strict=True)]).grads
     sums = [None if a is None or b is None else a + b for a, b in zip(one, two, strict=True)]
     wrong = subject.first_apart(both, sums)
-    if wrong is None:
+    if wrong is None or _gap(both, sums) < SMALL:  # so little is rounding, which is not linear either
         return None
     return Finding(
         "cotangent-not-linear",
@@ -63,3 +66,9 @@ def find(subject: Subject) -> Finding | None:
         "a backward that squares, clips or takes the sign of its cotangent is the gradient of nothing",
         "use the cotangent as a factor, once; if this is on purpose, give vjp_reference",
     )
+
+
+def _gap(found: Grads, expected: Grads) -> float:
+    """The largest difference of two gradients, relative to the largest number of that argument's."""
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None and b is not None and b.size]
+    return max((float(np.abs(a - b).max() / (np.abs(b).max() or 1)) for a, b in pairs), default=np.inf)
