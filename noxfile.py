@@ -160,7 +160,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["both"], default=False)
 def mutants(session: nox.Session) -> None:
-    """Judge the check by faults that a machine makes in our ops, 150 a framework; what is judged is not judged again."""
+    """Judge the check by faults that a machine makes in our ops, 150 a framework; none is judged twice."""
     session.run(in_both("python"), "-m", "mutants", *session.posargs, external=True)
 
 
