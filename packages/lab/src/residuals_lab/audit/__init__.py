@@ -87,7 +87,7 @@ class Audit:
     @property
     def picture(self) -> Picture:
         """Its column in the lanes: what is wasted is hatched, and each advice is a note."""
-        wasted = frozenset(storage for found in self.findings for storage in found.storages)
+        wasted = {storage: f"{found.what}: {found.why}" for found in self.findings for storage in found.storages}
         return Picture(self.trace, wasted, tuple(Note(said(one), one.storages) for one in self.advice))
 
     def document(self) -> dict[str, Any]:

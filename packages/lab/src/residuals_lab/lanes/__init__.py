@@ -103,6 +103,34 @@ def _drawn(pictures: Mapping[str, Picture], suffix: str, is_dark: bool, rows: in
 
 def _lean(svg: str) -> str:
     """The same picture in fewer bytes, and with fonts that may stand in for the one that comes with matplotlib."""
-    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+|\s*\n", r"\1", path[0]), svg)
+    svg = re.sub(r"font-family: 'DejaVu Sans'; ?", "", svg)
+    svg = svg.replace("<svg ", "<svg font-family=\"'DejaVu Sans', Verdana, sans-serif\" ", 1)
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"|text-anchor: start; |; stroke-linecap: square', "", svg)
+    svg = re.sub(r'(?<= [xy]=")[\d.]+', lambda number: f"{float(number[0]):.4g}", svg)
+    svg = re.sub(
+        r'<g id="(?:text|patch|line2d|PolyCollection)_\d+">\s*((?:<(?:path|text)[^<]*(?:</text>)?\s*)+)</g>', r"\1", svg
+    )
+    svg = re.sub(r'(?<= d=")[^"]*', lambda path: _relative(path[0]), svg)
+    return re.sub(r"(?<=>)\s+(?=<)", "\n", svg)
+
+
+def _relative(path: str) -> str:
+    """A path of straight lines, each as its step from the one before, in tenths of a point."""
+    words = re.findall(r"[A-Za-z]|-?[\d.]+", path)
+    if {*re.findall("[A-Za-z]", path)} - {*"MLz"}:
+        return " ".join(words)
+    at, short, i = (0, 0), "", 0
+    while i < len(words):
+        if words[i] == "z":
+            short, i = short + "z", i + 1
+            continue
+        to = (round(float(words[i + 1]) * 10), round(float(words[i + 2]) * 10))
+        x, y = to[0] - at[0], to[1] - at[1]
+        if words[i] == "M":
+            short += f"M{to[0] / 10:g} {to[1] / 10:g}"
+        elif x and y:
+            short += f"l{x / 10:g} {y / 10:g}"
+        elif x or y:
+            short += f"h{x / 10:g}" if x else f"v{y / 10:g}"
+        at, i = to, i + 3
+    return short

@@ -3,13 +3,17 @@
 All is drawn in points, from the top left corner of the figure, in one panel that fills it.
 """
 
+import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby, pairwise
+from os.path import basename
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from residuals_lab.lanes.rows import LOOKS, Level, Part, Picture, Row, Run, Side, outline, runs
+from residuals_lab.lanes.axis import Run, runs
+from residuals_lab.lanes.rows import LOOKS, Level, Part, Picture, Row, Side, numbered, outline
 from residuals_lab.show import size
 from residuals_lab.trace import Trace
 from residuals_lab.trace.lifetimes import staircase
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BADGES = 3  # beside a row; more are `…`
-MOST_TICKS = 12  # below the forward, and as many below the backward
 
 
 class Theme(NamedTuple):
@@ -46,11 +49,13 @@ DARK = Theme(1, "#0d1117", "#151b23", "#e6edf3", "#9198a1", "#2b323a", "#79c0ff"
 
 # Lengths are in points: a figure that fills the width of a README has 720.
 WIDTH, MARGIN, GAP = 720.0, 8.0, 14.0
-GUTTER, AMOUNT = 156.0, 104.0  # left of the first lane, and right of each: a bar, and its bytes
-LEAST_LANE, MODULE = 150.0, 74.0
+AMOUNT = 104.0  # right of each lane: a bar, and its bytes
+LEAST_LANE = 150.0
+LEAST_GUTTER, MOST_GUTTER = 96.0, 230.0  # left of the first lane; and as much as leaves each lane its least
 HEAD, STAIRS, AXIS = 40.0, 84.0, 20.0  # titles, staircase, the names of the halves and of the columns
 ROW, BAR, FOOT, LEGEND = 15.4, 9.6, 18.0, 14.0  # the height of a row, of a bar in it, of the ticks, of a legend's line
 TEXT, SMALL, TITLE = 7.8, 7.2, 9.6  # sizes of fonts
+BADGE = 13.0  # its width, and what is beside it
 FINE = 2.0  # what is closer together is not told apart
 BANDS, RULES, BARS, MIDDLE = 0.5, 1.0, 2.0, 3.0  # what lies above what
 
@@ -87,18 +92,32 @@ def summary(pictures: Mapping[str, Picture]) -> str:
 
 
 def spoken(pictures: Mapping[str, Picture], rows: Sequence[Row]) -> list[tuple[float, str]]:
-    """Each row's place from the top, and what it shows in words."""
-    top = HEAD + STAIRS + AXIS
+    """Each row's place from the top, and in words what it shows: also where its arrays are made, why they are wasted,
+    and what is advised.
+    """
+    texts = {number: text for text, number in numbered([*pictures.values()]).items()}
     lines = []
     for i, row in enumerate(rows):
         sides = [
-            f"{name}: {size(side.nbytes)} in {side.arrays:,} array{'' if side.arrays == 1 else 's'}"
-            if side
-            else f"{name}: not kept"
+            (f"{name}: " if len(pictures) > 1 else "") + _said(side, texts)
             for name, side in zip(pictures, row.sides, strict=True)
         ]
-        lines.append((top + i * ROW, f"{' '.join(filter(None, (row.module, row.name, row.what)))}. {'; '.join(sides)}"))
+        what = " ".join(filter(None, (row.module, row.name, row.what)))
+        lines.append((HEAD + STAIRS + AXIS + i * ROW, f"{what}. {'. '.join(sides)}"))
     return lines
+
+
+def _said(side: Side | None, notes: Mapping[int, str]) -> str:
+    if side is None:
+        return "not kept"
+    some = ", ".join(side.lines[:3]) + (" and others" if len(side.lines) > 3 else "")
+    said = [
+        f"{size(side.nbytes)} in {side.arrays:,} array{'' if side.arrays == 1 else 's'}{f' at {some}' if some else ''}"
+    ]
+    if side.wasted:
+        reasons = "; ".join(side.reasons[:2]) + (" and others" if len(side.reasons) > 2 else "")
+        said.append(f"{'all' if side.wasted == side.nbytes else size(side.wasted)} wasted, {reasons}")
+    return "; ".join([*said, *(f"advice {number}: {notes[number]}" for number in side.notes)])
 
 
 def _peak(trace: Trace) -> str:
@@ -111,9 +130,11 @@ def figure_of(pictures: Mapping[str, Picture], rows: Sequence[Row], theme: Theme
     """All columns, with the same rows and scales, and the legend and the notes below them."""
     from matplotlib.figure import Figure
 
-    lane = max(LEAST_LANE, (WIDTH - 2 * MARGIN - GUTTER - GAP * (len(pictures) - 1)) / len(pictures) - AMOUNT)
+    room = WIDTH - 2 * MARGIN - GAP * (len(pictures) - 1) - AMOUNT * len(pictures)
+    gutter = _gutter(rows, min(MOST_GUTTER, max(room - LEAST_LANE * len(pictures), LEAST_GUTTER * 2)))
+    lane = max(LEAST_LANE, (room - gutter) / len(pictures))
     step = lane + AMOUNT + GAP
-    columns = [Column(p, MARGIN + GUTTER + i * step, lane) for i, p in enumerate(pictures.values())]
+    columns = [Column(p, MARGIN + gutter + i * step, lane) for i, p in enumerate(pictures.values())]
     width = columns[-1].right + AMOUNT + MARGIN
     floor = HEAD + STAIRS
     top = floor + AXIS
@@ -233,11 +254,12 @@ def _draw_staircase(
 
 
 def _draw_gutter(axes: "Axes", columns: Sequence[Column], rows: Sequence[Row], top: float, theme: Theme) -> None:
-    """Bands behind the rows, and what each row is: its module, its name, its shape or how many it has, its notes."""
-    _write(axes, "saved array", MARGIN, top - AXIS + 9, theme.muted, size=SMALL)
-    end = MARGIN + GUTTER - 6
-    indent = min(MODULE, max((_length(row.module, TEXT, is_bold=True) + 6 for row in rows if row.module), default=0))
-    before = ""
+    """Bands behind the rows, and what each row is: its module, its name and line, its shape or number, its notes."""
+    file = _file(rows)
+    end = columns[0].left - 6
+    head = _fit(f"saved array {f':line of {file}' if file else ''}", end - MARGIN, SMALL)
+    _write(axes, head, MARGIN, top - AXIS + 9, theme.muted, size=SMALL)
+    indent, before = _indent(rows, end - MARGIN), ""
     for i, row in enumerate(rows):
         y = top + (i + 0.5) * ROW
         if i % 2 == 0:
@@ -247,24 +269,78 @@ def _draw_gutter(axes: "Axes", columns: Sequence[Column], rows: Sequence[Row], t
             _write(axes, module, MARGIN, y, theme.ink, weight="bold")
         before = row.module
         x = end
-        badges = [str(number) for number in row.notes]
-        for text in reversed(badges if len(badges) <= MOST_BADGES else [*badges[: MOST_BADGES - 1], "…"]):
+        for text in reversed(_badges(row)):
             _draw_badge(axes, text, x - 5.5, y, theme)
-            x -= 13
-        start = indent if row.module else 0
-        room = x - MARGIN - start
-        what = _counted(row)
-        if _length(what, SMALL) + min(_length(row.name, TEXT), 0.45 * room) + 6 > room:
-            what = ""
-        name = _fit(row.name, room - (_length(what, SMALL) + 6 if what else 0), TEXT)
-        _write(axes, name, MARGIN + start, y, theme.ink)
-        _write(axes, what, x, y, theme.muted, ha="right", size=SMALL)
+            x -= BADGE
+        start = MARGIN + (indent if row.module else 0)
+        name, line, what = _gutter_words(row, file, x - start)
+        _write(axes, name, start, y, theme.ink)
+        if line:
+            _write(axes, line, start + _length(name, TEXT) + 3, y, theme.muted, size=SMALL)
+        if what:
+            _write(axes, what, x, y, theme.muted, ha="right", size=SMALL)
+
+
+def _gutter(rows: Sequence[Row], most: float) -> float:
+    """How wide a gutter is that has all words of these rows, if that is not more than `most`."""
+    file = _file(rows)
+    wide = [
+        (_indent(rows, most) if row.module else 0)
+        + _length(row.name, TEXT)
+        + sum(_length(text, SMALL) + 6 for text in (_lines_of(row, file), _counted(row)) if text)
+        + BADGE * len(_badges(row))
+        for row in rows
+    ]
+    return min(max(LEAST_GUTTER, *wide, 0) + 8, most)
+
+
+def _gutter_words(row: Row, file: str, room: float) -> tuple[str, str, str]:
+    """The name, the line and the shape or number of a row; where there is no room, without the shape, or the line."""
+    line, what = _lines_of(row, file), _counted(row)
+    wide = {text: _length(text, SMALL) + 6 for text in (line, what)} | {"": 0.0}
+    name = _length(row.name, TEXT)
+    counts = what if what.startswith("×") else ""  # a number is worth more than a line, and a line more than a shape
+    for shown, beside in ((line, what), (line, counts), ("", counts)):
+        if name + wide[shown] + wide[beside] <= room:
+            return row.name, shown, beside
+    return _fit(row.name, max(room - wide[counts], 0.45 * room), TEXT), "", counts if wide[counts] < 0.55 * room else ""
+
+
+def _indent(rows: Sequence[Row], room: float) -> float:
+    """Where the names of arrays begin that have a module before them."""
+    return min(max((_length(row.module, TEXT, is_bold=True) + 6 for row in rows if row.module), default=0), 0.5 * room)
+
+
+def _badges(row: Row) -> list[str]:
+    numbers = [str(number) for number in row.notes]
+    return numbers if len(numbers) <= MOST_BADGES else [*numbers[: MOST_BADGES - 1], "…"]
+
+
+def _file(rows: Sequence[Row]) -> str:
+    """The file of most lines."""
+    files = Counter(basename(line).rpartition(":")[0] for row in rows for line in row.lines)
+    return files.most_common(1)[0][0] if files else ""
+
+
+def _lines_of(row: Row, file: str) -> str:
+    """`:19`, `:19, 42`, `:19–42` in that file; `other.py:19` in another one; "" if the lines are of several files."""
+    places = [basename(line).rpartition(":") for line in row.lines]
+    if len({name for name, _, _ in places}) != 1:
+        return ""
+    numbers = sorted(int(number) for _, _, number in places if number.isdecimal())
+    shown = ", ".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]}–{numbers[-1]}"
+    return f"{places[0][0] if places[0][0] != file else ''}:{shown}" if numbers else ""
+
+
+_SHORT = {"bfloat": "bf", "float": "f", "uint": "u", "int": "i"}  # as in the arguments of the command
 
 
 def _counted(row: Row) -> str:
-    """`×32`, `×32, ×64` where the columns differ, or the shape of the only array."""
+    """`×32`, `×32, ×64` where the columns differ, or the shape of the only array: `bf16[8, 1024]`."""
     counts = [*dict.fromkeys(side.arrays for side in row.sides if side)]
-    return row.what if counts == [1] else ", ".join(f"×{count:,}" for count in counts)
+    if counts != [1]:
+        return ", ".join(f"×{count:,}" for count in counts)
+    return re.sub(r"^(bfloat|float|uint|int)(?=\d)", lambda found: _SHORT[found[0]], row.what)
 
 
 def _draw_badge(axes: "Axes", text: str, x: float, y: float, theme: Theme) -> None:
@@ -298,29 +374,66 @@ def _style(part: Part, theme: Theme) -> dict[str, Any]:
 
 def _draw_ticks(axes: "Axes", column: Column, top: float, bottom: float, theme: Theme) -> None:
     """The names of operations or modules below the lanes, and a thin line above each."""
-    forward, backward = runs(column.trace, MOST_TICKS)
+    forward, backward = runs(column.trace)
     places = _thinned(forward, column, column.left)
     if {run.name for run in backward} <= {run.name for run in forward}:  # then the backward mirrors the forward
-        backward = [run for run in backward if run.name in places.values()]
+        backward = [run for run in backward if run.name in {found.name for found in places.values()}]
     places |= _thinned(backward, column, column.middle)
-    for x, label in places.items():
+    for x, run in places.items():
         _rule(axes, theme.rule, (x, top), (x, bottom))
-        _write(axes, label, x, bottom + 8, theme.muted, ha="center", size=SMALL)
+        _write(axes, _label(run, column, forward), x, bottom + 8, theme.muted, ha="center", size=SMALL)
 
 
-def _thinned(found: list[Run], column: Column, left: float) -> dict[float, str]:
-    """The names of runs by their x in a half: all, or every second, or third ... until none touches the next."""
+def _label(run: Run, column: Column, forward: Sequence[Run]) -> str:
+    """`embed`, `layers 0` for the first layer of a stack, and `7` for another."""
+    first = next((other.name for other in forward if other.stack == run.stack), run.name)
+    whole = f"{run.stack.rpartition('/')[2]} {run.own}" if run.stack and run.name == first else run.own
+    return _fit(whole, column.width / 2 - 6, SMALL)
+
+
+_EVERY = [i * 10**n for n in range(5) for i in (1, 2, 5)]  # layer that has its number below the axis
+
+
+def _by_worth(found: Sequence[Run]) -> list[Run]:
+    """The longest first; the second of one name is worth half its length, and the third a third."""
+    worth, so_far = {}, Counter[str]()
+    for run in sorted(found, key=lambda run: run.begin - run.end):
+        so_far[run.name] += 1
+        worth[run] = (run.end - run.begin) / so_far[run.name]
+    return sorted(worth, key=lambda run: -worth[run])
+
+
+def _thinned(found: Sequence[Run], column: Column, left: float) -> dict[float, Run]:
+    """The runs of a half that have their names below them, by their x, so that none touches another.
+
+    These are the ends of stacks of layers; then what else has room; then every second layer, or fifth, or tenth ...
+    """
     half = column.width / 2
-    labels = {run.name: _fit(run.name, half - 6, SMALL) for run in found}
-    wide = {name: _length(label, SMALL) / 2 + 3 for name, label in labels.items()}
-    for every in range(1, len(found) + 1):
-        places = {}
-        for run in found[::every]:
-            x = (column.across(run.begin) + column.across(run.end)) / 2
-            places[min(max(x, left + wide[run.name]), left + half - wide[run.name])] = run.name
-        if all(x + wide[a] <= y - wide[b] for (x, a), (y, b) in pairwise(places.items())):
-            return {x: labels[name] for x, name in places.items()}
-    return {}
+    forward = runs(column.trace)[0]
+    spans: dict[Run, tuple[float, float]] = {}  # of the names that have room
+    wide = {run: _length(_label(run, column, forward), SMALL) / 2 + 3 for run in found}
+
+    def span(run: Run) -> tuple[float, float]:
+        x = (column.across(run.begin) + column.across(run.end)) / 2
+        x = min(max(x, left + wide[run]), left + half - wide[run])
+        return x - wide[run], x + wide[run]
+
+    def is_free(run: Run) -> bool:
+        begin, end = span(run)
+        return all(end <= a or b <= begin for a, b in spans.values())
+
+    stacks = [[*same] for stack, same in groupby(found, lambda run: run.stack) if stack]
+    ends = [run for same in stacks for run in (same[0], same[-1])]
+    for run in dict.fromkeys([*ends, *_by_worth([run for run in found if not run.stack])]):
+        if is_free(run):
+            spans[run] = span(run)
+    for same in stacks:
+        for every in _EVERY:
+            between = [run for run in same[1:-1] if int(run.own) % every == 0 and is_free(run)]
+            if all(span(a)[1] <= span(b)[0] for a, b in pairwise(between)):
+                spans |= {run: span(run) for run in between}
+                break
+    return {(begin + end) / 2: run for run, (begin, end) in sorted(spans.items())}
 
 
 class _Entry(NamedTuple):
