@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes.figure import DARK, LIGHT, ROW, TEXT, figure_of, spoken, summary
-from residuals_lab.lanes.rows import MOST_ROWS, Note, Order, Picture, rows_of
+from residuals_lab.lanes.figure import DARK, LIGHT, NARROW, TEXT, WIDE, Sizes, figure_of, spoken, summary
+from residuals_lab.lanes.rows import LOOKS, MOST_ROWS, Note, Order, Picture, rows_of
 from residuals_lab.show import can_draw
+from residuals_lab.trace import Kind
 
-__all__ = ["MOST_ROWS", "Note", "Order", "Picture", "check", "draw", "svg"]
+__all__ = ["MOST_ROWS", "Note", "Order", "Picture", "check", "colour_of", "colours", "draw", "svg"]
 
 
 def draw(
@@ -46,25 +47,39 @@ def draw(
     path.write_bytes(_drawn(pictures, path.suffix.lower(), is_dark, rows, order))
 
 
-def svg(
-    pictures: Mapping[str, Picture],
-    *,
-    is_dark: bool = False,
-    rows: int = MOST_ROWS,
-    order: Order = "program",
-    is_live: bool = False,
-) -> str:
-    """The same drawing as an `<svg>` element, for a page; `is_live`: its rows say their numbers, also by keyboard."""
-    text = _drawn(pictures, ".svg", is_dark, rows, order).decode()
-    text = text[text.index("<svg") :]
-    if not is_live:
-        return text
+def svg(pictures: Mapping[str, Picture], *, rows: int = MOST_ROWS, order: Order = "program", narrow: int = 0) -> str:
+    """The same drawing as an `<svg>` element of a page, which sets the `colours`; its rows say their numbers.
+
+    `narrow`, a number above 0 that differs between the drawings on a page, draws one column for a telephone.
+    """
+    sizes = NARROW if narrow else WIDE
+    text = _drawn(pictures, ".svg", False, rows, order, sizes, f"lanes {narrow}").decode()
+    text = re.sub(r' id="(?:figure|axes)_1"', "", text[text.index("<svg") :])
+    names = {colour: name for name, colour in _colours(is_dark=False).items()}
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: f"var(--{names[found[0]]})" if found[0] in names else found[0], text)
     spots = [
         f'<rect class="spot" tabindex="0" role="img" aria-label="{escape(said, quote=True)}" x="0" y="{y:.1f}" '
-        f'width="100%" height="{ROW}"><title>{escape(said)}</title></rect>'
-        for y, said in spoken(pictures, rows_of([*pictures.values()], rows, order))
+        f'width="100%" height="{sizes.row}"><title>{escape(said)}</title></rect>'
+        for y, said in spoken(pictures, rows_of([*pictures.values()], rows, order), sizes)
     ]
     return text.replace("</svg>", "\n".join([*spots, "</svg>"]))
+
+
+def colours(*, is_dark: bool) -> str:
+    """The colours of a page that has an `svg`, as CSS: `--paper: #ffffff`, ..."""
+    return "; ".join(f"--{name}: {colour}" for name, colour in _colours(is_dark=is_dark).items())
+
+
+def colour_of(is_new: bool, kind: Kind) -> str:
+    """The name of the colour of arrays that are new memory or not, of a kind."""
+    return f"{'new' if is_new else 'alive'}-{kind}"
+
+
+def _colours(*, is_dark: bool) -> dict[str, str]:
+    theme = DARK if is_dark else LIGHT
+    names = ("paper", "band", "ink", "muted", "rule", "badge")
+    of_kinds = {colour_of(*kind): look[theme.look] for kind, look in LOOKS.items()}
+    return {name: getattr(theme, name) for name in names} | of_kinds
 
 
 def check(path: Path) -> None:
@@ -77,7 +92,15 @@ def check(path: Path) -> None:
         raise UsageError("lanes: drawing needs matplotlib; run: pip install './packages/lab[plot]'")
 
 
-def _drawn(pictures: Mapping[str, Picture], suffix: str, is_dark: bool, rows: int, order: Order) -> bytes:
+def _drawn(
+    pictures: Mapping[str, Picture],
+    suffix: str,
+    is_dark: bool,
+    rows: int,
+    order: Order,
+    sizes: Sizes = WIDE,
+    salt: str = "lanes",
+) -> bytes:
     if not pictures:
         raise UsageError("lanes: expected at least one trace, got none")
     import matplotlib
@@ -88,12 +111,12 @@ def _drawn(pictures: Mapping[str, Picture], suffix: str, is_dark: bool, rows: in
         "font.size": TEXT,
         "hatch.linewidth": 0.8,
         "svg.fonttype": "none",  # text that can be read, searched and copied; its widths are checked with DejaVu Sans,
-        "svg.hashsalt": "lanes",  # and the fonts that stand in for it are as wide or narrower
+        "svg.hashsalt": salt,  # and the fonts that stand in for it are as wide or narrower
         "text.parse_math": False,  # a name may have a $ in it
     }
     file = io.BytesIO()
     with matplotlib.rc_context(settings):
-        figure = figure_of(pictures, rows_of([*pictures.values()], rows, order), theme)
+        figure = figure_of(pictures, rows_of([*pictures.values()], rows, order), theme, sizes)
         metadata = {"Description": summary(pictures)} | ({"Date": None} if suffix == ".svg" else {})
         figure.savefig(file, format=suffix[1:], dpi=200, facecolor=theme.paper, metadata=metadata)
     if suffix == ".png":

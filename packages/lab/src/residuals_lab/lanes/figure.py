@@ -48,16 +48,38 @@ LIGHT = Theme(0, "#ffffff", "#f3f5f7", "#1f2328", "#59636e", "#dfe3e8", "#0550ae
 DARK = Theme(1, "#0d1117", "#151b23", "#e6edf3", "#9198a1", "#2b323a", "#79c0ff")
 
 # Lengths are in points: a figure that fills the width of a README has 720.
-WIDTH, MARGIN, GAP = 720.0, 8.0, 14.0
-AMOUNT = 104.0  # right of each lane: a bar, and its bytes
+MARGIN, GAP = 8.0, 14.0
 LEAST_LANE = 150.0
-LEAST_GUTTER, MOST_GUTTER = 96.0, 230.0  # left of the first lane; and as much as leaves each lane its least
-HEAD, STAIRS, AXIS = 40.0, 84.0, 20.0  # titles, staircase, the names of the halves and of the columns
-ROW, BAR, FOOT, LEGEND = 15.4, 9.6, 18.0, 14.0  # the height of a row, of a bar in it, of the ticks, of a legend's line
+NARROW_GUTTER, LEAST_GUTTER, MOST_GUTTER = (
+    36.0,
+    96.0,
+    230.0,
+)  # left of the first lane; and as much as leaves each lane its least
+HEAD, STAIRS = 40.0, 84.0  # the heights of titles and of the staircase
+BAR, FOOT, LEGEND = 9.6, 18.0, 14.0  # and of a bar, of the ticks, of a line of the legend
 TEXT, SMALL, TITLE = 7.8, 7.2, 9.6  # sizes of fonts
 BADGE = 13.0  # its width, and what is beside it
 FINE = 2.0  # what is closer together is not told apart
 BANDS, RULES, BARS, MIDDLE = 0.5, 1.0, 2.0, 3.0  # what lies above what
+
+
+class Sizes(NamedTuple):
+    """What differs between a picture on a page and one on a telephone, where the words of a row are above its lane."""
+
+    width: float
+    axis: float  # the height of the names of the halves and of the columns
+    row: float
+    words: float  # the middle of a row's words, from its top
+    bar: float  # the middle of its bar
+    amount: float  # right of each lane: a bar, and its bytes; none, where these stand at the end of the words
+
+    @property
+    def is_narrow(self) -> bool:
+        return not self.amount
+
+
+WIDE = Sizes(720, 20, 15.4, 7.7, 7.7, 104)
+NARROW = Sizes(252, 34, 27, 8, 19.5, 0)
 
 
 class Column(NamedTuple):
@@ -66,6 +88,7 @@ class Column(NamedTuple):
     picture: Picture
     left: float
     width: float
+    sizes: Sizes = WIDE
 
     @property
     def trace(self) -> Trace:
@@ -88,10 +111,10 @@ class Column(NamedTuple):
 
 
 def summary(pictures: Mapping[str, Picture]) -> str:
-    return "; ".join(f"{name}: {_peak(picture.trace)}" for name, picture in pictures.items())
+    return "; ".join(f"{name}: {_peak(picture.trace)}".removeprefix(": ") for name, picture in pictures.items())
 
 
-def spoken(pictures: Mapping[str, Picture], rows: Sequence[Row]) -> list[tuple[float, str]]:
+def spoken(pictures: Mapping[str, Picture], rows: Sequence[Row], sizes: Sizes = WIDE) -> list[tuple[float, str]]:
     """Each row's place from the top, and in words what it shows: also where its arrays are made, why they are wasted,
     and what is advised.
     """
@@ -103,7 +126,7 @@ def spoken(pictures: Mapping[str, Picture], rows: Sequence[Row]) -> list[tuple[f
             for name, side in zip(pictures, row.sides, strict=True)
         ]
         what = " ".join(filter(None, (row.module, row.name, row.what)))
-        lines.append((HEAD + STAIRS + AXIS + i * ROW, f"{what}. {'. '.join(sides)}"))
+        lines.append((HEAD + STAIRS + sizes.axis + i * sizes.row, f"{what}. {'. '.join(sides)}"))
     return lines
 
 
@@ -126,21 +149,17 @@ def _peak(trace: Trace) -> str:
     return f"peak {peak}, {size(max((s.new_bytes for s in stairs), default=0))} of it new"
 
 
-def figure_of(pictures: Mapping[str, Picture], rows: Sequence[Row], theme: Theme) -> "Figure":
-    """All columns, with the same rows and scales, and the legend and the notes below them."""
+def figure_of(pictures: Mapping[str, Picture], rows: Sequence[Row], theme: Theme, sizes: Sizes = WIDE) -> "Figure":
+    """All columns, with the same rows and scales, and the legend and the notes below them; if narrow, of one column."""
     from matplotlib.figure import Figure
 
-    room = WIDTH - 2 * MARGIN - GAP * (len(pictures) - 1) - AMOUNT * len(pictures)
-    gutter = _gutter(rows, min(MOST_GUTTER, max(room - LEAST_LANE * len(pictures), LEAST_GUTTER * 2)))
-    lane = max(LEAST_LANE, (room - gutter) / len(pictures))
-    step = lane + AMOUNT + GAP
-    columns = [Column(p, MARGIN + gutter + i * step, lane) for i, p in enumerate(pictures.values())]
-    width = columns[-1].right + AMOUNT + MARGIN
+    columns = _columns(pictures, rows, sizes)
+    width = columns[-1].right + sizes.amount + MARGIN
     floor = HEAD + STAIRS
-    top = floor + AXIS
-    bottom = top + ROW * len(rows)
-    legend = _lines(_entries(rows), width, theme)
-    notes = _lines(_notes(pictures), width, theme)
+    top = floor + sizes.axis
+    bottom = top + sizes.row * len(rows)
+    legend = _lines(_entries(rows), width)
+    notes = _lines(_notes(pictures), width)
     height = bottom + FOOT + LEGEND * (len(legend) + len(notes)) + MARGIN
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -149,19 +168,42 @@ def figure_of(pictures: Mapping[str, Picture], rows: Sequence[Row], theme: Theme
     axes.axis("off")
     most = max(column.trace.saved_bytes for column in columns)
     for i, (name, column) in enumerate(zip(pictures, columns, strict=True)):
-        _write(axes, _fit(name, step - GAP, TITLE, is_bold=True), column.left, 12, theme.ink, size=TITLE, weight="bold")
+        title = _fit(name, column.width + sizes.amount, TITLE, is_bold=True)
+        _write(axes, title, column.left, 12, theme.ink, size=TITLE, weight="bold")
         _write(axes, _peak(column.trace), column.left, 25, theme.muted)
         others = [other for other in columns if other is not column][:1] if i < 2 else columns[:1]
         _draw_staircase(axes, column, others, most, floor, theme, is_first=i == 0)
     _draw_gutter(axes, columns, rows, top, theme)
     for i, column in enumerate(columns):
         _draw_ticks(axes, column, top, bottom, theme)
-        _rule(axes, theme.muted, (column.middle, HEAD - 6), (column.middle, bottom), linestyle=":", zorder=MIDDLE)
+        _draw_middle(axes, column, len(rows), top, theme)
         for j, row in enumerate(rows):
-            _draw_side(axes, column, row.sides[i], max(r.nbytes for r in rows), top + (j + 0.5) * ROW, theme)
+            _draw_side(axes, column, row.sides[i], max(r.nbytes for r in rows), top + j * sizes.row, theme)
     _rule(axes, theme.muted, (0, bottom), (width, bottom))
     _draw_legend(axes, legend + notes, bottom + FOOT, theme)
     return figure
+
+
+def _columns(pictures: Mapping[str, Picture], rows: Sequence[Row], sizes: Sizes) -> list[Column]:
+    """The columns beside each other, right of a gutter for the words of the rows, or for those of the staircase."""
+    room = sizes.width - 2 * MARGIN - GAP * (len(pictures) - 1) - sizes.amount * len(pictures)
+    gutter = NARROW_GUTTER
+    if not sizes.is_narrow:
+        gutter = _gutter(rows, min(MOST_GUTTER, max(room - LEAST_LANE * len(pictures), LEAST_GUTTER * 2)))
+    lane = max(LEAST_LANE, (room - gutter) / len(pictures))
+    step = lane + sizes.amount + GAP
+    return [Column(p, MARGIN + gutter + i * step, lane, sizes) for i, p in enumerate(pictures.values())]
+
+
+def _draw_middle(axes: "Axes", column: Column, rows: int, top: float, theme: Theme) -> None:
+    """A dotted line where the backward begins; where the words of a row are above its lane, it passes over them."""
+    sizes = column.sizes
+    spans = [(HEAD - 6, top + sizes.row * rows)]
+    if sizes.is_narrow:
+        bars = (top + i * sizes.row + sizes.bar for i in range(rows))
+        spans = [(HEAD - 6, HEAD + STAIRS), *((y - BAR / 2, y + BAR / 2) for y in bars)]
+    for begin, end in spans:
+        _rule(axes, theme.muted, (column.middle, begin), (column.middle, end), linestyle=":", zorder=MIDDLE)
 
 
 def _write(axes: "Axes", text: str, x: float, y: float, colour: str, **style: Any) -> None:
@@ -250,20 +292,28 @@ def _draw_staircase(
     _draw_stack(axes, column, outline(column.trace), styles, floor, scale)
     for x_half, text in ((0.25, "forward →"), (0.75, "→ backward")):
         _write(axes, text, column.left + x_half * column.width, floor + 9, theme.muted, ha="center", size=SMALL)
-    _write(axes, "bytes", column.right + 10, floor + 9, theme.muted, size=SMALL)
+    if column.sizes.is_narrow:
+        _write(axes, "bytes", column.right, floor + 23, theme.muted, ha="right", size=SMALL)
+    else:
+        _write(axes, "bytes", column.right + 10, floor + 9, theme.muted, size=SMALL)
 
 
 def _draw_gutter(axes: "Axes", columns: Sequence[Column], rows: Sequence[Row], top: float, theme: Theme) -> None:
     """Bands behind the rows, and what each row is: its module, its name and line, its shape or number, its notes."""
-    file = _file(rows)
+    file, sizes = _file(rows), columns[0].sizes
     end = columns[0].left - 6
-    head = _fit(f"saved array {f':line of {file}' if file else ''}", end - MARGIN, SMALL)
-    _write(axes, head, MARGIN, top - AXIS + 9, theme.muted, size=SMALL)
+    head = f"saved array {f':line of {file}' if file else ''}"
+    room = columns[0].right - 30 if sizes.is_narrow else end - MARGIN
+    _write(axes, _fit(head, room, SMALL), MARGIN, top - 11, theme.muted, size=SMALL)
     indent, before = _indent(rows, end - MARGIN), ""
     for i, row in enumerate(rows):
-        y = top + (i + 0.5) * ROW
+        y = top + i * sizes.row + sizes.words
         if i % 2 == 0:
-            _fill(axes, 0, y - ROW / 2, columns[-1].right + AMOUNT + MARGIN, ROW, color=theme.band, zorder=BANDS)
+            wide = columns[-1].right + sizes.amount + MARGIN
+            _fill(axes, 0, top + i * sizes.row, wide, sizes.row, color=theme.band, zorder=BANDS)
+        if sizes.is_narrow:
+            end = columns[0].right - _length(size(row.nbytes), TEXT) - 6
+            indent, before = _indent([row], end - MARGIN), ""
         if row.module and row.module != before:
             module = _fit(row.module, indent - 6, TEXT, is_bold=True)
             _write(axes, module, MARGIN, y, theme.ink, weight="bold")
@@ -348,8 +398,9 @@ def _draw_badge(axes: "Axes", text: str, x: float, y: float, theme: Theme) -> No
     _write(axes, text, x, y, theme.paper, ha="center", size=SMALL - 0.4, weight="bold")
 
 
-def _draw_side(axes: "Axes", column: Column, side: Side | None, most: int, y: float, theme: Theme) -> None:
-    """One column's part of a row: its silhouette in the lane, and its bytes beside it."""
+def _draw_side(axes: "Axes", column: Column, side: Side | None, most: int, top: float, theme: Theme) -> None:
+    """One column's part of a row: its silhouette in the lane, and its bytes beside it or above."""
+    y, amount = top + column.sizes.bar, column.sizes.amount
     if side is None:
         _rule(axes, theme.muted, (column.left, y), (column.right, y), linestyle=(0, (1, 3)))
         _write(axes, "not kept", column.right + 10, y, theme.muted, size=SMALL)
@@ -358,11 +409,13 @@ def _draw_side(axes: "Axes", column: Column, side: Side | None, most: int, y: fl
     styles = [_style(part, theme) for part in side.parts]
     _draw_stack(axes, column, side.levels, styles, floor, BAR / max(side.nbytes, 1))
     for part, style in zip(side.parts, styles, strict=True):
-        wide = (AMOUNT - 62) * part.nbytes / max(most, 1)
+        if not amount:
+            break
+        wide = (amount - 62) * part.nbytes / max(most, 1)
         wide = max(wide, 0.8 if len(side.parts) == 1 else 0)  # a line, where there would be nothing to see
         _fill(axes, left, floor - BAR, wide, BAR, **style)
         left += wide
-    _write(axes, size(side.nbytes), column.right + AMOUNT, y, theme.ink, ha="right")
+    _write(axes, size(side.nbytes), column.right + amount, top + column.sizes.words, theme.ink, ha="right")
 
 
 def _style(part: Part, theme: Theme) -> dict[str, Any]:
@@ -380,7 +433,7 @@ def _draw_ticks(axes: "Axes", column: Column, top: float, bottom: float, theme: 
         backward = [run for run in backward if run.name in {found.name for found in places.values()}]
     places |= _thinned(backward, column, column.middle)
     for x, run in places.items():
-        _rule(axes, theme.rule, (x, top), (x, bottom))
+        _rule(axes, theme.rule, (x, bottom - 3 if column.sizes.is_narrow else top), (x, bottom))
         _write(axes, _label(run, column, forward), x, bottom + 8, theme.muted, ha="center", size=SMALL)
 
 
@@ -437,7 +490,7 @@ def _thinned(found: Sequence[Run], column: Column, left: float) -> dict[float, R
 
 
 class _Entry(NamedTuple):
-    """A line below the picture: a patch in a part's style, or a badge, and what it means."""
+    """A line below the picture: a patch in a part's style, or a badge, and what it means; or how a line goes on."""
 
     text: str
     part: Part | None
@@ -459,16 +512,22 @@ def _notes(pictures: Mapping[str, Picture]) -> list[_Entry]:
     return [_Entry(text, None, number) for number, text in enumerate(texts, 1)]
 
 
-def _lines(entries: Sequence[_Entry], width: float, theme: Theme) -> list[list[tuple[float, _Entry]]]:
-    """The entries in lines, each with its x: as many on a line as have room."""
+def _lines(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, _Entry]]]:
+    """The entries in lines, each with its x: as many on a line as have room; one that is longer goes on below."""
     lines: list[list[tuple[float, _Entry]]] = []
-    x = width
-    for entry in entries:
+    x, waiting = width, [*entries]
+    while waiting:
+        entry, *waiting = waiting
         wide = _length(entry.text, TEXT) + 30
         if x + wide > width or not lines:
             lines.append([])
             x = MARGIN
-        lines[-1].append((x, entry._replace(text=_fit(entry.text, width - x - 30, TEXT))))
+        fitting, more = entry.text, ""
+        while _length(fitting, TEXT) > width - x - 30 and " " in fitting:
+            fitting, _, word = fitting.rpartition(" ")
+            more = f"{word} {more}".strip()
+        lines[-1].append((x, entry._replace(text=_fit(fitting, width - x - 30, TEXT))))
+        waiting = [_Entry(more, None), *waiting] if more else waiting
         x += wide
     return lines
 
@@ -479,14 +538,14 @@ def _draw_legend(axes: "Axes", lines: Sequence[Sequence[tuple[float, _Entry]]], 
         for x, entry in line:
             if entry.part:
                 _fill(axes, x, y - 3.6, 12, 7.2, **_style(entry.part, theme))
-            else:
+            elif entry.number:
                 _draw_badge(axes, str(entry.number), x + 6, y, theme)
             _write(axes, entry.text, x + 17, y, theme.ink)
 
 
 def _fit(text: str, room: float, fontsize: float, *, is_bold: bool = False) -> str:
     """A text without its middle, if it is too long."""
-    if _length(text, fontsize, is_bold=is_bold) <= room:
+    if _length(text, fontsize, is_bold=is_bold) <= room + 0.01:
         return text
 
     def short(keep: int) -> str:
