@@ -20,6 +20,9 @@ from residuals_lab.lanes.rows import LOOKS, MOST_ROWS, Note, Order, Picture, row
 from residuals_lab.show import can_draw
 from residuals_lab.trace import Kind
 
+MOST_BYTES = 95_000  # of an SVG, which is drawn less finely if it has more
+COARSEST = 16  # points
+
 __all__ = ["MOST_ROWS", "Note", "Order", "Picture", "check", "colour_of", "colours", "draw", "svg"]
 
 
@@ -121,7 +124,10 @@ def _drawn(
         figure.savefig(file, format=suffix[1:], dpi=200, facecolor=theme.paper, metadata=metadata)
     if suffix == ".png":
         return file.getvalue()
-    return _lean(file.getvalue().decode()).encode()
+    drawn = _lean(file.getvalue().decode()).encode()
+    if len(drawn) > MOST_BYTES and sizes.fine < COARSEST:
+        return _drawn(pictures, suffix, is_dark, rows, order, sizes._replace(fine=2 * sizes.fine), salt)
+    return drawn
 
 
 def _lean(svg: str) -> str:

@@ -59,7 +59,6 @@ HEAD, STAIRS = 40.0, 84.0  # the heights of titles and of the staircase
 BAR, FOOT, LEGEND = 9.6, 18.0, 14.0  # and of a bar, of the ticks, of a line of the legend
 TEXT, SMALL, TITLE = 7.8, 7.2, 9.6  # sizes of fonts
 BADGE = 13.0  # its width, and what is beside it
-FINE = 2.0  # what is closer together is not told apart
 BANDS, RULES, BARS, MIDDLE = 0.5, 1.0, 2.0, 3.0  # what lies above what
 
 
@@ -72,6 +71,7 @@ class Sizes(NamedTuple):
     words: float  # the middle of a row's words, from its top
     bar: float  # the middle of its bar
     amount: float  # right of each lane: a bar, and its bytes; none, where these stand at the end of the words
+    fine: float = 2  # what is closer together is not told apart
 
     @property
     def is_narrow(self) -> bool:
@@ -246,7 +246,7 @@ def _steps(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
 def _seen(levels: Sequence[Level], column: Column) -> tuple[list[float], list[Level]]:
     """Levels and their x: of those within a point only the highest and the last, since no more can be seen."""
     x, seen = list[float](), list[Level]()
-    for _, near in groupby(levels, lambda level: int(column.across(level.place) / FINE)):
+    for _, near in groupby(levels, lambda level: int(column.across(level.place) / column.sizes.fine)):
         together = [*near]
         highest, last = max(together, key=lambda level: level.nbytes), together[-1]
         x.append(column.across(together[0].place))
@@ -486,7 +486,7 @@ def _thinned(found: Sequence[Run], column: Column, left: float) -> dict[float, R
             if all(span(a)[1] <= span(b)[0] for a, b in pairwise(between)):
                 spans |= {run: span(run) for run in between}
                 break
-    return {(begin + end) / 2: run for run, (begin, end) in sorted(spans.items())}
+    return {(begin + end) / 2: run for run, (begin, end) in sorted(spans.items(), key=lambda item: item[1])}
 
 
 class _Entry(NamedTuple):
