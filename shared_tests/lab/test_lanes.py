@@ -215,6 +215,11 @@ def test_columns_share_the_rows_of_blocks_of_another_class_and_line() -> None:
     assert found["fc", "matmul"] == [9, 9]
     assert found["", "log_softmax"] == [5, 5]
     assert found["norm", "sub"] == [3, None]
+    storages = frozenset(r.storage for r in plain.residuals if r.name == "matmul")
+    noted = rows_of([Picture(plain, notes=(Note("other", storages),)), Picture(lean)])
+    assert [([side.nbytes for side in r.sides if side], r.notes) for r in noted if r.name == "matmul"] == [
+        ([9, 9], [1])
+    ]
     mixed = replace(plain, classes={"net/blocks/0": "Conv", "net/blocks/1": "Attend", "net/blocks/2": "Conv"})
     assert [kept for _, name, kept in shown(mixed) if name == "matmul"] == [[6], [3]], "two classes are two rows"
 

@@ -13,13 +13,12 @@ ALL_PARAMETERS = "all parameters"
 
 
 class Key(NamedTuple):
-    """All arrays of one key are one row. Columns share a key though its axes, line, notes or class differ in them."""
+    """All arrays of one key are one row. Columns share a key though axes, line, notes or class differ in them."""
 
     module: Module
     name: str  # without numbers
     dtype: str = ""
-    axes: int = -1  # and these are of the first column that has them
-    line: str = ""
+    at: tuple[int, str] = (-1, "")  # the number of axes and the line, of the first column that has them
     notes: tuple[int, ...] = ()  # the numbers of the notes about them
 
 
@@ -67,12 +66,11 @@ def keyed(
                 continue
             module = lane.module.rpartition("/")[2]
             name = lane.name.rpartition(f"{module}.")[2] if module else lane.name  # `weight`, in the module that has it
-            key = Key(modules[i][lane.module], alike(name), line=lane.line if how.is_fine else "", notes=numbers)
+            key = Key(modules[i][lane.module], alike(name), notes=numbers)
             if how.is_fine:
-                key = key._replace(dtype=lane.value.dtype, axes=len(lane.value.shape))
+                key = key._replace(dtype=lane.value.dtype, at=(len(lane.value.shape), lane.line))
             found[i].append((key, lane))
-    for field in ("axes", "line", "notes"):
-        found = _shared(found, field)
+    found = _shared(found)
     keys: list[dict[Key, list[Lane]]] = []
     for pairs, parameters in zip(found, together, strict=True):
         rows: dict[Key, list[Lane]] = defaultdict(list)
@@ -82,25 +80,20 @@ def keyed(
     return keys, {path for paths in modules for path in paths.values()}
 
 
-def _shared(columns: Sequence[Sequence[tuple[Key, Lane]]], field: str) -> list[list[tuple[Key, Lane]]]:
-    """The same keys, but with the first column's axes, line or notes where the columns' keys differ in these alone."""
-    place = Key._fields.index(field)
-
-    def split(key: Key) -> tuple[tuple[Any, ...], Any]:
-        return (*key[:place], *key[place + 1 :]), key[place]
-
-    values: dict[tuple[Any, ...], list[list[Any]]] = defaultdict(lambda: [[] for _ in columns])
+def _shared(columns: Sequence[Sequence[tuple[Key, Lane]]]) -> list[list[tuple[Key, Lane]]]:
+    """The same keys, but with the first column's axes, line and notes where keys differ in these alone."""
+    places: dict[tuple[Any, ...], list[list[tuple[int, str]]]] = defaultdict(lambda: [[] for _ in columns])
+    notes: dict[tuple[Any, ...], list[list[tuple[int, ...]]]] = defaultdict(lambda: [[] for _ in columns])
     for i, column in enumerate(columns):
         for key, _ in column:
-            rest, value = split(key)
-            values[rest][i].append(value)
-    names = {rest: aligned(of_columns) for rest, of_columns in values.items()}
-
-    def renamed(key: Key, i: int) -> Key:
-        rest, value = split(key)
-        return Key._make((*rest[:place], names[rest][i][value], *rest[place:]))
-
-    return [[(renamed(key, i), lane) for key, lane in column] for i, column in enumerate(columns)]
+            places[key[:3]][i].append(key.at)
+    at = {rest: aligned(of_columns) for rest, of_columns in places.items()}
+    found = [[(k._replace(at=at[k[:3]][i][k.at]), lane) for k, lane in column] for i, column in enumerate(columns)]
+    for i, column in enumerate(found):
+        for key, _ in column:
+            notes[key[:4]][i].append(key.notes)
+    numbers = {rest: aligned(of_columns) for rest, of_columns in notes.items()}
+    return [[(k._replace(notes=numbers[k[:4]][i][k.notes]), lane) for k, lane in c] for i, c in enumerate(found)]
 
 
 def aligned(columns: Sequence[Iterable[_Label]]) -> list[dict[_Label, _Label]]:
@@ -191,7 +184,7 @@ def _prefixes(module: str) -> Iterator[str]:
     return ("/".join(names[: i + 1]) for i in range(len(names)))
 
 
-_ALMOST_ALL = 0.95  # of the steps: a named scope may be outside of the function that it is in
+_ALMOST_ALL = 0.95  # of the steps: a named einsum of JAX is outside of the function that it is in
 
 
 def outermost(trace: Trace) -> str:

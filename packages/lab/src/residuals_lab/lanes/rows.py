@@ -206,10 +206,10 @@ def _names(keys: Sequence[Key]) -> dict[Key, str]:
     """A name for each row: with its dtype, or its number, where a module has several of one name at one line."""
     same = Counter((key.module, key.name) for key in keys)
     typed = Counter(key[:3] for key in keys)
-    lined = Counter((*key[:3], key.line) for key in keys)
+    lined = Counter((*key[:3], key.at[1]) for key in keys)
     names, so_far = {}, Counter[tuple[str | Module, ...]]()
     for key in keys:
-        name, at = key.name, (*key[:3], key.line)
+        name, at = key.name, (*key[:3], key.at[1])
         if name == "convert" and key.dtype:
             name = f"{key.dtype} copy"
         elif typed[key[:3]] < same[key.module, key.name]:
