@@ -37,6 +37,8 @@ def show(found: Beside, console: Console) -> None:
             console,
             f"Nothing differs on these arguments; {equal} of {len(found.matches)} residuals are equal in value.",
         )
+    for note in found.notes:
+        say(console, note, indent=2)
 
 
 def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
@@ -59,8 +61,9 @@ def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Cons
 
 
 def _difference(d: Difference, where: str = "") -> list[str]:
-    found = "one has none" if d.error is None else "0" if d.error == 0 else f"{d.error:.1e}"
-    return [d.what + where, d.dtype, found, f"{d.allowed:.1e}"]
+    if d.error is None:
+        return [d.what, d.dtype, d.known.text.partition(":")[0] if d.known else "", ""]
+    return [d.what + where, d.dtype, "0" if d.error == 0 else f"{d.error:.1e}", f"{d.allowed:.1e}"]
 
 
 def _bytes(found: Beside) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.program import Program
-from residuals_lab.trace import Role, Trace
+from residuals_lab.trace import Input, Role, Trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +80,16 @@ class Framework(Protocol):
 
     def frozen(self, tree: Any) -> Any:
         """The tree with arrays that are not differentiated."""
+
+    # Arrays that a function holds itself.
+
+    def held(self, fn: Function, args: Sequence[Array]) -> list[Input]:
+        """The parameters and buffers of the modules that run in `fn(*args)`; none in JAX, where they are arguments."""
+
+    def cast(self, arrays: Sequence[Array], dtype: str, device: str) -> AbstractContextManager[None]:
+        """A context in which arrays of floating numbers that are held are of this dtype and on this device, and after
+        which they are as they were; in JAX they stay, since operations bring them to the dtype of an argument.
+        """
 
     # Derivatives.
 

@@ -4,6 +4,8 @@ where ours keeps them once.
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import Any
 
 from residuals_lab.audit.advice.dropout import drops
 from residuals_lab.audit.advice.forward import Forward
@@ -18,7 +20,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     values = forward.values
     found: dict[tuple[str, str], Saved] = defaultdict(dict)  # by line and op
     instead: Counter[tuple[str, str]] = Counter()
-    own: dict[tuple[str, str], str] = {}
+    own: dict[tuple[str, str], tuple[Any, ...]] = {}  # the call of the framework's own op, as `Ours` takes it
     biases = set[int]()  # that are made of something given, each an array to keep once
     for step in forward.steps:
         for operand in step.ins if step.op == "matmul" else ():
@@ -31,18 +33,22 @@ def find(forward: Forward, ours: Ours) -> Found:
             key = step.line, "attention" if masks else "flash_attention"
             saved = forward.residuals_of(scores | {*masks.values()})
             found[key] |= saved
-            shapes = _shapes(values[operand], values[step.outs[0]])
+            rank = max(len(values[n].shape) for n in scores)  # a product may be of a view in three dimensions
+            shapes = _shapes(values[operand], values[step.outs[0]], rank)
             dtype = values[step.outs[0]].dtype
             instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
             if masks:
                 continue
-            own[key] = ours.own("flash_attention", dtype, *shapes)
+            own[key] = "flash_attention", dtype, *shapes
             for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
                 biases.add(bias)
                 instead[key] += forward.nbytes(bias)
     for (line, op), these in found.items():
         what, options = ("attention with dropout", "dropout=rate, key=key") if op == "attention" else ("attention", "")
-        yield found_advice(what, line, op, these, instead[line, op], options, own.get((line, op), ""))
+        call = own.get((line, op))
+        name = ours.own(*call) if call else ""
+        saved, advice = found_advice(what, line, op, these, instead[line, op], options, name)
+        yield saved, replace(advice, is_own_once=bool(call and name) and ours.is_own_once(*call))
 
 
 def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
@@ -51,12 +57,13 @@ def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
     return {step.outs[0]: mask for step in makers if (mask := drops(forward, step)) is not None}
 
 
-def _shapes(scores: Value, out: Value) -> list[tuple[int, ...]]:
-    """The shapes of q, k and v, in a batch of one."""
+def _shapes(scores: Value, out: Value, rank: int = 4) -> list[tuple[int, ...]]:
+    """The shapes of q, k and v in as many dimensions as they have, of four or more in a batch of one."""
     *lead, queries, keys = scores.shape
     heads = math.prod(lead)
     features = max(out.elements // (heads * queries), 1)
-    return [(1, heads, tokens, features) for tokens in (queries, keys, keys)]
+    batch = ((), (heads,), (1, heads))[min(max(rank, 2), 4) - 2]
+    return [(*batch, tokens, features) for tokens in (queries, keys, keys)]
 
 
 def _biases(forward: Forward, scores: set[int], product: int) -> set[int]:
