@@ -122,5 +122,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(document.documents(audits, arguments.by))
     else:
-        table.show_all(audits, show.console(), arguments.top, arguments.by)
+        table.show_all(audits, show.console(), arguments.top, arguments.by, is_drawn=bool(arguments.plot))
     return 0

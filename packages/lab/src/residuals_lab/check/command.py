@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from residuals_lab.check.table import text
 
-        show.console().print(text(check, min(show.console().width, 100)), markup=False, emoji=False)
+        is_told = sys.stderr.isatty() and sys.stdout.isatty()  # each family when it was done, on the same screen
+        show.console().print(text(check, min(show.console().width, 100), is_told), markup=False, emoji=False)
     return 0 if check.passed else 1
 
 

@@ -69,6 +69,8 @@ def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     if func is torch.ops.aten.gelu.default and kwargs.get("approximate") == "tanh":
         return "gelu_tanh"
     forward = name.removesuffix("_data").removesuffix("_backward")
+    if name == "threshold_backward":  # which is the backward of relu, too
+        return "relu backward" if not float(args[2]) else "threshold backward"
     return OPS.get(forward, forward) + (" backward" if forward != name else "")
 
 
