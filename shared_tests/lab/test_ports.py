@@ -1,6 +1,7 @@
 """`residuals compare A --beside B`: ports with a planted difference are told apart by its name; equal ones pass."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,12 @@ def test_no_word_is_broken_and_nothing_is_left_out(
     narrow = "".join(said[0].split())
     missing = [word for word in said[1].replace("–", "").split() if word.strip(";,") not in narrow]
     assert missing == []
+
+
+def test_few_residuals_are_shown_and_the_rest_is_summed_up(found: Beside, capsys: pytest.CaptureFixture[str]) -> None:
+    (match,) = [m for m in found.matches if m.first and m.second and m.first.name == "x"]
+    many = replace(found, matches=(match,) * 20)
+    beside_table.show(many, Console(width=60, color_system=None, highlight=False))
+    out = capsys.readouterr().out
+    assert out.count("both: 96 B") == beside_table.TOP
+    assert "and 8 more, 768 B of the first, 768 B of the second" in " ".join(out.split())

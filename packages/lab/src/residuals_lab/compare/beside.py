@@ -72,7 +72,7 @@ class Beside:
         return tuple(_notes(self))
 
 
-WORST = ", most that of "  # between the parameters and the one among them that differs most
+WORST = ", most "  # between the parameters and the one among them that differs most
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # the arrays that both compute, by what they are
 
 

@@ -11,6 +11,9 @@ from residuals_lab.show import fits, say, size
 from residuals_lab.trace import Residual
 
 
+TOP = 12  # residuals, as in an audit
+
+
 def show(found: Beside, console: Console) -> None:
     """Print what both compute, what each keeps, and the verdict."""
     first, second = found.ports
@@ -26,8 +29,14 @@ def show(found: Beside, console: Console) -> None:
     console.print()
     dtype = found.options.dtypes[-1]
     head = [f"residuals, {dtype}", "of the first", "of the second"]
-    kept = [[_named(m.first, m.second), _kept(m.first), _kept(m.second)] for m in found.matches]
+    kept = [[_named(m.first, m.second), _kept(m.first), _kept(m.second)] for m in found.matches[:TOP]]
     _show_rows(head, kept, console)
+    if rest := found.matches[TOP:]:
+        sides = [sum(r.storage_bytes for m in rest if (r := m[i])) for i in (0, 1)]
+        say(
+            console,
+            f"and {len(rest)} more, {size(sides[0])} of the first, {size(sides[1])} of the second; --json has all",
+        )
     console.print()
     for finding in found.findings:
         say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
@@ -55,8 +64,11 @@ def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Cons
         say(console, Text(head[0], "bold"))
     for row in rows:
         say(console, "  ".join(cell for cell, title in zip(row, head, strict=True) if cell and title in ("", head[0])))
-        for cell, title in zip(row, head, strict=True):
-            if cell != "–" and title not in ("", head[0]):
+        below = {title: cell for cell, title in zip(row, head, strict=True) if title not in ("", head[0])}
+        if len({*below.values()}) == 1 and len(below) > 1:  # both have it
+            below = {"both": next(iter(below.values()))}
+        for title, cell in below.items():
+            if cell not in ("–", ""):
                 say(console, f"    {title}: {cell}", indent=6)
 
 
@@ -77,8 +89,11 @@ def _bytes(found: Beside) -> list[list[str]]:
 
 
 def _named(first: Residual | None, second: Residual | None) -> str:
-    """What the two call a residual, each name once."""
-    return " = ".join(dict.fromkeys(r.name for r in (first, second) if r))
+    """What the two call a residual, each name once; that of an operation with the line that makes it."""
+    some = [r for r in (first, second) if r]
+    names = " = ".join(dict.fromkeys(r.name for r in some))
+    lines = dict.fromkeys(r.line.rpartition("/")[2] for r in some if r.name == r.op and r.line)
+    return f"{names} at {', '.join(lines)}" if lines else names
 
 
 def _kept(r: Residual | None) -> str:
