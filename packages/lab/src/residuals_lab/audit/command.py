@@ -52,7 +52,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=EXAMPLES + options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals audit TARGET [--arg SPEC ...]\n         [--beside TARGET [--arg SPEC ...]] [options]",
     )
     parser.set_defaults(run=run, targets=[], early=[])

@@ -36,7 +36,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals check TARGET [--arg SPEC ...] [options]",
     )
     parser.set_defaults(run=run, targets=[], early=[])

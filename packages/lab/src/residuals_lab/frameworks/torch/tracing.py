@@ -230,8 +230,10 @@ def tensors(out: Any) -> list[Tensor]:
 
 def _without_gradient(out: Any) -> str:
     found = tensors(out)
-    got = f"{len(found)} of them, none of which does" if found else f"{type(out).__name__} without a tensor"
-    return f"expected a result that requires a gradient, got {got}; does an argument or a parameter require one?"
+    got = "one that requires none" if len(found) == 1 else f"{len(found)} that require none"
+    return (
+        f"expected a result that requires a gradient, got {got if found else f'{type(out).__name__} without a tensor'}"
+    )
 
 
 def parts(given: Sequence[Tensor]) -> list[Tensor]:
