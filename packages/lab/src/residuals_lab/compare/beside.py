@@ -134,13 +134,13 @@ def beside(first: Port, second: Port, options: Options, tell: Callable[[str], No
     Raises:
         UsageError: if the two do not take the same arrays or return others, or one of them cannot be run.
     """
-    first, second = both = ports.with_held(first), ports.with_held(ports.aligned(first, second))
+    first, second = both = ports.with_carried(first), ports.with_carried(ports.aligned(first, second))
     differentiated = [
         i
         for i, (a, b) in enumerate(zip(first.inputs, second.inputs, strict=True))
         if "frozen" not in (a.role, b.role) and ports.is_inexact(first.adapter, a.array)
     ]
-    parameters, others = ports.held_by_both(first, second)
+    parameters, others = ports.carried_by_both(first, second)
     if not differentiated and not parameters:
         raise UsageError(
             f"{first.name}: expected an argument of floating numbers to differentiate, or a parameter that modules of "

@@ -10,7 +10,6 @@ from residuals_lab.compare.beside import Beside, Difference
 from residuals_lab.show import fits, say, size
 from residuals_lab.trace import Residual
 
-
 TOP = 12  # residuals, as in an audit
 
 

@@ -40,7 +40,7 @@ class Port:
     keys: tuple[Key, ...]
     drawn: tuple[bool, ...]  # whether an input was given as a shape, so that its numbers are drawn
     around: Mapping[str, Any]
-    held: tuple[Input, ...] = ()  # the parameters of the modules that run in it, and the arrays around it
+    carried: tuple[Input, ...] = ()  # the parameters of the modules that run in it, and the arrays around it
 
     @property
     def title(self) -> str:
@@ -129,25 +129,27 @@ def _listed(port: Port) -> str:
     return f"those of {port.name}: {arrays}"
 
 
-def with_held(port: Port) -> Port:
+def with_carried(port: Port) -> Port:
     """The port with what it holds, which one run of its forward shows."""
     adapter = port.adapter
     with adapter.precision("float64"), blamed_on(port.name), contextlib.redirect_stdout(sys.stderr):
-        held = {a.name: a for a in adapter.held(port.fn, [a.array for a in port.inputs])}
+        carried = {a.name: a for a in adapter.carried(port.fn, [a.array for a in port.inputs])}
         for name, around in port.around.items():
             if not callable(around) and not isinstance(around, ModuleType):
                 found, _ = adapter.arrays_in(around)
-                held |= {name + path: Input(name + path, a, "frozen") for path, a in found.items()}
+                carried |= {name + path: Input(name + path, a, "frozen") for path, a in found.items()}
     taken = {a.name for a in port.inputs}
-    return replace(port, held=tuple(a for a in held.values() if a.name not in taken and is_inexact(adapter, a.array)))
+    return replace(
+        port, carried=tuple(a for a in carried.values() if a.name not in taken and is_inexact(adapter, a.array))
+    )
 
 
-def held_by_both(first: Port, second: Port) -> tuple[list[str], list[str]]:
+def carried_by_both(first: Port, second: Port) -> tuple[list[str], list[str]]:
     """The names of the parameters that both hold in one shape and differentiate, and of all that both hold with other
     numbers.
     """
-    others = {a.name: a for a in second.held}
-    pairs = [(a, others[a.name]) for a in first.held if a.name in others]
+    others = {a.name: a for a in second.carried}
+    pairs = [(a, others[a.name]) for a in first.carried if a.name in others]
     same_shape = [(a, b) for a, b in pairs if tuple(a.array.shape) == tuple(b.array.shape)]
     differentiated = [a.name for a, b in same_shape if a.role == b.role == "parameter"]
     numbers = [(a.name, first.adapter.to_numpy(a.array), second.adapter.to_numpy(b.array)) for a, b in same_shape]
@@ -224,8 +226,8 @@ def result(
     adapter, rng = port.adapter, np.random.default_rng(seed + 1)
     with _ready(port, dtype, device):
         arrays = arrays_in(port, numbers, dtype, device)
-        held = {a.name: a.array for a in port.held}
-        some = [*(arrays[i] for i in differentiated), *(held[name] for name in parameters)]
+        carried = {a.name: a.array for a in port.carried}
+        some = [*(arrays[i] for i in differentiated), *(carried[name] for name in parameters)]
 
         def outputs(*given: Any) -> list[Any]:
             chosen = dict(zip(differentiated, given, strict=False))  # the parameters after them are where they are
@@ -266,9 +268,9 @@ def result(
 def _ready(port: Port, dtype: str, device: str) -> Iterator[None]:
     """A context in which a port can run in a dtype on a device: what it holds is there, too."""
     adapter = port.adapter
-    held = [a.array for a in port.held]
+    carried = [a.array for a in port.carried]
     quiet = contextlib.redirect_stdout(sys.stderr)
-    with adapter.precision(dtype), blamed_on(port.name), quiet, adapter.cast(held, dtype, device):
+    with adapter.precision(dtype), blamed_on(port.name), quiet, adapter.cast(carried, dtype, device):
         yield
 
 

@@ -81,14 +81,14 @@ class Framework(Protocol):
     def frozen(self, tree: Any) -> Any:
         """The tree with arrays that are not differentiated."""
 
-    # Arrays that a function holds itself.
+    # Arrays that a function brings along.
 
-    def held(self, fn: Function, args: Sequence[Array]) -> list[Input]:
+    def carried(self, fn: Function, args: Sequence[Array]) -> list[Input]:
         """The parameters and buffers of the modules that run in `fn(*args)`; none in JAX, where they are arguments."""
 
     def cast(self, arrays: Sequence[Array], dtype: str, device: str) -> AbstractContextManager[None]:
-        """A context in which arrays of floating numbers that are held are of this dtype and on this device, and after
-        which they are as they were; in JAX they stay, since operations bring them to the dtype of an argument.
+        """A context in which carried arrays of floating numbers are of this dtype and on this device, and after which
+        they are as they were; in JAX they stay, since operations bring them to the dtype of an argument.
         """
 
     # Derivatives.

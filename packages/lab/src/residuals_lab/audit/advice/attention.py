@@ -48,7 +48,7 @@ def find(forward: Forward, ours: Ours) -> Found:
         call = own.get((line, op))
         name = ours.own(*call) if call else ""
         saved, advice = found_advice(what, line, op, these, instead[line, op], options, name)
-        yield saved, replace(advice, is_own_once=bool(call and name) and ours.is_own_once(*call))
+        yield saved, replace(advice, is_own_once=ours.is_own_once(*call) if call and name else False)
 
 
 def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:

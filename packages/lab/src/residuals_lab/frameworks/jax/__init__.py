@@ -78,7 +78,7 @@ def dtype_of(a: jax.Array) -> str:
     return str(a.dtype)
 
 
-def held(fn: Callable[..., Any], args: Sequence[Any]) -> list[Input]:
+def carried(fn: Callable[..., Any], args: Sequence[Any]) -> list[Input]:
     return []
 
 

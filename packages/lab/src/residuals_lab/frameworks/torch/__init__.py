@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 import residuals_torch
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
+from residuals_lab.frameworks.torch.carried import carried as carried
+from residuals_lab.frameworks.torch.carried import cast as cast
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
-from residuals_lab.frameworks.torch.held import cast as cast
-from residuals_lab.frameworks.torch.held import held as held
 from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.programs import copier as copier
 from residuals_lab.frameworks.torch.programs import fused as fused

@@ -11,7 +11,7 @@ from residuals_lab.frameworks.torch.modules import Modules
 from residuals_lab.trace import Input
 
 
-def held(fn: Callable[..., Any], args: Sequence[Tensor]) -> list[Input]:
+def carried(fn: Callable[..., Any], args: Sequence[Tensor]) -> list[Input]:
     """By one run of the forward, after which modules and random generators are as they were."""
     modules = Modules(is_abstract=False)
     with torch.random.fork_rng(range(torch.cuda.device_count())), modules:
