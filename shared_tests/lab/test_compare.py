@@ -117,7 +117,7 @@ def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     }
     code, out, _ = run(capsys, *expected)
     lines = out.splitlines()
-    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "saved"]) + 1 :])
+    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "our"]) + 1 :])
     for op, numbers in expected.items():
         for label in ([op, frameworks.TITLES[INSTALLED[0]]], *([frameworks.TITLES[name]] for name in INSTALLED[1:])):
             line = next(table)
