@@ -33,13 +33,13 @@ def find(forward: Forward, ours: Ours) -> Found:
             key = step.line, "attention" if masks else "flash_attention"
             saved = forward.residuals_of(scores | {*masks.values()})
             found[key] |= saved
-            rank = max(len(values[n].shape) for n in scores)  # a product may be of a view in three dimensions
-            shapes = _shapes(values[operand], values[step.outs[0]], rank)
+            shapes = _shapes(values[operand], values[step.outs[0]])
             dtype = values[step.outs[0]].dtype
             instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
             if masks:
                 continue
-            own[key] = "flash_attention", dtype, *shapes
+            rank = max(len(values[n].shape) for n in scores)  # a product may be of a view in three dimensions
+            own[key] = "flash_attention", dtype, *_shapes(values[operand], values[step.outs[0]], rank)
             for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
                 biases.add(bias)
                 instead[key] += forward.nbytes(bias)
