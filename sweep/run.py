@@ -22,6 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 GIB = 2**30
+PATIENCE = 10  # how many seconds an entry may wait for one of the processor's
 # Verdicts, from the best to the worst, and how the totals call them.
 VERDICTS = {
     "exact": "exact",
@@ -57,9 +58,10 @@ def judged(counted: int, audits: dict[str, dict[str, Any]]) -> str:
     return max(found, key=[*VERDICTS].index)
 
 
-def child(name: str, entry: str, gib: float, answer: Path) -> None:
+def child(name: str, entry: str, seconds: int, gib: float, answer: Path) -> None:
     """Measure one entry in this process, which is the entry's own, and write down what comes out."""
     resource.setrlimit(resource.RLIMIT_DATA, (int(gib * GIB), int(gib * GIB)))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     os.nice(5)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):  # an entry may print what it likes
@@ -83,18 +85,17 @@ def measured(name: str, entry: str, seconds: int, gib: float) -> dict[str, Any]:
         pid = os.fork()
         if not pid:
             try:
-                child(name, entry, gib, answer)
+                child(name, entry, seconds, gib, answer)
             finally:
                 os._exit(0)
         while not os.waitpid(pid, os.WNOHANG)[0]:
-            if time.monotonic() - started > seconds:
+            if time.monotonic() - started > PATIENCE * seconds:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                row: dict[str, Any] = {"problem": f"takes longer than {seconds} s"}
                 break
             time.sleep(0.05)
-        else:
-            row = json.loads(answer.read_text()) if answer.exists() else {"problem": "its process ended"}
+        done = answer.read_text() if answer.exists() else json.dumps({"problem": f"takes longer than {seconds} s"})
+        row: dict[str, Any] = json.loads(done)
     verdict = "broken" if "problem" in row else judged(row["counted"], row["audits"])
     return {"list": name, "entry": entry, "verdict": verdict, "seconds": round(time.monotonic() - started, 1), **row}
 
@@ -136,7 +137,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="this entry, drawn or not; may be given several times")
     parser.add_argument("--again", action="store_true", help="measure what has been measured before too")
     parser.add_argument("--table", action="store_true", help="measure nothing: print what is there")
-    parser.add_argument("--seconds", type=int, default=120, help="the limit of an entry's time (default: 120)")
+    parser.add_argument("--seconds", type=int, default=60, help="the limit of its time on the processor (default: 60)")
+        "--seconds", type=int, default=60, help="the limit of an entry's time on the processor (default: 60)"
+    )
     parser.add_argument("--memory", type=float, default=3, help="the limit of its memory, in GiB (default: 3)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="a folder (default: sweep/results)")
     options = parser.parse_args()

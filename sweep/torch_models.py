@@ -3,6 +3,11 @@
 
 from typing import Any
 
+import diffusers.models.attention  # noqa: F401  # these take long to import: here, before each entry has its process
+import peft  # noqa: F401
+import timm  # noqa: F401
+import torchvision  # noqa: F401
+import transformers.modeling_utils  # noqa: F401
 from torch_measure import measured_model
 
 SEED, DRAWN = 20261129, 100
