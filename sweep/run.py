@@ -138,8 +138,6 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure what has been measured before too")
     parser.add_argument("--table", action="store_true", help="measure nothing: print what is there")
     parser.add_argument("--seconds", type=int, default=60, help="the limit of its time on the processor (default: 60)")
-        "--seconds", type=int, default=60, help="the limit of an entry's time on the processor (default: 60)"
-    )
     parser.add_argument("--memory", type=float, default=3, help="the limit of its memory, in GiB (default: 3)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="a folder (default: sweep/results)")
     options = parser.parse_args()
