@@ -112,35 +112,42 @@ def saved_by(out: list[Tensor]) -> Iterator[Tensor]:
 
 
 def counted(make: Callable[[], Call]) -> int:
-    """Bytes of the storages that are born in a run and that the graph holds after it, beyond those of the result."""
+    """Bytes of the storages that are born in a run and that the graph holds after it, beyond those of the result.
+
+    Somebody else may hold one too, such as a module that has kept a result with its graph: it is counted if a node of
+    the graph has saved it, or if it goes with all that was run.
+    """
     fn, args, kwargs = make()
+    given = addresses(results([args, kwargs, fn], set()))
+    given |= addresses(t for m in modules(fn) for t in (*m.parameters(), *m.buffers()))
     births = Births()
     gc.collect()
     seed()
     with births:
         out = fn(*args, **kwargs)
     found = [*results(out, set())]
-    given = [*results([args, kwargs, fn], set()), *_of_modules(fn)]
-    anyway = addresses(found) | addresses(given)
-    saved = addresses(saved_by(found))
+    inside = [t for m in modules(fn) for t in results(vars(m), set())]
+    anyway = addresses(found) | given
+    saved = addresses(saved_by([*found, *inside]))
+    cached = addresses(inside) - saved
     held = [t.detach() for t in found]
     gc.collect()
     before = births.living()
-    del out, found
+    del out, found, inside, fn, args, kwargs
     gc.collect()
     after = births.living()
     assert held is not None
-    return sum(n for key, n in before.items() if key not in anyway and (key not in after or key in saved))
+    return sum(n for key, n in before.items() if key not in anyway | cached and (key not in after or key in saved))
 
 
-def _of_modules(fn: Any) -> list[Tensor]:
-    """The parameters and buffers of a module, or of the modules that a function closes over."""
-    modules = [fn] if isinstance(fn, nn.Module) else []
+def modules(fn: Any) -> list[nn.Module]:
+    """A module with all in it, or the modules that a function closes over."""
+    found = [fn] if isinstance(fn, nn.Module) else []
     for cell in getattr(fn, "__closure__", None) or ():
         inside = cell.cell_contents
         for part in (*inside,) if isinstance(inside, (list, tuple)) else (inside,):
-            modules += [part] if isinstance(part, nn.Module) else []
-    return [t for m in modules for t in (*m.parameters(), *m.buffers())]
+            found += [part] if isinstance(part, nn.Module) else []
+    return [inner for m in found for inner in m.modules()]
 
 
 # Auditing

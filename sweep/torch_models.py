@@ -23,7 +23,17 @@ BART = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
     "use_cache": False,
 }  # fmt: skip
-T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "use_cache": False}
+T5 = {
+    "vocab_size": 99,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "use_cache": False,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
 VIT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
     "patch_size": 8, "num_labels": 5,
@@ -236,7 +246,7 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "timm cait": ("timm.cait_xxs24_224", {"img_size": 64, "depth": 2}, X64_1, "train"),
     "timm xcit": ("timm.xcit_nano_12_p16_224", {"img_size": 64, "depth": 2}, X64, "train"),
     "timm crossvit": ("timm.crossvit_tiny_240", {}, {"0": "f32[1,3,240,240]"}, "eval"),
-    "timm levit": ("timm.levit_128s", {}, X224, "train"),
+    "timm levit": ("timm.levit_128s", {}, {"0": "f32[2,3,224,224]"}, "train"),
     "timm edgenext": ("timm.edgenext_xx_small", {"drop_path_rate": 0.1}, X64, "train"),
     "timm mobilevit": ("timm.mobilevitv2_050", {}, X64, "train"),
     "timm efficientformer": ("timm.efficientformer_l1", {"drop_path_rate": 0.1}, X224, "train"),

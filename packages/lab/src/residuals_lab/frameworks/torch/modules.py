@@ -76,7 +76,9 @@ class Modules:
                 with _disable_current_modes():
                     self._buffers = {id(t): (t, t.detach().clone()) for t in module.buffers()} | self._buffers
             for name, t in (*module.named_parameters(), *module.named_buffers()):
-                if t.is_leaf:  # a tensor that `torch.func.functional_call` puts in its place is none
+                # A tensor that `torch.func.functional_call` puts in its place is no leaf, or is wrapped by a function
+                # such as `torch.func.grad`.
+                if t.is_leaf and not torch._C._functorch.is_functorch_wrapped_tensor(t):
                     is_taken = self.parameters.get(name, t) is not t  # by another module that is outermost
                     self.parameters[f"{root}.{name}" if is_taken else name] = t
         path = self._names.get(module, type(module).__name__)
