@@ -29,25 +29,28 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # what is run, and its argum
 
 
 class Births(TorchDispatchMode):
-    """Weak references to the storages that operations make, or write into."""
+    """Weak references to the storages that operations make, and not to those that they find."""
 
     def __init__(self) -> None:
         super().__init__()
         self.refs: dict[int, StorageWeakRef] = {}
+        self.found: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented
+        if func is not torch.ops.aten.lift_fresh.default:  # what `torch.tensor` has just made
+            self.note((args, kwargs), self.found)
         out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor):
-                self.note(t)
+        self.note(out, self.refs)
         return out
 
-    def note(self, t: Tensor) -> None:
-        for storage in storages(t):
-            # A storage whose weak reference is held is not freed altogether, so no other has its address.
-            self.refs.setdefault(storage._cdata, StorageWeakRef(storage))
+    def note(self, tree: Any, where: dict[int, StorageWeakRef]) -> None:
+        for t in tree_leaves(tree):
+            for storage in storages(t) if isinstance(t, Tensor) else ():
+                # A storage whose weak reference is held is not freed altogether, so no other has its address.
+                if storage._cdata not in self.found and storage._cdata not in self.refs:
+                    where[storage._cdata] = StorageWeakRef(storage)
 
     def living(self) -> dict[int, int]:
         """Address → bytes, of those that somebody holds."""

@@ -582,6 +582,18 @@ def test_an_op_of_the_framework_comes_first_if_it_keeps_as_little(tmp_path: Path
     assert "F.linear_cross_entropy" not in said(WRITTEN["linear_cross_entropy"][0]), "which keeps the log-softmax"
 
 
+@pytest.mark.needs("torch")
+def test_what_a_norm_keeps_beside_its_result_is_not_that_result() -> None:
+    """The framework's own op stands there already; its input, a norm's result, is kept for it alone."""
+    from torch import nn, ones
+
+    x = ones(2, 8, 4, 4, requires_grad=True)
+    for before in (nn.GroupNorm(2, 8), nn.BatchNorm2d(8), nn.LayerNorm(4), nn.MaxPool2d(2)):
+        for function in (nn.SiLU(), nn.GELU()):
+            report = audit(nn.Sequential(before, function, nn.Conv2d(8, 8, 1)), x)
+            assert report.advice == [], (before, function)
+
+
 @BOTH
 @pytest.mark.parametrize("what", LOSSES)
 def test_a_loss_of_a_language_model(what: str, framework: str, tmp_path: Path) -> None:

@@ -145,6 +145,13 @@ class Forward:
         """The array of a residual, by the place where it is made."""
         return r.saved - 1 if r.op else ~r.value.number
 
+    def is_beside(self, r: Residual) -> bool:
+        """Whether a residual is no array that its step is there for, but what that makes beside it: a norm's mean."""
+        if not r.op or r.value.number not in (outs := self.all[r.saved - 1].outs)[1:]:
+            return False
+        first = self.values[outs[0]]
+        return (r.value.shape, r.value.dtype) != (first.shape, first.dtype)
+
     def nbytes(self, array: int) -> int:
         """The bytes of an array that a step makes: all of them, though a value may be a view of a part."""
         return max(self.values[n].nbytes for n in self.all[array].outs)
@@ -195,7 +202,9 @@ class Forward:
     def kept_anyway(self) -> set[int]:
         """The arrays that are results, or residuals now."""
         results = {self.array(n, len(self.all)) for n in self.alive}
-        return results | {self.array_of(r) for residuals in self.saved.values() for r in residuals}
+        return results | {
+            self.array_of(r) for residuals in self.saved.values() for r in residuals if not self.is_beside(r)
+        }
 
     def is_spread(self, n: int) -> bool:
         """Whether a value is one of fewer numbers, spread over more places."""

@@ -146,7 +146,7 @@ def _instead(found: Sequence[tuple[Call, Saved]], forward: Forward, trace: Trace
     saved = {storage: r for _, its in found for storage, r in its.items()}
     now = {forward.array_of(r): r.storage_bytes for r in saved.values()}
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
-    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved and not forward.is_beside(r)}
     for call, _ in found:
         its = {"input": (call.x.number, min(call.places)), "output": (call.y.number, call.y.place + 1)}
         instead = 0

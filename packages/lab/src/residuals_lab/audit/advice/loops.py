@@ -37,7 +37,7 @@ def _kept(forward: Forward, trace: Trace, places: Sequence[int], saved: Saved) -
     outside that it reads, unless they are kept anyway.
     """
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
-    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved and not forward.is_beside(r)}
     nbytes = 0
     read = {n for place in places if forward.all[place].op != "carry" for n in forward.all[place].ins}
     for place in places:
