@@ -97,7 +97,7 @@ def results(out: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 def saved_by(out: list[Tensor]) -> Iterator[Tensor]:
-    """The tensors that the nodes of a graph have saved, where no hook has packed them."""
+    """The tensors that the nodes of a graph have saved, where no hook has packed them, or have as attributes."""
     todo, seen = [t.grad_fn for t in out if t.grad_fn is not None], set()
     while todo:
         node = todo.pop()
@@ -105,6 +105,7 @@ def saved_by(out: list[Tensor]) -> Iterator[Tensor]:
             continue
         seen.add(node)
         todo += [following for following, _ in node.next_functions]
+        yield from results(getattr(node, "__dict__", {}), set())
         for name in dir(node):
             if name.startswith("_raw_saved"):
                 raw = getattr(node, name)

@@ -178,7 +178,7 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "mobilevit v2": ("transformers.MobileViTV2ForImageClassification", {"image_size": 64, "width_multiplier": 0.25, "n_attn_blocks": [1, 1, 1], "num_labels": 5}, IMAGES64, "train"),
     "dinov2": ("transformers.Dinov2ForImageClassification", VIT | {"drop_path_rate": 0.2}, IMAGES, "train"),
     "segformer": ("transformers.SegformerForSemanticSegmentation", PYRAMID | {"num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16, "drop_path_rate": 0.1}, {"pixel_values": "f32[2,3,32,32]", "labels": "i64[2,32,32]<5"}, "train"),
-    "cvt": ("transformers.CvtForImageClassification", {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 1, 2], "num_labels": 5}, IMAGES, "train"),
+    "cvt": ("transformers.CvtForImageClassification", {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 2, 3], "num_labels": 5}, IMAGES, "train"),
     "levit": ("transformers.LevitForImageClassification", {"image_size": 64, "hidden_sizes": [16, 32, 48], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1], "key_dim": [4, 4, 4], "num_labels": 5}, IMAGES64, "train"),
     "poolformer": ("transformers.PoolFormerForImageClassification", PYRAMID | {"drop_path_rate": 0.2}, IMAGES, "train"),
     "pvt v2": ("transformers.PvtV2ForImageClassification", PYRAMID | {"image_size": 32, "num_attention_heads": [1, 2, 2, 4]}, IMAGES, "train"),
@@ -193,7 +193,7 @@ ENTRIES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "dinov3": ("transformers.DINOv3ViTModel", {k: v for k, v in VIT.items() if k != "num_labels"} | {"num_register_tokens": 2}, IMAGE, "train"),
     "swin2sr": ("transformers.Swin2SRForImageSuperResolution", {"image_size": 16, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, {"pixel_values": "f32[1,3,16,16]"}, "train"),
     "detr": ("transformers.DetrForObjectDetection", {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone_config": {"model_type": "resnet", "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64], "embedding_size": 8, "out_features": ["stage4"]}, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_queries": 5}, {"pixel_values": "f32[1,3,64,64]"}, "train"),
-    "efficientnet of transformers": ("transformers.EfficientNetForImageClassification", {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 64, "num_labels": 5}, IMAGES64, "train"),
+    "efficientnet of transformers": ("transformers.EfficientNetForImageClassification", {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 640, "num_labels": 5}, IMAGES64, "train"),
     # Audio
     "wav2vec2": ("transformers.Wav2Vec2ForCTC", WAV2VEC2, WAVES, "train"),
     "hubert": ("transformers.HubertForCTC", WAV2VEC2 | {"layerdrop": 0.0}, WAVES, "eval"),

@@ -318,6 +318,27 @@ def test_a_module_that_is_called_with_the_parameters_of_a_transformation() -> No
     assert audit(fn, x, is_concrete=True).new_bytes == expected > 0
 
 
+class Remembers(torch.nn.Module):
+    """Leaves in itself what nobody needs for the backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x.detach().exp()
+        self.seen.append(x + 1)
+        return x.sin()
+
+
+def test_what_a_module_remembers_is_no_residual() -> None:
+    x = torch.rand(8, requires_grad=True)
+    assert [audit(Remembers(), x, is_concrete=c).new_bytes for c in (True, False)] == [0, 0]
+    model = Remembers()
+    audit(model, x)
+    assert (model.seen, hasattr(model, "last")) == ([], False)
+
+
 class Result:
     __slots__ = ("y",)
 
