@@ -154,9 +154,9 @@ def models(session: nox.Session) -> None:
 @nox.session(default=False)
 def sweep(session: nox.Session) -> None:
     """Audit a hundred models and programs that nobody here chose, and count how many of the totals are right."""
-    libraries = ["diffusers", "peft", "timm", "torchvision", "transformers"]
-    install(session, "torch", extra=libraries)
-    session.run("python", "sweep/run.py", *(session.posargs or ["torch_programs", "torch_models"]))
+    libraries = ["diffusers", "equinox", "flax", "optax", "peft", "timm", "torchvision", "transformers"]
+    install(session, "jax", "torch", extra=libraries)
+    session.run("python", "sweep/run.py", *(session.posargs or ["torch_programs", "torch_models", "jax_programs"]))
 
 
 @nox.session(default=False)
