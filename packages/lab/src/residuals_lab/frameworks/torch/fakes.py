@@ -172,12 +172,14 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             return deepcopy(t, memo)
 
-    def drawn(t: Tensor, mean: float, std: float, *bounds: Any, **options: Any) -> Tensor:
+    def drawn(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
+    ) -> Tensor:
         # PyTorch draws again until all numbers are within the bounds; here there are none to look at.
-        if not isinstance(t, FakeTensor):
-            return truncated(t, mean, std, *bounds, **options)
+        if not isinstance(tensor, FakeTensor):
+            return truncated(tensor, mean, std, a, b, generator)
         with torch.no_grad():
-            return t.normal_(mean, std)
+            return tensor.normal_(mean, std)
 
     torch.utils.swap_tensors, Tensor.__deepcopy__ = give, copied  # type: ignore[method-assign]
     torch.nn.init._no_grad_trunc_normal_ = drawn
