@@ -64,7 +64,7 @@ def _gpt2(**more):
 
 def _t5():
     config = {"vocab_size": 4096, "d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4}
-    config |= {"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
+    config |= {"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "decoder_start_token_id": 0}
     return _hf("T5", config, head="ForConditionalGeneration")
 
 
@@ -246,7 +246,7 @@ MODELS = {
     "timm vit": lambda: _timm("vit_tiny_patch16_224", img_size=64, patch_size=8, depth=2),
     "timm swin": lambda: _timm("swin_tiny_patch4_window7_224", size=224, depths=(1, 1, 1, 1)),
     "timm convnext": lambda: _timm("convnext_atto"),
-    "timm mixer": lambda: _timm("mixer_s16_224", size=224, num_blocks=2),
+    "timm mixer": lambda: _timm("mixer_s16_224", size=224),
     "timm efficientnet": lambda: _timm("efficientnet_b0"),
     "timm resnet": lambda: _timm("resnet18"),
     "torchvision swin": lambda: _torchvision("swin_t"),
