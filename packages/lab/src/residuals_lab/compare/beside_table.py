@@ -18,6 +18,7 @@ def show(found: Beside, console: Console) -> None:
     say(console, Text.assemble((first.title, "bold")))
     say(console, Text.assemble("beside ", (second.title, "bold")))
     say(console, f"{arrays}; {found.options.device}, seed {found.options.seed}", indent=2)
+    say(console, _verdict(found), indent=4)
     console.print()
     rows = [_difference(d) for d in found.differences] + [_difference(d, ", at 0") for d in found.at_zero]
     _show_rows(["", "", "difference", "allowed"], rows, console)
@@ -28,15 +29,20 @@ def show(found: Beside, console: Console) -> None:
     head = [f"residuals, {dtype}", "of the first", "of the second"]
     kept = [[_named(m.first, m.second), _kept(m.first), _kept(m.second)] for m in found.matches]
     _show_rows(head, kept, console)
-    console.print()
+    if found.findings:
+        console.print()
     for finding in found.findings:
         say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
+
+
+def _verdict(found: Beside) -> Text:
+    """What one looks for, in one line; the reasons stand at the end."""
     if not found.findings:
         equal = sum(None not in m for m in found.matches)
-        say(
-            console,
-            f"Nothing differs on these arguments; {equal} of {len(found.matches)} residuals are equal in value.",
-        )
+        of_all = f"{equal} of {len(found.matches)} residuals are equal in value."
+        return Text.assemble(("ok", "green"), f" Nothing differs on these arguments; {of_all}")
+    rules = ", ".join(dict.fromkeys(finding.rule for finding in found.findings))
+    return Text.assemble(("FAILED", "red"), f" {rules}: said below")
 
 
 def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:

@@ -4,10 +4,12 @@ where ours keeps them once.
 
 import math
 from collections import Counter, defaultdict
+from functools import partial
 
+from residuals_lab.audit.advice import attended
 from residuals_lab.audit.advice.dropout import drops
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Place, Saved, beside_inputs, found_advice, iterations
 from residuals_lab.trace import Value
 
 
@@ -19,6 +21,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     found: dict[tuple[str, str], Saved] = defaultdict(dict)  # by line and op
     instead: Counter[tuple[str, str]] = Counter()
     own: dict[tuple[str, str], str] = {}
+    places = defaultdict[tuple[str, str], list[Place]](list)
     biases = set[int]()  # that are made of something given, each an array to keep once
     for step in forward.steps:
         for operand in step.ins if step.op == "matmul" else ():
@@ -34,21 +37,32 @@ def find(forward: Forward, ours: Ours) -> Found:
             shapes = _shapes(values[operand], values[step.outs[0]])
             dtype = values[step.outs[0]].dtype
             instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
+            places[key].append(partial(attended.site, forward, product, step, operand, key[1]))
+            instead[key] += forward.unkept([*product.ins[-2:], *(n for n in step.ins if n != operand)])
             if masks:
                 continue
+            if forward.array(step.outs[0], len(forward.all)) in forward.kept_anyway:
+                instead[key] -= _output_bytes(ours, values[operand], values[step.outs[0]])
             own[key] = ours.own("flash_attention", dtype, *shapes)
             for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
                 biases.add(bias)
                 instead[key] += forward.nbytes(bias)
     for (line, op), these in found.items():
         what, options = ("attention with dropout", "dropout=rate, key=key") if op == "attention" else ("attention", "")
-        yield found_advice(what, line, op, these, instead[line, op], options, own.get((line, op), ""))
+        key = line, op
+        yield found_advice(what, line, op, these, instead[key], options, own.get(key, ""), places[key])
 
 
 def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
     """What dropout makes of one of these values, with its mask."""
     makers = [forward.makers[n] for n in scores]
     return {step.outs[0]: mask for step in makers if (mask := drops(forward, step)) is not None}
+
+
+def _output_bytes(ours: Ours, scores: Value, out: Value) -> int:
+    """The bytes of the output, if flash attention keeps it: none more where somebody else keeps it anyway."""
+    trace = ours.trace("flash_attention", out.dtype, *_shapes(scores, out))
+    return sum(r.storage_bytes for r in trace.residuals if r.kind == "output")
 
 
 def _shapes(scores: Value, out: Value) -> list[tuple[int, ...]]:
@@ -61,6 +75,6 @@ def _shapes(scores: Value, out: Value) -> list[tuple[int, ...]]:
 
 def _biases(forward: Forward, scores: set[int], product: int) -> set[int]:
     """The arrays that are added to scores, but for one made of nothing given: a causal mask, say, which an op makes."""
-    added = {n for s in forward.made_of({product}) & scores for n in forward.added_to(s)}
-    given = {n for n in added if not forward.made_from([n]).isdisjoint(forward.alive)}
-    return {array for n in given if (array := forward.array(n, len(forward.all))) >= 0}
+    added = {(n, forward.made_at[s][0]) for s in forward.made_of({product}) & scores for n in forward.added_to(s)}
+    given = {(n, place) for n, place in added if not forward.made_from([n]).isdisjoint(forward.alive)}
+    return {array for n, place in given if (array := forward.array(n, place)) >= 0}  # each call may have a copy
