@@ -76,9 +76,8 @@ def _product(forward: Forward, logits: int) -> tuple[Step | None, set[int]]:
             size = forward.values[logits].elements
             is_layer = len(maker.ins) in (2, 3) and all(forward.values[n].elements < size for n in maker.ins)
             return (maker, between) if is_layer else (None, between)
-        if _is_turned_product(forward, maker):
-            logits = maker.ins[0]
-        elif (layer := _without_bias(forward, maker)) is not None:
+        layer = maker.ins[0] if _is_turned_product(forward, maker) else _without_bias(forward, maker)
+        if layer is not None:
             logits = layer
             between.add(logits)
             continue
@@ -118,7 +117,7 @@ def _turned(forward: Forward, logits: int, product: Step) -> int:
     """The bytes of the weight if it has its classes last: the op has them first, and keeps a copy that is transposed,
     where a view is an array of its own.
     """
-    classes, weight = forward.values[logits].shape[-1], forward.values[product.ins[1]]
+    classes, weight = forward.values[logits].shape[-1], forward.values[product.ins[-1]]
     maker = forward.makers.get(weight.number)
     is_last = weight.shape[1:] == (classes,) and not (maker and maker.op in _TURNS)
     return weight.nbytes if is_last and not forward.views_share else 0

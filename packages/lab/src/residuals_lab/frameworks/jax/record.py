@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 import residuals_jax
-from residuals_lab.frameworks.jax.tracing import trace as traced
+from residuals_lab.frameworks.jax.tracing import traced
 from residuals_lab.frameworks.jax.walk import Body, Equation, scan_parts
 from residuals_lab.frameworks.jax.words import PROGRAMS
 from residuals_lab.frameworks.sites import Loop, Read, Site, Unplaced
@@ -203,7 +203,8 @@ def record(
 ) -> Record:
     """The program of `fn`, by its jaxpr."""
     heard = list[tuple[Body, Mapping[int, Any]]]()
-    traced(fn, args, [str(i) for i in range(len(args))], roles=roles, hear=lambda *found: heard.append(found))
+    names = [str(i) for i in range(len(args))]
+    traced(fn, args, names, None, roles, {}, True, False, hear=lambda *found: heard.append(found))
     roles = roles or ["input"] * len(args)
     is_inexact = [jnp.issubdtype(jnp.result_type(a), jnp.inexact) for a in args]
     differentiated = [d and role != "frozen" for d, role in zip(is_inexact, roles, strict=True)]

@@ -28,7 +28,6 @@ def trace(
     around: Mapping[str, Any] = MappingProxyType({}),
     is_abstract: bool = True,
     with_contents: bool = False,
-    hear: Callable[[Body, Mapping[int, Any]], None] | None = None,
 ) -> Trace:
     """By the jaxprs of a forward and of its backward. The arguments of floating numbers are differentiated.
 
@@ -36,9 +35,22 @@ def trace(
     `is_abstract`, they are buffers, and how these were made is not seen. A run without a jit may hold more than jaxprs
     show: there `jnp.asarray` copies what is differentiated, such as the parameters of a dense layer of Flax; a note of
     the trace says how much.
-
-    `hear` is told the jaxpr of `fn` with the numbers of its values, and the values that are spelled out.
     """
+    return traced(fn, args, names, fields, roles, around, is_abstract, with_contents)
+
+
+def traced(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    names: Sequence[str],
+    fields: Callable[..., Any] | None,
+    roles: Sequence[Role],
+    around: Mapping[str, Any],
+    is_abstract: bool,
+    with_contents: bool,
+    hear: Callable[[Body, Mapping[int, Any]], None] | None = None,
+) -> Trace:
+    """A trace; `hear` is told the jaxpr of `fn` with the numbers of its values, and the values that are spelled out."""
     roles = roles or ["input"] * len(args)
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and roles[i] != "frozen"]
     if not differentiated:
