@@ -41,7 +41,8 @@ def find(forward: Forward, ours: Ours) -> Found:
             instead[key] += forward.unkept([*product.ins[-2:], *(n for n in step.ins if n != operand)])
             if masks:
                 continue
-            if forward.array(step.outs[0], len(forward.all)) in forward.kept_anyway:
+            is_kept = forward.array(step.outs[0], len(forward.all)) in forward.kept_anyway
+            if is_kept and forward.views_share:  # else the op's output, in its own shape, is an array besides
                 instead[key] -= _output_bytes(ours, values[operand], values[step.outs[0]])
             own[key] = ours.own("flash_attention", dtype, *shapes)
             for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
