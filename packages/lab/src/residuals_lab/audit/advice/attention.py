@@ -23,7 +23,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     own: dict[tuple[str, str], str] = {}
     places = defaultdict[tuple[str, str], list[Place]](list)
     biases = set[int]()  # that are made of something given, each an array to keep once
-    for step in forward.steps:
+    for place, step in enumerate(forward.all):
         for operand in step.ins if step.op == "matmul" else ():
             scores, product = forward.back_to_product(operand)
             if not product or not forward.residuals_of(scores):
@@ -41,7 +41,7 @@ def find(forward: Forward, ours: Ours) -> Found:
             instead[key] += forward.unkept([*product.ins[-2:], *(n for n in step.ins if n != operand)])
             if masks:
                 continue
-            is_kept = forward.array(step.outs[0], len(forward.all)) in forward.kept_anyway
+            is_kept = forward.array(step.outs[0], place + 1) in forward.kept_anyway
             if is_kept and forward.views_share:  # else the op's output, in its own shape, is an array besides
                 instead[key] -= _output_bytes(ours, values[operand], values[step.outs[0]])
             own[key] = ours.own("flash_attention", dtype, *shapes)
