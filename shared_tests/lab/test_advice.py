@@ -277,7 +277,6 @@ ELSE = {
     "a loss of two labels a row": "-pick(log_softmax(h @ w.T), n.stack([labels, labels], -1)).sum()",
     "a loss of one row": "-log_softmax(h @ w.T)[0, labels].sum()",
     "a loss of a number a class": "-pick(log_softmax(h @ w.T).T, labels[:40]).sum()",
-    "a loss with a bias": "-pick(log_softmax(linear(h, w, n.sum(w, 1))), labels).sum()",
     "a loss of capped logits": "-pick(log_softmax(n.tanh(h @ w.T)), labels).sum()",
     "a loss with label smoothing": "(lambda p: -pick(p, labels).sum() - p.mean())(log_softmax(h @ w.T))",
     "a loss with the square of the log-sum-exp": "(lambda z: (logsumexp(z) - pick(z, labels)[:, 0]"

@@ -34,6 +34,9 @@ def model(x, w, out):
     h = norm(n.sin(x), w)
     h = gelu(n.sin(attend(n.sin(h), n.cos(h), h)))
     return (-pick(log_softmax(h @ out.T))).mean()
+
+def biased(x, w, out):
+    return (-pick(log_softmax((n.sin(x) * w) @ out.T + n.sin(out).sum(-1)))).mean()
 """
 BEGIN = {
     "jax": """
@@ -113,6 +116,14 @@ def test_advice_is_true_when_it_is_taken(framework: str, tmp_path: Path) -> None
     assert proof.is_true
     assert proof.error is not None
     assert 0 < proof.error < 1e-5, "an op gives the same numbers up to rounding, and is another program"
+
+
+@BOTH
+def test_a_layer_with_a_bias_is_a_part_of_the_loss(framework: str, tmp_path: Path) -> None:
+    fn = functions(framework, tmp_path)["biased"]
+    found = audit(fn, *given(framework, (64, 32), (32,), (256, 32)), is_proved=True)
+    assert taken(found) == {"linear_cross_entropy": True}
+    assert "linear_cross_entropy(…, bias=bias)" in text(found)
 
 
 @BOTH

@@ -34,6 +34,9 @@ def find(forward: Forward, ours: Ours) -> Found:
             if turned := _turned(forward, logits, product):
                 kept += turned
                 options[step.line, op] = "weight.T, …"
+            if len(product.ins) == 3 or losses.bias(forward, logits, product):
+                given = options.get((step.line, op), "").removesuffix("…")
+                options[step.line, op] = f"{given}bias=bias"
         elif forward.is_softmax(logits, step, step.ins[0], is_given=True):
             op, kept = "cross_entropy", _kept_by_loss(forward, ours, logits)
             values = forward.made_for_loss(logits, step)

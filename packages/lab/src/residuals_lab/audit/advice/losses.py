@@ -1,6 +1,5 @@
 """How an op of a loss is called in place of the steps that somebody's own code takes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from residuals_lab.audit.advice.forward import Forward
@@ -31,7 +30,7 @@ def site(forward: Forward, op: str, end: Step, logits: int, layer: Step | None) 
         if forward.values[layer.outs[0]].elements != forward.values[logits].elements:
             raise Unplaced("the loss leaves out rows of the logits")
         at = forward.made_at[layer.outs[0]][-1]
-        reads = [*_bias(forward, logits, layer), *(Read(at, n) for n in layer.ins), *reads]
+        reads = [*bias(forward, logits, layer), *(Read(at, n) for n in layer.ins), *reads]
     classes = forward.values[logits].shape[-1]
     rows = forward.values[logits].elements // classes
     between = factors(forward, layer) if layer else None
@@ -43,8 +42,8 @@ def site(forward: Forward, op: str, end: Step, logits: int, layer: Step | None) 
             made = loss(given[0].reshape(rows, classes), labels, **options)
         else:
             x, w = (factor.matrix(a) for factor, a in zip(between, given[-2:], strict=True))
-            bias = {"bias": given[0].reshape(classes)} if len(given) == 3 else {}
-            made = loss(x, w.mT, labels, **bias, **options)
+            more = {"bias": given[0].reshape(-1)[:classes]} if len(given) == 3 else {}  # it may be spread over rows
+            made = loss(x, w.mT, labels, **more, **options)
         return made if sign > 0 else -made
 
     return Site(op, tuple(reads), place, number, make)
@@ -70,20 +69,16 @@ def _loss_of_rows(forward: Forward, end: Step, logits: int) -> tuple[int, int, i
     raise Unplaced("it is not seen where the loss of each row is made")
 
 
-def _bias(forward: Forward, logits: int, layer: Step) -> list[Read]:
+def bias(forward: Forward, logits: int, layer: Step) -> list[Read]:
     """A bias that is added to the output of a layer by a step of its own."""
     n = logits
     while n not in layer.outs:
         step = forward.makers[n]
         if step.op == "add":
             others = [i for i in step.ins if layer.outs[0] not in forward.made_from([i])]
-            return [Read(forward.made_at[step.outs[0]][-1], i) for i in _unspread(forward, others)]
+            return [Read(forward.made_at[step.outs[0]][-1], i) for i in others]
         n = step.ins[0]
     return []
-
-
-def _unspread(forward: Forward, values: Sequence[int]) -> list[int]:
-    return [*values]
 
 
 def _read(forward: Forward, number: int) -> Read:
