@@ -40,6 +40,7 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
         f"Wasted: {wasted} of {size(trace.new_bytes)}": (23, _waste(report, top)),
         "Repeated": (17, _repeats(report, top)),
         "Advice": (17, _advice(report)),
+        "Advice taken": (17, _taken(report)),
         "After compilation": (12, _after(report)),
     }
     for title, (indent, lines) in parts.items():
@@ -107,6 +108,9 @@ def show_all(reports: Sequence[Audit], console: Console, top: int, group: By | N
 
 
 def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None, is_drawn: bool) -> None:
+    if len(reports) == 2:  # what one looks for comes first
+        say(console, Text(_verdict(*reports), "bold"))
+        console.print()
     for report in reports:
         show(report, console, top, group)
         console.print()
@@ -134,11 +138,16 @@ def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
         shown.append([f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m)])
     heads = ["difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why"]
     show_rows(console, heads, shown, 3, 5, ("at ", ""))
+    if (rest := len(found) - top) > 0:
+        say(console, f"{rest} more row{'' if rest == 1 else 's'}")
+
+
+def _verdict(left: Audit, right: Audit) -> str:
+    """Which of two keeps more."""
+    first, second = titled([left, right])
     difference = right.new_bytes - left.new_bytes
     what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
-    rest = len(found) - top
-    more = f"; {rest} more row{'' if rest == 1 else 's'}" if rest > 0 else ""
-    say(console, f"{titles[1]} keeps {what} new memory{more}.")
+    return f"{second} keeps {what} new memory {'as' if not difference else 'than'} {first}."
 
 
 def totals(report: Audit) -> str:
@@ -317,6 +326,37 @@ def _repeats(report: Audit, top: int) -> list[str]:
 
 def _advice(report: Audit) -> list[str]:
     return [f"{size(a.freed):>10} less  {_instead(a, report)}" for a in report.advice]
+
+
+def _taken(report: Audit) -> list[str | Text]:
+    """What the advice frees when it is taken, if that was asked for."""
+    proof = report.proof
+    if proof is None:
+        return []
+    lines = list[str | Text]()
+    for one in proof.taken:
+        what = f"{one.advice.what} at {one.advice.line or report.target}"
+        if one.freed is None:
+            lines.append(f"{'':>10}       {what}: not proved, {_because(one.why)}")
+        else:
+            said = f"said {size(one.advice.freed)}"
+            lines.append(Text.assemble(f"{size(one.freed):>10} less  {what}: {said}", *_mark(one.is_true)))
+    if proof.freed is None:
+        return [*lines, f"{'':>10}       not proved, {_because(proof.why)}"]
+    lines.append(f"{size(proof.freed):>10} less  with all of it in place: said {size(proof.said)}")
+    if proof.error is not None:
+        is_same = proof.error <= proof.allowed
+        same = "results and gradients are the same" if is_same else "results or gradients DIFFER"
+        lines.append(f"{'':>10}       {same}: the largest error is {proof.error:.1e}, {proof.allowed:.1e} is allowed")
+    return lines
+
+
+def _because(why: str) -> str:
+    return why if why.startswith("there is") else f"because {why}"
+
+
+def _mark(is_true: bool) -> list[tuple[str, str]]:
+    return [] if is_true else [("  FALSE", "red")]
 
 
 def _instead(a: Advice, report: Audit) -> str:

@@ -28,6 +28,7 @@ def audit_target(
     is_concrete: bool = False,
     compiled: bool = False,
     device: str | None = None,
+    is_proved: bool = False,
 ) -> Audit:
     """The audit of `file.py:function` or `package.module:function` at these arguments.
 
@@ -52,6 +53,7 @@ def audit_target(
         with placed, contextlib.nullcontext() if is_concrete else adapter.abstractly():
             fn, args, kwargs = loaded(target, arguments, adapter, is_concrete, ran)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
+            how["is_proved"] = is_proved
             try:
                 return audit(fn, *args, **how, name=target, **kwargs)
             except UsageError as problem:

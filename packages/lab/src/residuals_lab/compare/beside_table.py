@@ -20,6 +20,7 @@ def show(found: Beside, console: Console) -> None:
     say(console, Text.assemble((first.title, "bold")))
     say(console, Text.assemble("beside ", (second.title, "bold")))
     say(console, f"{arrays}; {found.options.device}, seed {found.options.seed}", indent=2)
+    say(console, _verdict(found), indent=4)
     console.print()
     rows = [_difference(d) for d in found.differences] + [_difference(d, ", at 0") for d in found.at_zero]
     _show_rows(["", "", "difference", "allowed"], rows, console)
@@ -36,17 +37,22 @@ def show(found: Beside, console: Console) -> None:
             console,
             f"and {len(rest)} more, {size(sides[0])} of the first, {size(sides[1])} of the second; --json has all",
         )
-    console.print()
+    if found.findings or found.notes:
+        console.print()
     for finding in found.findings:
         say(console, Text.assemble(("FAILED", "red"), f" {finding.line}"), indent=4)
-    if not found.findings:
-        equal = sum(None not in m for m in found.matches)
-        say(
-            console,
-            f"Nothing differs on these arguments; {equal} of {len(found.matches)} residuals are equal in value.",
-        )
     for note in found.notes:
         say(console, note, indent=2)
+
+
+def _verdict(found: Beside) -> Text:
+    """What one looks for, in one line; the reasons stand at the end."""
+    if not found.findings:
+        equal = sum(None not in m for m in found.matches)
+        of_all = f"{equal} of {len(found.matches)} residuals are equal in value."
+        return Text.assemble(("ok", "green"), f" Nothing differs on these arguments; {of_all}")
+    rules = ", ".join(dict.fromkeys(finding.rule for finding in found.findings))
+    return Text.assemble(("FAILED", "red"), f" {rules}: said below")
 
 
 def _show_rows(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.program import Program
+from residuals_lab.frameworks.sites import Record
 from residuals_lab.trace import Input, Role, Trace
 
 if TYPE_CHECKING:
@@ -146,6 +147,11 @@ class Framework(Protocol):
                 JAX True, as a run does not show how arrays are made; in PyTorch False.
             with_contents: whether the trace has the saved arrays themselves too, of a run on the numbers of `args`.
         """
+
+    def record(
+        self, fn: Function, args: Sequence[Array], *, roles: Sequence[Role] = (), is_abstract: bool = ...
+    ) -> Record:
+        """`fn` recorded, so that it can run again with ops in place of some of its steps; arguments as for `trace`."""
 
     def saved_bytes(self, fn: Function, args: Sequence[Array]) -> int:
         """The bytes that a real run saves between forward and backward, each storage once; measured without `trace`

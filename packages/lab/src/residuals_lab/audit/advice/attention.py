@@ -5,11 +5,13 @@ where ours keeps them once.
 import math
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from residuals_lab.audit.advice import attended
 from residuals_lab.audit.advice.dropout import drops
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Place, Saved, beside_inputs, found_advice, iterations
 from residuals_lab.trace import Value
 
 
@@ -21,8 +23,9 @@ def find(forward: Forward, ours: Ours) -> Found:
     found: dict[tuple[str, str], Saved] = defaultdict(dict)  # by line and op
     instead: Counter[tuple[str, str]] = Counter()
     own: dict[tuple[str, str], tuple[Any, ...]] = {}  # the call of the framework's own op, as `Ours` takes it
+    places = defaultdict[tuple[str, str], list[Place]](list)
     biases = set[int]()  # that are made of something given, each an array to keep once
-    for step in forward.steps:
+    for place, step in enumerate(forward.all):
         for operand in step.ins if step.op == "matmul" else ():
             scores, product = forward.back_to_product(operand)
             if not product or not forward.residuals_of(scores):
@@ -36,8 +39,13 @@ def find(forward: Forward, ours: Ours) -> Found:
             shapes = _shapes(values[operand], values[step.outs[0]])
             dtype = values[step.outs[0]].dtype
             instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
+            places[key].append(partial(attended.site, forward, product, step, operand, key[1]))
+            instead[key] += forward.unkept([*product.ins[-2:], *(n for n in step.ins if n != operand)])
             if masks:
                 continue
+            is_kept = forward.array(step.outs[0], place + 1) in forward.kept_anyway
+            if is_kept and forward.views_share:  # else the op's output, in its own shape, is an array besides
+                instead[key] -= _output_bytes(ours, values[operand], values[step.outs[0]])
             rank = max(len(values[n].shape) for n in scores)  # a product may be of a view in three dimensions
             own[key] = "flash_attention", dtype, *_shapes(values[operand], values[step.outs[0]], rank)
             for bias in _biases(forward, scores, product.outs[0]) - forward.kept_anyway - biases:
@@ -46,8 +54,8 @@ def find(forward: Forward, ours: Ours) -> Found:
     for (line, op), these in found.items():
         what, options = ("attention with dropout", "dropout=rate, key=key") if op == "attention" else ("attention", "")
         call = own.get((line, op))
-        name = ours.own(*call) if call else ""
-        saved, advice = found_advice(what, line, op, these, instead[line, op], options, name)
+        name, key = ours.own(*call) if call else "", (line, op)
+        saved, advice = found_advice(what, line, op, these, instead[key], options, name, places[key])
         yield saved, replace(advice, is_own_once=ours.is_own_once(*call) if call and name else False)
 
 
@@ -55,6 +63,12 @@ def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
     """What dropout makes of one of these values, with its mask."""
     makers = [forward.makers[n] for n in scores]
     return {step.outs[0]: mask for step in makers if (mask := drops(forward, step)) is not None}
+
+
+def _output_bytes(ours: Ours, scores: Value, out: Value) -> int:
+    """The bytes of the output, if flash attention keeps it: none more where somebody else keeps it anyway."""
+    trace = ours.trace("flash_attention", out.dtype, *_shapes(scores, out))
+    return sum(r.storage_bytes for r in trace.residuals if r.kind == "output")
 
 
 def _shapes(scores: Value, out: Value, rank: int = 4) -> list[tuple[int, ...]]:
@@ -68,6 +82,6 @@ def _shapes(scores: Value, out: Value, rank: int = 4) -> list[tuple[int, ...]]:
 
 def _biases(forward: Forward, scores: set[int], product: int) -> set[int]:
     """The arrays that are added to scores, but for one made of nothing given: a causal mask, say, which an op makes."""
-    added = {n for s in forward.made_of({product}) & scores for n in forward.added_to(s)}
-    given = {n for n in added if not forward.made_from([n]).isdisjoint(forward.alive)}
-    return {array for n in given if (array := forward.array(n, len(forward.all))) >= 0}
+    added = {(n, forward.made_at[s][0]) for s in forward.made_of({product}) & scores for n in forward.added_to(s)}
+    given = {(n, place) for n, place in added if not forward.made_from([n]).isdisjoint(forward.alive)}
+    return {array for n, place in given if (array := forward.array(n, place)) >= 0}  # each call may have a copy

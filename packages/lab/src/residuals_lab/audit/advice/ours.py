@@ -2,13 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from residuals_lab.frameworks.protocol import Framework
+from residuals_lab.frameworks.sites import Loop, Site
 from residuals_lab.trace import Residual, Trace, Value
+
+Place = Callable[[], Site | Loop]  # one call of an op; it raises Unplaced where it cannot be told how to call it
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Advice:
     storages: frozenset[Hashable] = frozenset()  # of these arrays
     options: str = ""  # that the op needs to give the same numbers, 'approximate="tanh"'
     own: str = ""  # the framework's own op, where that keeps as little
+    places: tuple[Place, ...] = field(default=(), repr=False, compare=False)  # where the op is called
     is_own_once: bool = False  # and has no second derivative
 
     @property
@@ -60,11 +64,18 @@ Found = Iterator[tuple[Saved, Advice]]
 
 
 def found_advice(
-    what: str, line: str, op: str, saved: Saved, instead: int, options: str = "", own: str = ""
+    what: str,
+    line: str,
+    op: str,
+    saved: Saved,
+    instead: int,
+    options: str = "",
+    own: str = "",
+    places: Iterable[Place] = (),
 ) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
     nbytes = sum(r.storage_bytes for r in saved.values())
-    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own)
+    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own, tuple(places))
 
 
 class Ours:

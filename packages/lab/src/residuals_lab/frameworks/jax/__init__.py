@@ -21,6 +21,7 @@ from residuals_lab.frameworks.jax.programs import copier as copier
 from residuals_lab.frameworks.jax.programs import fused as fused
 from residuals_lab.frameworks.jax.programs import multiplier as multiplier
 from residuals_lab.frameworks.jax.programs import program as program
+from residuals_lab.frameworks.jax.record import record as record
 from residuals_lab.frameworks.jax.tracing import trace as trace
 from residuals_lab.frameworks.jax.walk import address
 from residuals_lab.trace import Input

@@ -25,6 +25,7 @@ from residuals_lab.frameworks.torch.programs import copier as copier
 from residuals_lab.frameworks.torch.programs import fused as fused
 from residuals_lab.frameworks.torch.programs import multiplier as multiplier
 from residuals_lab.frameworks.torch.programs import program as program
+from residuals_lab.frameworks.torch.record import record as record
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import nodes, tensors
 from residuals_lab.frameworks.torch.tracing import trace as trace

@@ -46,7 +46,7 @@ IDENTITIES = {"alias", "detach", "lift_fresh"}
 LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 LIKES |= {"rand_like", "randint_like", "randn_like"}
 # Operations that save other arrays in a run than on fake tensors.
-UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
+UNLIKE_FAKES = {"_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer"}
 # Operations of a CPU whose kernel on a GPU keeps something else: what they are part of, and the file of PyTorch that
 # chooses the kernel.
 UNLIKE_ON_GPU = {
