@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,7 @@ class Options:
     dtype: str = "float32"
     size: int = 2**20  # about how many elements the first array has
     is_compiled: bool = False
+    is_fused: bool = False  # in PyTorch: `residuals_torch.fuse()`
     device: str = "cpu"
     rounds: int = 30
     seed: int = 0
@@ -187,7 +189,7 @@ def measure(make: Callable[[], Subject], options: Options, tell: Callable[[str],
     subject = make()
     adapter = subject.adapter
     label = f"{subject.name} in {adapter.TITLE}"
-    with adapter.precision(options.dtype):
+    with adapter.precision(options.dtype), adapter.fused() if options.is_fused else nullcontext():
         tell(f"{label}, preparing")
         programs = {
             name: adapter.program(fn, subject.args, subject.differentiated, options.is_compiled)

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from residuals_lab.errors import UsageError
 
-SAME = ("machine", "device", "threads", "dtype", "size", "is_compiled")  # what two benches must have in common
+SAME = (
+    "machine",
+    "device",
+    "threads",
+    "dtype",
+    "size",
+    "is_compiled",
+    "is_fused",
+)  # what two benches must have in common
 
 
 class Change(NamedTuple):

@@ -39,7 +39,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=EXAMPLES + options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals bench [OP ...] [options]\n"
         "         residuals bench TARGET --beside TARGET --arg SPEC ... [options]",
     )
@@ -58,6 +57,7 @@ def add_to(commands: Any, help: str) -> None:
     parser.add_argument("--dtype", type=options.dtype, default="float32", help="of the ops' arrays (default: f32)")
     parser.add_argument("--size", type=options.size, default=2**20, help="elements of the first array (1,048,576)")
     parser.add_argument("--compiled", action="store_true", help="in PyTorch: under torch.compile")
+    parser.add_argument("--fused", action="store_true", help="in PyTorch: our ops after residuals_torch.fuse()")
     parser.add_argument("--threads", type=options.size, metavar="N", help="use N cores (default: all)")
     parser.add_argument("--rounds", type=options.size, default=30, metavar="N", help="how often (default: 30)")
     parser.add_argument("--minutes", type=_minutes, metavar="N", help="begin no op that would not end within N minutes")
@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         size=arguments.size,
         is_compiled=arguments.compiled,
+        is_fused=arguments.fused,
         device=arguments.device,
         rounds=arguments.rounds,
         seed=arguments.seed,

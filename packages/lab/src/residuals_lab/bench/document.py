@@ -19,6 +19,7 @@ def document(result: Bench) -> dict[str, Any]:
         "dtype": options.dtype,
         "size": options.size,
         "is_compiled": options.is_compiled,
+        "is_fused": options.is_fused,
         "rounds": options.rounds,
         "seed": options.seed,
         "entries": [_entry(entry) for entry in result.entries],

@@ -37,7 +37,15 @@ def show(result: Bench, console: Console) -> None:
         say(console, sentence)
     for title, group in groupby(result.entries, lambda entry: entry.title):
         entries = [*group]
-        how = "" if not title.startswith("PyTorch") else ", compiled" if options.is_compiled else ", eager"
+        how = (
+            ""
+            if not title.startswith("PyTorch")
+            else ", compiled"
+            if options.is_compiled
+            else ", eager, ours fused"
+            if options.is_fused
+            else ", eager"
+        )
         for phase in PHASES:
             console.print()
             say(console, f"{title}{how}: {WORDS[phase]}")

@@ -1,7 +1,8 @@
 """Programs to be timed: in PyTorch eagerly, or under `torch.compile`."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +13,7 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+import residuals_torch
 from residuals_lab.frameworks.program import Program
 from residuals_lab.frameworks.torch.tracing import tensors
 
@@ -76,6 +78,15 @@ def peak_bytes(run: Callable[[], Any], is_gpu: bool = False) -> int:
             found.append((event.start_time_ns, event.extra_fields.alloc_size))
         events += event.children
     return max(accumulate((n for _, n in sorted(found, key=lambda event: event[0])), initial=0))
+
+
+@contextmanager
+def fused() -> Iterator[None]:
+    residuals_torch.fuse()
+    try:
+        yield
+    finally:
+        residuals_torch.unfuse()
 
 
 def copier(a: Tensor) -> Callable[[], None]:
