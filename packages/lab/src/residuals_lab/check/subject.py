@@ -402,10 +402,16 @@ class Subject:
         """What is wrong with the gradient at the subject's numbers and cotangents."""
         return self.first_wrong(self.base.grads, self.gs)
 
-    def first_apart(self, grads: Grads, others: Grads, names: Sequence[str] | None = None) -> Wrong | None:
-        """The first number in which gradients, or values, differ from those expected."""
+    def first_apart(
+        self, grads: Grads, others: Grads, names: Sequence[str] | None = None, beside: Grads = ()
+    ) -> Wrong | None:
+        """The first number in which gradients, or values, differ from those expected.
+
+        The size of those `beside` them tells what is rounding where all of them should be 0: an even cotangent of a
+        normalisation gives such.
+        """
         names = names or [self.name(place) for place in range(len(grads))]
-        return apart(grads, others, names, self.tolerance)
+        return apart(grads, others, names, self.tolerance, beside)
 
     # The second derivative, and what is kept.
 
@@ -486,9 +492,9 @@ class Second:
                     yield place, got, self.differences.along(place, v, self.us)
 
 
-def apart(found: Grads, expected: Grads, names: Sequence[str], tolerance: float) -> Wrong | None:
+def apart(found: Grads, expected: Grads, names: Sequence[str], tolerance: float, beside: Grads = ()) -> Wrong | None:
     """The first number in which arrays differ from those expected; None counts as zeros."""
-    sizes = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in expected if a is not None]
+    sizes = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in (*expected, *beside) if a is not None]
     floor = NOISE * max(sizes, default=0.0)
     for name, got, true in zip(names, found, expected, strict=True):
         if got is None and true is None:

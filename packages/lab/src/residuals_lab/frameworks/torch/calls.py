@@ -14,12 +14,17 @@ from torch.utils.checkpoint import checkpoint
 
 from residuals_lab.frameworks.calls import Function, Pull, Returned
 from residuals_lab.frameworks.torch.recording import dtype_name
-from residuals_lab.frameworks.torch.tracing import nodes, tensors
+from residuals_lab.frameworks.torch.tracing import accumulated, nodes, tensors
 
 CONJUGATES = True
 FUNCTIONAL = True
 CONSTANT_RESIDUALS = True
-QUICK = ("torch.utils.checkpoint",)
+QUICK = ("torch.utils.checkpoint", "torch.utils.checkpoint(use_reentrant=True)")
+
+
+def _reentrant(fn: Function) -> Function:
+    """A reentrant checkpoint, which sees no tensor in a tree."""
+    return lambda *arrays: checkpoint(lambda *again: tuple(_outputs(fn, again)), *arrays, use_reentrant=True)
 
 
 def _compiled(fn: Function) -> Function:
@@ -28,6 +33,7 @@ def _compiled(fn: Function) -> Function:
 
 TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "torch.utils.checkpoint": lambda fn: lambda *arrays: checkpoint(fn, *arrays, use_reentrant=False),
+    "torch.utils.checkpoint(use_reentrant=True)": _reentrant,
     "torch.compile": _compiled,
 }
 
@@ -139,7 +145,13 @@ def vjp(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> tuple[lis
             return [None] * len(wrt)
         ys, given_gs = zip(*used, strict=True)
         some = [given[i] for i in wrt]
-        return list(torch.autograd.grad(ys, some, given_gs, allow_unused=True, retain_graph=True))
+        try:
+            return list(torch.autograd.grad(ys, some, given_gs, allow_unused=True, retain_graph=True))
+        except RuntimeError as problem:
+            if "use_reentrant=True" not in str(problem):
+                raise
+            leaves = [node.variable for node in nodes(ys) if hasattr(node, "variable")]
+            return accumulated(ys, given_gs, [*some, *leaves], retain_graph=True)[: len(some)]
 
     return outs, pull
 
@@ -285,4 +297,6 @@ def refuses(problem: BaseException) -> str:
         return "the rule says nothing about vmap; set generate_vmap_rule = True, or write a vmap staticmethod"
     if "once_differentiable" in text:
         return "marked with @once_differentiable"
+    if "use_reentrant=True" in text:
+        return "a reentrant checkpoint is in it; say use_reentrant=False"
     return ""
