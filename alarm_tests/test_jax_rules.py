@@ -91,7 +91,7 @@ def relu_bits(x: Any) -> Any:
 
 relu_bits.defvjp(
     lambda x: (relu_bits(x), jnp.packbits(x > 0, axis=-1)),
-    lambda bits, g: (g * jnp.unpackbits(bits, axis=-1, count=g.shape[-1]),),
+    lambda bits, g: (g * jnp.unpackbits(bits, axis=-1, count=g.shape[-1]) if g.size else g,),
 )
 
 
@@ -211,19 +211,19 @@ def affine(tree: Any, x: Any) -> Any:
     return {"y": x @ tree["w"] + tree["b"]}
 
 
-affine.defvjp(
-    lambda tree, x: (affine(tree, x), (tree, x)),
-    lambda kept, g: (
-        {"w": kept[1].reshape(-1, kept[1].shape[-1]).T @ g["y"].reshape(-1, g["y"].shape[-1]),
-         "b": g["y"].sum(tuple(range(g["y"].ndim - 1)))},
-        g["y"] @ kept[0]["w"].T,
-    ),
-)  # fmt: skip
+def affine_bwd(kept: Any, g: Any) -> Any:
+    (w, x), dy = kept, g["y"]
+    outer, axes = jnp.einsum("...i,...j->ij", x, dy), tuple(range(dy.ndim - 1))
+    return {"w": outer, "b": dy.sum(axes)}, dy @ w.T
+
+
+affine.defvjp(lambda tree, x: (affine(tree, x), (tree["w"], x)), affine_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def top(x: Any, k: int) -> Any:
-    return jax.lax.top_k(x, k)
+    values, at = jax.lax.top_k(x, k)
+    return values, at
 
 
 def top_fwd(x: Any, k: int) -> Any:
@@ -280,7 +280,6 @@ RULES = {
     "cond": right(lambda x: jax.lax.cond(x[0, 0] > 0, silu, exp, x)),
     "jitted": right(jax.jit(rms_norm), (4, 6), (6,)),
     "vmapped": right(jax.vmap(rms_norm, (0, None)), (4, 6), (6,)),
-    "python_branch": right(lambda x: silu(x) if float(x.sum()) > -1e9 else x),
     "numpy_result": right(lambda x: (silu(x), np.ones(3), 3)),
 }
 

@@ -276,6 +276,35 @@ def test_states_are_left_as_they_were(framework: str, capsys: pytest.CaptureFixt
     assert any("prints" in note for note in found.notes)
 
 
+SETTINGS = {
+    "torch": ("torch.set_default_dtype(torch.float16)", "torch's default dtype from torch.float32 to torch.float16"),
+    "jax": ("jax.config.update('jax_default_matmul_precision', 'float32')", "jax_default_matmul_precision from None"),
+}
+
+
+@BOTH
+def test_settings_are_put_back_and_a_closed_stream_does_no_harm(framework: str) -> None:
+    """Called twice, so that what one call leaves would be there in the next."""
+    body, said = SETTINGS[framework]
+    names: dict[str, Any] = {"plain": function(framework, f"{SIN[framework]}(x)")}
+    exec(f"{IMPORTS[framework]}\nimport sys\ndef fn(x):\n    sys.stdout.close(); {body}; return plain(x)", names)
+    for _ in range(2):
+        found = check(names["fn"], *arrays(framework), framework=framework, quick=True)
+        assert found.passed, str(found)
+        assert any(said in note for note in found.notes), found.notes
+
+
+@BOTH
+@pytest.mark.parametrize(("result", "rule"), [("x * float('nan')", "raises"), ("x / 0", "raises"), ("(x,) * n()", "")])
+def test_results_that_cannot_be_compared_are_a_finding(framework: str, result: str, rule: str) -> None:
+    """No finite number, and another number of results each time."""
+    names: dict[str, Any] = {}
+    exec(f"c = []\ndef n():\n    c.append(0)\n    return len(c)\ndef fn(x):\n    return {result}\n", names)
+    found = check(names["fn"], *arrays(framework), framework=framework, quick=True)
+    assert not found.passed
+    assert codes(found)[0] == (rule or codes(found)[0])
+
+
 @pytest.mark.needs("torch")
 def test_a_module_is_left_as_it_was() -> None:
     import torch
@@ -353,7 +382,7 @@ def test_an_argument_may_be_complex(framework: str, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("body", "rule"),
     [
-        ("import os; os._exit(5)", "exits-process"),
+        ("import os; os._exit(0)", "exits-process"),
         ("import os; os.abort()", "crashes"),
         ("while True: pass", "does-not-end"),
     ],

@@ -28,6 +28,7 @@ from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import BY_NAME
 from residuals_lab.targets.calls import Marked, as_marked, flattened
 
+ODD = (ArithmeticError, LookupError, TypeError, ValueError)  # what results raise whose shapes nobody foresaw
 OPTIONS = ("reference", "vjp_reference", "names", "new_bytes", "framework", "quick", "seed")
 
 
@@ -74,7 +75,9 @@ def check(
 ) -> Check:
     """Look for every known way in which the gradient of `fn` may be wrong.
 
-    Modules, `.grad`, random states and arguments are afterwards what they were; what `fn` prints is not shown.
+    Modules, `.grad`, random states, the framework's settings and arguments are afterwards what they were; what `fn`
+    prints is not shown. A function that ends the process, or that never ends, does so here too; the command
+    `residuals check` runs it in a child process with limits.
 
     Args:
         fn: a function, a module, or a callable tree, as `audit` takes it.
@@ -124,7 +127,7 @@ def run(
         tell(family, failed.get(family, "") or ("right" if family in ran else "not run"))
     try:
         truth = subject.truth.title
-    except Raised:
+    except (Raised, *ODD):
         truth = "none: the function does not run"
     if subject.printed:
         subject.notes.append("the function prints; what it printed is left out here")
@@ -141,7 +144,7 @@ def _apply(rule: Rule, subject: Subject) -> tuple[Finding | None, str]:
         return None, str(why)
     except Raised as problem:
         return None, f"it raised {problem}"
-    except (ArithmeticError, LookupError, TypeError, ValueError) as problem:  # results of a shape that nobody foresaw
+    except ODD as problem:
         return None, f"results that do not fit together: {said(problem)}"
 
 
@@ -259,8 +262,8 @@ def _as_exact_as_can_be(subject: Subject) -> Subject:
     except (Raised, ValueError):
         as_given = subject.at(subject.numbers, own)
         try:
-            as_given.values()
-        except Raised:  # it does not run at all, which a rule will say
+            as_given.run([np.zeros_like(y) for y in as_given.outs])
+        except (Raised, ValueError):  # it does not run at all, which a rule will say
             return as_given
         subject.notes.append(f"the function does not take float64: it is checked in {own}, less exactly")
         return as_given
@@ -281,6 +284,6 @@ def _where_smooth(subject: Subject) -> Subject:
         if moved.has_truth:
             subject.notes.append("the function has a kink or a tie at its arguments: it is checked beside them")
             return moved
-    except Raised:
+    except (Raised, *ODD):
         pass
     return subject

@@ -18,7 +18,7 @@ import numpy as np
 
 from residuals_lab.audit import Audit, audit
 from residuals_lab.check.truth import Along, Differences, Gradients, Truth, directions, pair
-from residuals_lab.frameworks.calls import Array, Calls, Function, Returned
+from residuals_lab.frameworks.calls import Array, Calls, Function, Returned, Setting
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error
 from residuals_lab.trace import Input
@@ -37,6 +37,13 @@ class Raised(Exception):
     def __init__(self, problem: BaseException) -> None:
         super().__init__(said(problem))
         self.problem = problem
+
+
+class _Heard(io.StringIO):
+    """What somebody's code prints; it may close the stream, and prints again in the next run."""
+
+    def close(self) -> None:
+        pass
 
 
 class NotRun(Exception):
@@ -164,7 +171,8 @@ class Subject:
         back.
         """
         # Python's and NumPy's global states: they are what somebody's code may draw from, so they are what is put back.
-        states, out = (random.getstate(), np.random.get_state()), io.StringIO()  # noqa: NPY002
+        states, out = (random.getstate(), np.random.get_state()), _Heard()  # noqa: NPY002
+        settings = self.calls.settings()
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         try:
@@ -184,8 +192,17 @@ class Subject:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+            self._put_back(settings)
             if text := out.getvalue():
                 self.printed.append(text)
+
+    def _put_back(self, before: Mapping[str, Setting]) -> None:
+        """The framework's settings as they were before somebody's code."""
+        for name, now in self.calls.settings().items():
+            if name in before and now.value != before[name].value:
+                now.put(before[name].value)
+                self.notes.append(f"the function changes {name} from {before[name].value} to {now.value}; that is "
+                                  "put back here, and nowhere else")  # fmt: skip
 
     def values(self, numbers: Numbers | None = None, seed: int = 0) -> list[np.ndarray]:
         """The outputs of a forward alone."""

@@ -112,9 +112,9 @@ class Differences:
         outs, errors, smooth = [], [], []
         most = max(map(_typical, self._center), default=0.0)
         for center, r, le, nr, nl in zip(self._center, right, left, near_right, near_left, strict=True):
-            coarse, fine = (r - le) / (2 * wide), (nr - nl) / (2 * narrow)
-            rounding = _SAFETY * self.eps * (np.abs(center) + max(_typical(center), 1e-3 * most)) / narrow
             with np.errstate(invalid="ignore", over="ignore"):
+                coarse, fine = (r - le) / (2 * wide), (nr - nl) / (2 * narrow)
+                rounding = _SAFETY * self.eps * (np.abs(center) + max(_typical(center), 1e-3 * most)) / narrow
                 jump, near_jump = np.abs(r - 2 * center + le) / wide, np.abs(nr - 2 * center + nl) / narrow
                 apart = np.abs(coarse - fine)
                 is_smooth = np.isfinite(apart) & np.isfinite(jump)

@@ -18,6 +18,13 @@ Function = Callable[..., Any]  # of arrays
 Pull = Callable[[Sequence[Array | None]], list[Array | None]]  # cotangents, one an output → gradients
 
 
+class Setting(NamedTuple):
+    """A global setting of a framework."""
+
+    value: Any
+    put: Callable[[Any], None]  # sets another value
+
+
 class Returned(NamedTuple):
     """A gradient as a rule's own backward returned it, before the framework made it fit."""
 
@@ -97,6 +104,9 @@ class Calls(Protocol):
 
     def seeded(self, seed: int) -> AbstractContextManager[Any]:
         """A context with the framework's global generator in a known state, and afterwards as it was before."""
+
+    def settings(self) -> "Mapping[str, Setting]":
+        """The framework's global settings that somebody's code may change, by name."""
 
     def random_state(self) -> bytes:
         """The state of the framework's global generator."""

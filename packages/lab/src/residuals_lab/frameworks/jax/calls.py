@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from residuals_lab.frameworks.calls import Function, Pull, Returned
+from residuals_lab.frameworks.calls import Function, Pull, Returned, Setting
 
 CONJUGATES = False
 FUNCTIONAL = False  # `jax.vjp` is such a transformation itself
@@ -190,6 +191,10 @@ def second(
 
 def seeded(seed: int) -> AbstractContextManager[None]:
     return nullcontext()  # there is no global generator
+
+
+def settings() -> dict[str, Setting]:
+    return {name: Setting(value, partial(jax.config.update, name)) for name, value in jax.config.values.items()}
 
 
 def random_state() -> bytes:

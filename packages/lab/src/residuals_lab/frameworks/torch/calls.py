@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from residuals_lab.frameworks.calls import Function, Pull, Returned
+from residuals_lab.frameworks.calls import Function, Pull, Returned, Setting
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import accumulated, nodes, tensors
 
@@ -211,6 +211,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def settings() -> dict[str, Setting]:
+    return {
+        "torch's default dtype": Setting(torch.get_default_dtype(), torch.set_default_dtype),
+        "torch's default device": Setting(torch.get_default_device(), torch.set_default_device),
+        "torch's gradient mode": Setting(torch.is_grad_enabled(), torch._C._set_grad_enabled),
+        "torch's number of threads": Setting(torch.get_num_threads(), torch.set_num_threads),
+        "torch's deterministic algorithms": Setting(
+            torch.are_deterministic_algorithms_enabled(), torch.use_deterministic_algorithms
+        ),
+    }
 
 
 def random_state() -> bytes:
