@@ -246,6 +246,69 @@ def test_names_and_bytes_are_bounds(framework: str) -> None:
     assert check(fn, *arrays(framework), new_bytes=1 << 20, **how).passed
 
 
+@pytest.mark.needs("torch")
+def test_what_is_required_is_a_failure_where_it_is_refused() -> None:
+    """An old-style rule: two notes, and a failure for each that is required."""
+    fn = scaled("torch", "g * cos")
+    found = check(fn, *arrays("torch"), quick=True)
+    assert found.passed, str(found)
+    assert any("torch.func and vmap: refused, forward has ctx" in note for note in found.notes), found.notes
+    for way in ("torch.func", "vmap"):
+        found = check(fn, *arrays("torch"), require=[way], quick=True)
+        assert codes(found) == ["required"], str(found)
+        assert "setup_context" in found.failures[0].mend
+    assert check(fn, *arrays("torch"), require=["second-order", "torch.utils.checkpoint"], quick=True).passed
+
+
+@BOTH
+def test_a_way_that_is_required_runs_or_is_unknown(framework: str) -> None:
+    plain = function(framework, f"{SIN[framework]}(x)")
+    assert check(plain, *arrays(framework), require=["vmap", "second-order"], framework=framework, quick=True).passed
+    with pytest.raises(UsageError, match=r"require: expected one of .*vmap, .*, got 'vmapp'"):
+        check(plain, *arrays(framework), require=["vmapp"], framework=framework)
+
+
+@pytest.mark.needs("jax")
+@pytest.mark.parametrize(("axes", "rule"), [("'i'", []), ("()", ["transformed"])])
+def test_a_gradient_is_summed_over_a_mesh_of_several_devices(axes: str, rule: list[str]) -> None:
+    """A weight that every device has."""
+    names: dict[str, Any] = {}
+    exec(
+        SCALED["jax"].partition("@")[0] + "from jax.sharding import get_abstract_mesh\n"
+        "@jax.custom_vjp\ndef fn(x, w):\n    return x * w\n"
+        "def bwd(kept, g):\n    x, w = kept\n    dw = (g * x).sum(tuple(range(g.ndim - w.ndim)))\n"
+        f"    return g * w, jax.lax.psum(dw, {axes}) if 'i' in get_abstract_mesh().axis_names else dw\n"
+        "fn.defvjp(lambda x, w: (x * w, (x, w)), bwd)",
+        names,
+    )
+    subject = subject_of(names["fn"], arrays("jax", 2), {}, None, None, "jax", {})
+    assert codes(run(subject, "fn", rules.chosen(code="transformed"))) == rule
+
+
+@pytest.mark.needs("torch")
+def test_bytes_that_could_be_saved_are_noted() -> None:
+    import torch
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            rows = x @ x.T
+            ctx.save_for_backward(x, x.clone(), rows)
+            return rows.sin()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            x, again, rows = ctx.saved_tensors
+            d = g * rows.cos()
+            return d @ again + d.T @ x
+
+    subject = subject_of(Product.apply, arrays("torch"), {}, None, None, "torch", {})
+    found = run(subject, "fn", rules.chosen("residuals"))
+    assert found.passed, str(found)
+    assert any("could be left out: argument 0, 96 B: the same values as" in note for note in found.notes), found.notes
+    assert any("grow as the square of axis 0 of argument 0" in note for note in found.notes), found.notes
+
+
 # Somebody's function is hostile.
 
 

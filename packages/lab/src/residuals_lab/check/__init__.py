@@ -19,17 +19,19 @@ import numpy as np
 from residuals_lab import frameworks
 from residuals_lab.check import rules
 from residuals_lab.check.rules import Rule
+from residuals_lab.check.rules.required import ways
 from residuals_lab.check.subject import NotRun, Raised, Reference, Subject, said
 from residuals_lab.errors import UsageError
 from residuals_lab.finding import Finding
 from residuals_lab.frameworks import calls
+from residuals_lab.frameworks.calls import Calls
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import BY_NAME
 from residuals_lab.targets.calls import Marked, as_marked, flattened
 
 ODD = (ArithmeticError, LookupError, TypeError, ValueError)  # what results raise whose shapes nobody foresaw
-OPTIONS = ("reference", "vjp_reference", "names", "new_bytes", "framework", "quick", "seed")
+OPTIONS = ("reference", "vjp_reference", "names", "new_bytes", "require", "framework", "quick", "seed")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def check(
     vjp_reference: Callable[..., Any] | None = None,
     names: Sequence[str] | None = None,
     new_bytes: int | None = None,
+    require: Sequence[str] = (),
     framework: str | None = None,
     quick: bool = False,
     seed: int = 0,
@@ -88,6 +91,8 @@ def check(
             that is on purpose not the derivative, such as a straight-through estimator.
         names: the names of the new arrays that `fn` may keep for its backward.
         new_bytes: how many bytes it may keep beyond arrays that are alive anyway.
+        require: ways to use `fn` that it may not refuse: "torch.func", "vmap", "second-order", "torch.compile" and the
+            other transformations that a refusal is noted for.
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
         quick: leave out what takes seconds, such as a compiler.
         seed: of the check's own random numbers. The same seed makes the same report.
@@ -97,7 +102,7 @@ def check(
         UsageError: if nothing here can be differentiated, or an option is also an argument of `fn`.
         MissingFramework: if its framework is not installed.
     """
-    how = {"names": names, "new_bytes": new_bytes, "seed": seed, "is_quick": quick}
+    how = {"names": names, "new_bytes": new_bytes, "require": require, "seed": seed, "is_quick": quick}
     subject = subject_of(fn, args, kwargs, reference, vjp_reference, framework, how)
     return run(subject, getattr(fn, "__qualname__", None) or type(fn).__name__, rules.load())
 
@@ -163,6 +168,7 @@ def subject_of(
     given = [as_marked(a).tree for a in (*args, *kwargs.values())]
     adapter = frameworks.load(framework or framework_of(fn, name, given))
     of = calls.load(adapter.NAME)
+    _refuse_unknown_ways(how.get("require", ()), of)
     called, parameters = of.parts(fn)
     own = (Marked(parameters, "parameter"),) if parameters is not None else ()
     flat, inputs = flattened(adapter, called, (*own, *args), kwargs)
@@ -191,6 +197,12 @@ def _refuse_options(fn: Any) -> None:
         if name in theirs:
             raise UsageError(f"check: {name} is an option of check and an argument of the function; bind the "
                              f"argument with functools.partial")  # fmt: skip
+
+
+def _refuse_unknown_ways(required: Sequence[str], of: Calls) -> None:
+    for way in required:
+        if way not in ways(of):
+            raise UsageError(f"require: expected one of {', '.join(ways(of))}, got {way!r}")
 
 
 def _reference(

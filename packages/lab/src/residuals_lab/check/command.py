@@ -53,6 +53,7 @@ def add_to(commands: Any, help: str) -> None:
     )
     parser.add_argument("--names", metavar="A,B", help="the new arrays that it may keep for its backward")
     parser.add_argument("--new-bytes", type=options.size, metavar="N", help="the bytes that these may take")
+    parser.add_argument("--require", metavar="A,B", help="fail where it refuses torch.func, vmap, second-order, ...")
     parser.add_argument("--only", metavar="FAMILY", help="the rules of one family")
     parser.add_argument("--rule", metavar="CODE", help="one rule")
     parser.add_argument("--explain", metavar="CODE", help="the page of a rule, and its example")
@@ -125,6 +126,7 @@ def _in_child(arguments: argparse.Namespace) -> Any:
         arguments.vjp_reference,
         None if arguments.names is None else tuple(name for name in arguments.names.split(",") if name),
         arguments.new_bytes,
+        tuple(way.strip() for way in (arguments.require or "").split(",") if way.strip()),
         arguments.only,
         arguments.rule,
         arguments.quick,

@@ -21,6 +21,7 @@ from residuals_lab.check.truth import Along, Differences, Gradients, Truth, dire
 from residuals_lab.frameworks.calls import Array, Calls, Function, Returned, Setting
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error
+from residuals_lab.targets.calls import Marked
 from residuals_lab.trace import Input
 
 Numbers = Sequence[np.ndarray]
@@ -112,6 +113,7 @@ class Subject:
     reference: Reference = Reference()
     names: Sequence[str] | None = None
     new_bytes: int | None = None
+    require: Sequence[str] = ()  # ways to use the function that it may not refuse
     seed: int = 0
     is_quick: bool = False
     numbers: list[np.ndarray] = field(default_factory=list)
@@ -467,6 +469,21 @@ class Subject:
         else:
             self.notes.append(f"under {what} it does not run: {problem}")
 
+    def functional(self, batch: int = 0) -> Ran:
+        """By the framework's function transformation; under `vmap`, over so many copies of the numbers, if there is a
+        batch.
+        """
+        with self.guarded():
+            arrays = self.fresh()
+            outs = self.calls.forward(self.fn, arrays)
+            if not batch:
+                gs = self.cotangents(outs, self.gs)
+                return self.ran(*self.calls.functional_vjp(self.fn, arrays, self.wrt, gs))
+            stacked = [np.stack([n] * batch) if i in self.wrt else n for i, n in enumerate(self.numbers)]
+            gs = self.cotangents(outs, [np.stack([g] * batch) for g in self.gs])
+            axes = [0 if i in self.wrt else None for i in range(len(stacked))]
+            return self.ran(*self.calls.batched_vjp(self.fn, self.fresh(stacked), self.wrt, gs, axes))
+
     @cached_property
     def has_rule(self) -> bool:
         """Whether the function has a custom rule in it."""
@@ -477,16 +494,27 @@ class Subject:
     def audited(self) -> Audit:
         """The audit of the function at the arguments as they were given."""
         fn, args, kwargs = self.original
-        how: dict[str, Any] = {"framework": self.adapter.NAME, "name": "the function"}
         before, self.dtype = self.dtype, "float32"  # so that nothing is computed wider than it was given
         try:
-            with self.guarded():
-                try:
-                    return audit(fn, *args, **how, **kwargs)
-                except Exception:  # of any kind: what cannot be traced on shapes alone is run
-                    return audit(fn, *args, is_concrete=True, **how, **kwargs)
+            return self._audit(fn, *args, **kwargs)
         finally:
             self.dtype = before
+
+    def audit_at(self, numbers: Numbers) -> Audit:
+        """The audit at other numbers, of other sizes too."""
+        arrays = [
+            a.requires_grad_() if i in self.wrt and hasattr(a, "requires_grad_") else a
+            for i, a in enumerate(self.fresh(numbers))
+        ]
+        return self._audit(self.fn, *(Marked(a, given.role) for a, given in zip(arrays, self.inputs, strict=True)))
+
+    def _audit(self, fn: Any, *args: Any, **kwargs: Any) -> Audit:
+        how: dict[str, Any] = {"framework": self.adapter.NAME, "name": "the function"}
+        with self.guarded():
+            try:
+                return audit(fn, *args, **how, **kwargs)
+            except Exception:  # of any kind: what cannot be traced on shapes alone is run
+                return audit(fn, *args, is_concrete=True, **how, **kwargs)
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Calls(Protocol):
     CONJUGATES: bool  # whether a cotangent is paired with a change as conj(g)·v, and not as g·v
     LAYOUTS: Mapping[str, Callable[[Array], Array | None]]  # an array of other strides; None where there is none
     TRANSFORMS: Mapping[str, Callable[[Function], Function]]  # such as `jit`: the same function, run otherwise
+    PARTIAL: tuple[str, ...]  # those under which the function sees a part of the arrays, so that its value may differ
     QUICK: tuple[str, ...]  # those of them that take no seconds
     CONSTANT_RESIDUALS: bool  # whether what a rule computes and saves is a constant to the second derivative
     under_autocast: Callable[[Function], Function] | None  # None where there is no autocast

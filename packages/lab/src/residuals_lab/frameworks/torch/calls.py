@@ -18,6 +18,7 @@ from residuals_lab.frameworks.torch.tracing import accumulated, nodes, tensors
 
 CONJUGATES = True
 FUNCTIONAL = True
+PARTIAL = ()
 CONSTANT_RESIDUALS = True
 QUICK = ("torch.utils.checkpoint", "torch.utils.checkpoint(use_reentrant=True)")
 
