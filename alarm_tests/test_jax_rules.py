@@ -121,6 +121,29 @@ rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
 
 
 @jax.custom_vjp
+def rms_norm_in_float32(x: Any, weight: Any) -> Any:
+    """In float32 whatever x is, and multiplied by a weight that is not."""
+    return rms_norm_in_float32_fwd(x, weight)[0]
+
+
+def rms_norm_in_float32_fwd(x: Any, weight: Any) -> Any:
+    narrow = x.astype(jnp.float32)
+    rstd = jax.lax.rsqrt(jnp.mean(narrow * narrow, -1, keepdims=True) + 1e-6)
+    return (narrow * rstd * weight).astype(x.dtype), (x, weight, rstd)
+
+
+def rms_norm_in_float32_bwd(kept: Any, g: Any) -> Any:
+    x, weight, rstd = kept
+    g, normed = g.astype(jnp.float32), x.astype(jnp.float32) * rstd
+    scaled = weight * g
+    dx = rstd * (scaled - normed * jnp.mean(normed * scaled, -1, keepdims=True))
+    return dx.astype(x.dtype), jnp.sum(g * normed, tuple(range(g.ndim - 1))).astype(weight.dtype)
+
+
+rms_norm_in_float32.defvjp(rms_norm_in_float32_fwd, rms_norm_in_float32_bwd)
+
+
+@jax.custom_vjp
 def rounded(x: Any) -> Any:
     return jnp.round(x)
 
@@ -257,6 +280,7 @@ RULES = {
             (wide(x) / jnp.sqrt(jnp.mean(wide(x) ** 2, -1, keepdims=True) + 1e-6)).astype(x.dtype) * w
         ),
     ),
+    "rms_norm_in_float32": right(rms_norm_in_float32, (4, 6), (6,)),
     "straight_through": right(rounded, vjp_reference=lambda args, g: (g,)),
     "dropout": right(lambda x: dropout(x, 0.3, KEY)),
     "dropout_key": right(lambda x: dropout(x, 0.3, jax.random.key(0))),

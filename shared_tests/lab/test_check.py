@@ -229,6 +229,18 @@ def test_a_vjp_reference_is_for_gradients_that_are_no_derivative(framework: str)
 
 
 @BOTH
+def test_one_wrong_number_of_many_is_found(framework: str) -> None:
+    """The first halves of a direction in which the gradient is wrong lead to it."""
+    numbers = np.random.default_rng(1).standard_normal((20, 30))
+    row, column = np.unravel_index(np.argmax(numbers), numbers.shape)
+    fn, x = scaled(framework, "g * cos * (1 + (x == x.max()))"), frameworks.load(framework).array(numbers, "float32")
+    subject = subject_of(fn, [x], {}, None, None, framework, {"is_quick": True})
+    (found,) = run(subject, "fn", rules.chosen(code="gradient-wrong")).failures
+    assert f"[{row}, {column}] itself is {numbers.max():.5g}" in found.got, found.got
+    assert "of 48 numbers looked at, 0 are wrong" in found.got
+
+
+@BOTH
 def test_less_precision_than_plain_autodiff_is_named(framework: str) -> None:
     """A gradient summed in bfloat16, beside the same summed by the framework."""
     fn, plain = scaled(framework, "g * (cos + (x * 0 + 32) - 32)"), function(framework, f"{SIN[framework]}(x)")
@@ -269,7 +281,7 @@ def test_a_way_that_is_required_runs_or_is_unknown(framework: str) -> None:
 
 
 @pytest.mark.needs("jax")
-@pytest.mark.parametrize(("axes", "rule"), [("'i'", []), ("()", ["transformed"])])
+@pytest.mark.parametrize(("axes", "rule"), [("'i'", []), ("()", ["required"])])
 def test_a_gradient_is_summed_over_a_mesh_of_several_devices(axes: str, rule: list[str]) -> None:
     """A weight that every device has."""
     names: dict[str, Any] = {}
@@ -281,8 +293,10 @@ def test_a_gradient_is_summed_over_a_mesh_of_several_devices(axes: str, rule: li
         "fn.defvjp(lambda x, w: (x * w, (x, w)), bwd)",
         names,
     )
-    subject = subject_of(names["fn"], arrays("jax", 2), {}, None, None, "jax", {})
-    assert codes(run(subject, "fn", rules.chosen(code="transformed"))) == rule
+    subject = subject_of(names["fn"], arrays("jax", 2), {}, None, None, "jax", {"require": ["jax.shard_map"]})
+    found = run(subject, "fn", [*rules.chosen(code="transformed"), *rules.chosen(code="required")])
+    assert codes(found) == rule, str(found)
+    assert rule == [] or "psum" in found.failures[0].mend
 
 
 @pytest.mark.needs("torch")

@@ -75,20 +75,26 @@ class Wrong(NamedTuple):
     where: str  # "x[0, 3]"
     expected: float | complex
     got: float | complex
+    there: float | None = None  # what the argument itself is there
 
     @property
     def is_expected(self) -> str:
-        return f"{self.where} = {number(self.expected)}"
+        return f"{self.where} = {number(self.expected, self._digits)}"
 
     @property
     def is_got(self) -> str:
-        return f"{self.where} = {number(self.got)}"
+        return f"{self.where} = {number(self.got, self._digits)}"
+
+    @property
+    def _digits(self) -> int:
+        """As many as are worth reading, or else as many as tell the two apart."""
+        return next((n for n in range(6, 17) if number(self.expected, n) != number(self.got, n)), 6)
 
 
-def number(a: complex) -> str:
-    """A number in as many digits as are worth reading."""
+def number(a: complex, digits: int = 6) -> str:
+    """A number in so many digits."""
     a = complex(a)
-    return f"{a.real:.6g}" if not a.imag else f"{a.real:.6g}{a.imag:+.6g}j"
+    return f"{a.real:.{digits}g}" if not a.imag else f"{a.real:.{digits}g}{a.imag:+.{digits}g}j"
 
 
 @dataclass(frozen=True)
@@ -397,24 +403,60 @@ class Subject:
 
     def first_wrong(self, grads: Grads, gs: Numbers) -> Wrong | None:
         """The first argument whose gradient is not the true one, and a number of it."""
-        for place, got, true in self.along(grads, gs):
+        directions = (v for vs in self.directions for v in vs)
+        for (place, got, true), v in zip(self.along(grads, gs), directions, strict=True):
             if not abs(got - true.value) <= true.allowed:
-                return self.number(place, grads, gs) or Wrong(
-                    self.name(place), f"{self.name(place)}, along a random direction,", true.value, got
+                found = self.number(place, grads, gs) or self._narrowed(place, v, grads, gs)
+                where = f"{self.name(place)}, along a random direction,"
+                return found or Wrong(self.name(place), where, true.value, got)
+        return None
+
+    def _narrowed(self, place: int, v: np.ndarray, grads: Grads, gs: Numbers) -> Wrong | None:
+        """A number of a gradient that is wrong along a direction: that one half of it is, and of that one half."""
+        at, d = np.flatnonzero(v), grads[place]
+        while at.size > 1:
+            for half in (at[: at.size // 2], at[at.size // 2 :]):
+                part = np.zeros_like(v)
+                part.flat[half] = v.flat[half]
+                got, true = (
+                    0.0 if d is None else pair(d, part, self.calls.CONJUGATES),
+                    self.truth.along(place, part, gs),
                 )
+                if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
+                    at = half
+                    break
+            else:
+                return None
+        return self._at(place, int(at[0]), grads, gs) if at.size else None
+
+    def _at(self, place: int, at: int, grads: Grads, gs: Numbers) -> Wrong | None:
+        """One number of a gradient, if it is wrong."""
+        x, d = self.numbers[self.wrt[place]], grads[place]
+        v = np.zeros(x.shape, x.dtype)
+        v.flat[at] = 1
+        true = self.truth.along(place, v, gs)
+        got = 0.0 if d is None else float(np.real(d.flat[at]))
+        if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
+            there = None if np.iscomplexobj(x) else float(x.flat[at])
+            return Wrong(self.name(place), place_of(self.name(place), x.shape, at), true.value, got, there)
         return None
 
     def number(self, place: int, grads: Grads, gs: Numbers) -> Wrong | None:
         """The first of some numbers of a gradient that is wrong."""
-        x, d = self.numbers[self.wrt[place]], grads[place]
-        for at in np.unique(np.linspace(0, x.size - 1, min(x.size, 48)).astype(int)):
-            v = np.zeros(x.shape, x.dtype)
-            v.flat[at] = 1
-            true = self.truth.along(place, v, gs)
-            got = 0.0 if d is None else float(np.real(d.flat[at]))
-            if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
-                return Wrong(self.name(place), place_of(self.name(place), x.shape, at), true.value, got)
-        return None
+        return next((w for at in self._some(place) if (w := self._at(place, at, grads, gs))), None)
+
+    def _some(self, place: int) -> list[int]:
+        """The places of some numbers of an argument."""
+        size = self.numbers[self.wrt[place]].size
+        return [int(at) for at in np.unique(np.linspace(0, size - 1, min(size, 48)).astype(int))] if size else []
+
+    def how_often(self, wrong: Wrong) -> str:
+        """How many of some numbers of an argument's gradient are wrong, and what the argument is where one is."""
+        place = next(p for p in range(len(self.wrt)) if self.name(p) == wrong.name)
+        some = self._some(place)
+        count = sum(self._at(place, at, self.base.grads, self.gs) is not None for at in some)
+        where = "" if wrong.there is None else f", where {wrong.where} itself is {number(wrong.there)}"
+        return f"{where}; of {len(some)} numbers looked at, {count} {'is' if count == 1 else 'are'} wrong"
 
     @cached_property
     def wrong(self) -> Wrong | None:

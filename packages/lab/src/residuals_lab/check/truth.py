@@ -139,19 +139,20 @@ class Differences:
             return self.forward(moved)
 
     def is_stiff(self, directions: Sequence[tuple[int, np.ndarray]]) -> bool:
-        """Whether most outputs do not move with a tiny step, though they move with a larger one: then they are rounded
-        to less than float64 somewhere inside.
+        """Whether most outputs do not move with a tiny step in one of the arguments, though they move with a larger
+        one: then they are rounded to less than float64 somewhere inside.
         """
-        still, all_outs = 0, 0
         for place, direction in directions:
-            step = 1e-5 * self._step(place, direction)
+            step, still, moving = 1e-5 * self._step(place, direction), 0, 0
             here = self._moved(place, direction, step)
             for center, near, slope in zip(self._center, here, self.change(place, direction).outs, strict=True):
-                moves = np.abs(slope) * step > 1e-14 * (np.abs(center) + _typical(center))
+                moves = np.abs(slope) * step > 1e-12 * (np.abs(center) + _typical(center))
                 with np.errstate(invalid="ignore"):
                     still += int(np.sum(moves & (np.abs(near - center - step * slope) > 0.1 * np.abs(step * slope))))
-                all_outs += int(np.sum(moves))
-        return all_outs > 0 and still > all_outs / 2
+                moving += int(np.sum(moves))
+            if moving and still > moving / 2:
+                return True
+        return False
 
 
 def _typical(a: np.ndarray) -> float:

@@ -56,7 +56,7 @@ def find(subject: Subject) -> Finding | None:
         "gradient-wrong",
         f"the gradient of {wrong.name} is wrong",
         f"{wrong.is_expected}, by {subject.truth.title}",
-        wrong.is_got,
+        f"{wrong.is_got}{subject.how_often(wrong)}",
         "code that trains on a wrong gradient runs, and learns something else",
         f"differentiate the forward with respect to {wrong.name} again, term by term; if this is on purpose not its "
         "derivative, give vjp_reference",

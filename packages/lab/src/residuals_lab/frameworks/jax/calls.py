@@ -233,4 +233,7 @@ def leaks(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> str:
 
 
 def refuses(problem: BaseException) -> str:
+    text = str(problem)
+    if "must produce an output with the same type" in text and "manual ax" in text:
+        return "an argument that all devices share has a gradient on each; jax.lax.psum it over the axes of the mesh"
     return ""
