@@ -240,6 +240,13 @@ def test_one_wrong_number_of_many_is_found(framework: str) -> None:
     assert "of 48 numbers looked at, 0 are wrong" in found.got
 
 
+def test_another_rank_does_not_square_a_long_array() -> None:
+    from residuals_lab.check.rules import other_rank
+
+    assert other_rank._stacked(np.ones((4, 6))).shape == (5, 4, 6)
+    assert other_rank._stacked(np.ones(1 << 16)).shape == (2, 1 << 16)
+
+
 @BOTH
 def test_less_precision_than_plain_autodiff_is_named(framework: str) -> None:
     """A gradient summed in bfloat16, beside the same summed by the framework."""

@@ -141,19 +141,29 @@ def _moved(subject: Subject, numbers: Sequence[np.ndarray]) -> list[list[np.ndar
 
 
 def _with_rows(subject: Subject) -> list[np.ndarray]:
-    """The numbers with many rows in the arrays of the highest rank, where the function takes that."""
+    """The numbers with many rows in the arrays of the highest rank, where the function takes that and its results grow
+    no faster than these.
+    """
     rank = max(n.ndim for n in subject.numbers)
-    if not rank:
+    rows = [n for n in subject.numbers if rank and n.ndim == rank and n.size and n.dtype.kind == "f"]
+    if not rows:
         return subject.numbers
-    rng = subject.rng(9)
-    tall = []
+    times = 1 + min(min(ROWS // len(n), ELEMENTS // n.size) for n in rows)
+    try:
+        twice = subject.at(_repeated(subject, rank, 2)).outs
+        is_linear = all(y.size <= 2 * one.size for y, one in zip(twice, subject.outs, strict=True))
+        tall = _repeated(subject, rank, times if is_linear else 1)
+        return tall if [y.ndim for y in subject.at(tall).outs] == [y.ndim for y in subject.outs] else subject.numbers
+    except (Raised, ValueError):
+        return subject.numbers
+
+
+def _repeated(subject: Subject, rank: int, times: int) -> list[np.ndarray]:
+    """The numbers with so many times the rows in the arrays of this rank, and others in each."""
+    rng, made = subject.rng(9), []
     for n in subject.numbers:
         if n.ndim == rank and n.size and n.dtype.kind == "f":
-            many = np.concatenate([n] * (1 + min(ROWS // len(n), ELEMENTS // n.size)))
-            n = np.where(np.isfinite(many), many * rng.uniform(0.5, 1.5, many.shape), many)
-        tall.append(n)
-    try:
-        same_rank = [y.ndim for y in subject.at(tall).outs] == [y.ndim for y in subject.outs]
-        return tall if same_rank else subject.numbers
-    except Raised:
-        return subject.numbers
+            n = np.concatenate([n] * times)
+            n = np.where(np.isfinite(n), n * rng.uniform(0.5, 1.5, n.shape), n)
+        made.append(n)
+    return made
