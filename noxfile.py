@@ -152,6 +152,14 @@ def models(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def sweep(session: nox.Session) -> None:
+    """Audit a hundred models and programs that nobody here chose, and count how many of the totals are right."""
+    libraries = ["diffusers", "equinox", "flax", "optax", "peft", "timm", "torchvision", "transformers"]
+    install(session, "jax", "torch", extra=libraries)
+    session.run("python", "sweep/run.py", *(session.posargs or ["torch_programs", "torch_models", "jax_programs"]))
+
+
+@nox.session(default=False)
 def conformance(session: nox.Session) -> None:
     """Run our ops on PyTorch's own samples of its ops and on ONNX's node tests; print how many of them ours take."""
     install(session, "jax", "torch", extra=["pytest", "expecttest", "onnx"])

@@ -17,7 +17,7 @@ from residuals_lab.frameworks import installed
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SIZES = {"wide": (1280, 2400), "narrow": (360, 2400)}
+SIZES = {"wide": (1400, 2400), "middle": (800, 2400), "narrow": (360, 3200)}
 LOOKS = {"light": 1, "dark": 0}  # the numbers of Blink's preferred colour scheme
 
 # Does what a reader does, and leaves what it finds in the title.
@@ -36,8 +36,20 @@ found.none = search("no such array"); found.again = search("");
 const link = section.querySelector(".findings a"); link.click();
 const row = document.activeElement;
 found.pointed = "#" + row.id === link.hash; found.open = row.querySelector("details").open;
-found.inside = row.querySelectorAll("details li").length; found.arrays = Number(row.cells[2].dataset.value);
-const spot = [...document.querySelectorAll(".spot")].find(spot => spot.getBoundingClientRect().height);
+const counts = [...row.querySelectorAll("details li")].map(li => Number(li.dataset.count));
+found.inside = counts.reduce((a, b) => a + b); found.arrays = Number(row.cells[2].dataset.value);
+const isSeen = a => a.getBoundingClientRect().height > 0;
+const spot = [...document.querySelectorAll(".spot")].find(isSeen);
+found.pictures = [...document.querySelectorAll(".lanes svg")].filter(isSeen).length;
+const width = document.documentElement.clientWidth;
+found.outside = [...document.querySelectorAll("td, .lanes text")].filter(isSeen)
+  .filter(a => a.getBoundingClientRect().right > width + 1).map(a => a.textContent);
+const colour = a => getComputedStyle(a).borderLeftColor;
+found.swatch = colour(document.querySelector(".kind"));
+found.bars = [...document.querySelectorAll(".lanes path")].map(a => getComputedStyle(a).fill);
+found.order = document.querySelector(".totals").compareDocumentPosition(document.querySelector(".lanes"));
+found.titles = document.body.innerText.split("decoder_torch.py:usual").length - 1;
+found.tree = [...document.querySelectorAll(".tree > *")].filter(isSeen).length;
 spot.focus(); found.said = document.getElementById("said").textContent;
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 document.title = JSON.stringify(found);
@@ -81,8 +93,14 @@ def test_a_reader_sorts_searches_opens_and_points(written: Path, size: str) -> N
     assert found["pointed"]
     assert found["open"]
     assert found["inside"] == found["arrays"] > 1
-    assert "GiB" in found["said"] or "KiB" in found["said"]
+    assert re.search(r"iB in \d+ arrays at .*decoder_torch.py:\d+", found["said"])
     assert found["overflow"] <= 0, "the page itself does not scroll sideways"
+    assert found["outside"] == [], "nothing is out of sight at the right"
+    assert found["pictures"] == 1
+    assert found["swatch"] in found["bars"], "a kind has the colour that it has in the picture"
+    assert found["order"] == 4, "the totals are before the picture"
+    assert found["titles"] == 1
+    assert found["tree"] > 3, "the tree shows the first modules"
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -31,6 +31,9 @@ def views(x):
     return (n.exp(y[:2]) * y[:2]).sum() + (n.cos(y[2:]) * y[2:]).sum() + (n.cos(y) * y).sum()
 """,
     "torch": """
+def not_proved(x):
+    return act(checkpoint(lambda x: n.cos(n.sin(x)), x, use_reentrant=False)).sum()
+
 lstm = torch.nn.LSTM(8, 16)
 
 def views(x):
@@ -129,6 +132,8 @@ def audits(framework: str, folder: Path) -> Documents:
     if framework == "torch":
         found += [printed("audit", f"{mine}:{name}", *one) for name in ("on_ctx", "pinned")]
         found += [printed("audit", f"{mine}:lstm", "--arg", "f32[5,2,8]", "--json")]
+        found += [printed("audit", f"{mine}:attend", *three, "--json", "--prove", "--concrete")]
+        found += [printed("audit", f"{mine}:not_proved", *one, "--prove")]
     return [("beside", printed("audit", *beside)), *(("audit", document) for document in found)]
 
 

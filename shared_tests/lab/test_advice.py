@@ -277,7 +277,6 @@ ELSE = {
     "a loss of two labels a row": "-pick(log_softmax(h @ w.T), n.stack([labels, labels], -1)).sum()",
     "a loss of one row": "-log_softmax(h @ w.T)[0, labels].sum()",
     "a loss of a number a class": "-pick(log_softmax(h @ w.T).T, labels[:40]).sum()",
-    "a loss with a bias": "-pick(log_softmax(linear(h, w, n.sum(w, 1))), labels).sum()",
     "a loss of capped logits": "-pick(log_softmax(n.tanh(h @ w.T)), labels).sum()",
     "a loss with label smoothing": "(lambda p: -pick(p, labels).sum() - p.mean())(log_softmax(h @ w.T))",
     "a loss with the square of the log-sum-exp": "(lambda z: (logsumexp(z) - pick(z, labels)[:, 0]"
@@ -573,13 +572,29 @@ def test_an_op_of_the_framework_comes_first_if_it_keeps_as_little(tmp_path: Path
     def said(by_hand: str) -> str:
         return str(audit(module("torch", tmp_path, by_hand).fn, *arguments("torch")))
 
-    assert "F.scaled_dot_product_attention or residuals_torch.flash_attention keeps" in said(
-        WRITTEN["flash_attention"][0]
-    )
+    import torch
+
+    once, ours = "F.scaled_dot_product_attention (no second derivative) or ", "residuals_torch.flash_attention keeps"
+    for shape in ((1, 2, 64, 16), (2, 64, 16), (64, 16)):
+        q = torch.ones(shape, requires_grad=True)
+        op = (once if len(shape) == 4 else "") + ours  # in fewer dimensions PyTorch's keeps the weights
+        assert f"; {op}" in str(audit(lambda q: torch.softmax(q @ q.mT, -1) @ q, q))
     options = '(…, approximate="tanh")'
     assert f"F.gelu{options} or residuals_torch.gelu{options} keeps" in said(WRITTEN["gelu"][0])
     assert "F.rms_norm" not in said(WRITTEN["rms_norm"][0]), "which keeps two arrays of the size of x"
     assert "F.linear_cross_entropy" not in said(WRITTEN["linear_cross_entropy"][0]), "which keeps the log-softmax"
+
+
+@pytest.mark.needs("torch")
+def test_what_a_norm_keeps_beside_its_result_is_not_that_result() -> None:
+    """The framework's own op stands there already; its input, a norm's result, is kept for it alone."""
+    from torch import nn, ones
+
+    x = ones(2, 8, 4, 4, requires_grad=True)
+    for before in (nn.GroupNorm(2, 8), nn.BatchNorm2d(8), nn.LayerNorm(4), nn.MaxPool2d(2)):
+        for function in (nn.SiLU(), nn.GELU()):
+            report = audit(nn.Sequential(before, function, nn.Conv2d(8, 8, 1)), x)
+            assert report.advice == [], (before, function)
 
 
 @BOTH

@@ -183,6 +183,12 @@ def test_a_process_in_the_poorest_locale_before_a_pipe_that_is_closed() -> None:
         ("audit mine.py:f --arg 'f32[9999999999999]' --concrete", "--arg: f32[9999999999999] cannot be made"),
         ("audit mine.py:f --arg 'f32[4]' --html .", "--html: expected a file, got the folder ."),
         ("audit '\udcff.py:f' --html a.html", r"target: expected a name that can be written into a file, got '\udcff"),
+        ("audit mien.py:f", "target: no file at mien.py; did you mean 'mine.py'?"),
+        ("audit mine.py", "or package.module:function, got 'mine.py'; it has f, two"),
+        ("audit .:f", "target: . is a folder; expected a file in it"),
+        ("audit mine.py:two --arg 'f32[4]' --arg 'z=f32[4]'", "; it takes x, y"),
+        ("audit mine.py:two --arg 'f32[4]'", "; it takes x, y"),
+        ("audit relative.py:f", "/__init__.py, and name it "),
         ("audit raises.inside:f", "target: raises.inside could not be imported: raises/__init__.py:1: SystemExit: 0"),
         ("audit lazy.py:f", "target: lazy.py could not be imported: lazy.py:1: ImportError: needs more"),
         ("audit mute.py:f", "target: mute.py could not be imported: mute.py:4: Mute"),
@@ -196,10 +202,23 @@ def test_bad_input_is_one_line(arguments: str, message: str, folder: Path, capsy
     Path("lazy.py").write_text("def __getattr__(name): raise ImportError('needs more')\n")
     Path("mute.py").write_text("class Mute(Exception):\n    def __str__(self): return self\n\nraise Mute\n")
     Path("\udcff.py").write_text(SOURCE)
+    Path("relative.py").write_text("from .mine import f")
     Path("raises").mkdir()
     Path("raises/__init__.py").write_text("raise SystemExit(0)\n")
     Path("raises/inside.py").write_text(SOURCE)
     assert_usage(run(capsys, *shlex.split(arguments)), message)
+
+
+def test_a_narrow_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors and help are broken at blanks; for a reader of lines an error stays one."""
+    monkeypatch.setenv("COLUMNS", "60")
+    wrong = ("compare", "nonsense")
+    assert len(run(capsys, *wrong)[2].splitlines()) == 1
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    said = run(capsys, *wrong)[2].splitlines()
+    assert len(said) > 1
+    pages = [run(capsys, *command, "--help")[1].splitlines() for command in (["audit"], ["compare"], ["lock", "write"])]
+    assert max(map(len, [*said, *(line for page in pages for line in page)])) <= 60
 
 
 def test_numbers_are_read_as_they_are_meant(folder: Path) -> None:

@@ -117,7 +117,7 @@ def test_many_ops_are_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     }
     code, out, _ = run(capsys, *expected)
     lines = out.splitlines()
-    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "saved"]) + 1 :])
+    table = iter(lines[next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "our"]) + 1 :])
     for op, numbers in expected.items():
         for label in ([op, frameworks.TITLES[INSTALLED[0]]], *([frameworks.TITLES[name]] for name in INSTALLED[1:])):
             line = next(table)
@@ -158,7 +158,7 @@ def test_a_wide_terminal_has_one_row_an_op_and_framework(
 ) -> None:
     summary.show(comparison, Console(width=200, highlight=False, force_terminal=True, color_system=None))
     lines = capsys.readouterr().out.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "saved"])
+    first = next(i for i, line in enumerate(lines) if line.split()[:2] == ["error", "our"])
     assert len(lines[first + 1 : lines.index("", first)]) == len(comparison.entries) * len(INSTALLED)
 
 

@@ -1,8 +1,10 @@
 """The picture of what a backward pass keeps: its data by hand-computed numbers, and that it is drawn."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 
 from residuals_lab.audit import audit
 from residuals_lab.errors import UsageError
-from residuals_lab.lanes import Note, Picture, draw
-from residuals_lab.lanes.figure import BARS, LIGHT, Column, _thinned, figure_of
-from residuals_lab.lanes.rows import rows_of, runs
+from residuals_lab.lanes import MOST_ROWS, Note, Picture, colours, draw, svg
+from residuals_lab.lanes.axis import runs
+from residuals_lab.lanes.figure import BARS, LIGHT, NARROW, WIDE, Column, _label, _thinned, figure_of, spoken
+from residuals_lab.lanes.rows import OTHERS, rows_of
 from residuals_lab.trace import Residual, Step, Trace, Value
 from residuals_lab.trace.lifetimes import lanes, staircase
 
@@ -154,7 +157,14 @@ def test_names_tell_the_rows_of_a_module_apart() -> None:
         replace(residual(f"{i}", 8, i, 9, line=f"a.py:{line}"), name="softmax", value=Value(i, (2,), dtype, 4))
         for i, (dtype, line) in enumerate(values)
     ]
-    names = [name for _, name, _ in shown(Trace(steps(5, 5), tuple(found)))]
+    rows = rows_of([Picture(Trace(steps(5, 5), tuple(found)))])
+    assert [(row.name, row.lines) for row in rows] == [
+        ("softmax, float32", ("a.py:1",)),
+        ("softmax, bfloat16", ("a.py:1",)),
+        ("softmax, bfloat16", ("a.py:2",)),
+    ]
+    again = [replace(r, line="", value=replace(r.value, shape=(1,) * i)) for i, r in enumerate(found)]
+    names = [name for _, name, _ in shown(Trace(steps(5, 5), tuple(again)))]
     assert names == ["softmax, float32", "softmax, bfloat16 (1)", "softmax, bfloat16 (2)"]
 
 
@@ -169,27 +179,143 @@ def test_many_parameters_are_one_row() -> None:
 
 def test_notes_are_numbered_where_their_arrays_are() -> None:
     notes = (Note("sin is kept twice", frozenset({"sin"})), Note("exp as well", frozenset({"exp", "elsewhere"})))
-    assert [row.notes for row in rows_of([Picture(SMALL, frozenset({"sin"}), notes)])] == [[], [1], [2]]
+    assert [row.notes for row in rows_of([Picture(SMALL, {"sin": "twice"}, notes)])] == [[], [1], [2]]
+
+
+def blocks(kind: str, norm: tuple[str, ...], line: int, lasts: tuple[str, ...] = ("log_softmax",)) -> Trace:
+    """Three blocks of a class, with a norm that keeps these and a linear that keeps one; the loss is in no module."""
+    found, made = [], [("net", "embed", 1)]
+    for i in range(3):
+        made += [(f"net/blocks/{i}/norm", name, 1) for name in norm] + [(f"net/blocks/{i}/fc", "matmul", 3)]
+    made += [("net", name, 5) for name in lasts]
+    end = 2 * len(made) - 1
+    for i, (module, name, size) in enumerate(made):
+        at = f"a.py:{line + size}"
+        found.append(residual(name, size, i + 1, end - i, number=i, storage=i, module=module, line=at))
+    scopes = {place: module for i, (module, _, _) in enumerate(made) for place in (i, end - i)}
+    return Trace(steps(len(made), len(made), scopes), tuple(found), classes={f"net/blocks/{i}": kind for i in range(3)})
+
+
+def test_rows_are_in_the_order_of_the_program_in_each_column() -> None:
+    plain, lean = blocks("Block", ("sub", "mul"), 10), blocks("Lean", ("norm", "rstd"), 40, ("logsumexp",))
+    assert [name for _, name, _ in shown(plain)] == ["embed", "sub", "mul", "matmul", "log_softmax"]
+    both = [(module, name) for module, name, _ in shown(plain, lean)]
+    assert both[1:5] == [("norm", "sub"), ("norm", "mul"), ("norm", "norm"), ("norm", "rstd")], "a module's together"
+    assert both[5:] == [("fc", "matmul"), ("", "log_softmax"), ("", "logsumexp")]
+    for most in (MOST_ROWS, 5):
+        rows = rows_of([Picture(plain), Picture(lean)], most)
+        for column in range(2):
+            begins = [s.levels[0].place for r in rows if r.name != OTHERS and (s := r.sides[column])]
+            assert begins == sorted(begins)
+
+
+def test_columns_share_the_rows_of_blocks_of_another_class_and_line() -> None:
+    plain, lean = blocks("Block", ("sub",), 10), blocks("Lean", ("norm",), 40)
+    found = {(module, name): kept for module, name, kept in shown(plain, lean)}
+    assert found["fc", "matmul"] == [9, 9]
+    assert found["", "log_softmax"] == [5, 5]
+    assert found["norm", "sub"] == [3, None]
+    storages = frozenset(r.storage for r in plain.residuals if r.name == "matmul")
+    noted = rows_of([Picture(plain, notes=(Note("other", storages),)), Picture(lean)])
+    assert [([side.nbytes for side in r.sides if side], r.notes) for r in noted if r.name == "matmul"] == [
+        ([9, 9], [1])
+    ]
+    mixed = replace(plain, classes={"net/blocks/0": "Conv", "net/blocks/1": "Attend", "net/blocks/2": "Conv"})
+    assert [kept for _, name, kept in shown(mixed) if name == "matmul"] == [[6], [3]], "two classes are two rows"
+
+
+@pytest.mark.parametrize("most", [MOST_ROWS, 7, 4])
+def test_the_rows_of_a_note_have_its_bytes(most: int) -> None:
+    trace = model(6, *(residual(f"r{'abcdefgh'[i]}", i + 1, 6, 6) for i in range(8)))
+    one, other = frozenset({"a_0", "a_3", "b_1", "ra"}), frozenset({"a_1", "b_2", "rb", "rh"})
+    notes = (Note("one", one), Note("other", other))
+    rows = rows_of([Picture(trace, notes=notes)], most)
+    sizes = {r.storage: r.storage_bytes for r in trace.residuals}
+    for number, note in enumerate(notes, 1):
+        of_note = [side for row in rows for side in row.sides if side and number in side.notes]
+        assert sum(side.nbytes for side in of_note) == sum(sizes[s] for s in note.storages)
+    assert len(rows) <= most
+
+
+def unet(names: tuple[str, ...]) -> Trace:
+    """Blocks of one class under these names, in each of which four modules make two arrays each."""
+    places = [(name, part, op) for name in names for part in ("n1", "c1", "n2", "c2") for op in ("sub", "div")]
+    end = 2 * len(places) - 1
+    found = [
+        residual(op, 8, i + 1, end - i, storage=i, module=f"net/{name}/{part}", line="a.py:7")
+        for i, (name, part, op) in enumerate(places)
+    ]
+    scopes = {place: f"net/{n}/{part}" for i, (n, part, _) in enumerate(places) for place in (i, end - i)}
+    classes = {f"net/{name}": "Res" for name in names} | {
+        f"net/{name}/{part}": "Norm" if part[0] == "n" else "Conv" for name, part, _ in places
+    }
+    return Trace(steps(len(places), len(places), scopes), tuple(found), classes=classes)
+
+
+def test_blocks_of_one_class_are_one_row_only_where_there_are_too_many() -> None:
+    few = {module for module, _, _ in shown(unet(("down", "up")))}
+    assert few == {f"{name}/{part}" for name in ("down", "up") for part in ("n1", "c1", "n2", "c2")}
+    trace = unet(("a", "b", "c", "d", "e"))
+    assert shown(trace) == [(part, op, [40]) for part in ("n1", "c1", "n2", "c2") for op in ("sub", "div")]
+    assert {module for module, _, _ in shown(trace, most=4)} == {"Norm", "Conv"}
+    one = replace(unet(("down", "up")), residuals=unet(("down", "up")).residuals[:2])
+    assert {module for module, _, _ in shown(one)} == {"down/n1"}, "also told from modules that have no row"
 
 
 def test_what_is_below_the_axis() -> None:
-    forward, backward = runs(SMALL, 4)
+    forward, backward = runs(SMALL)
     assert [run.name for run in forward + backward] == [f"op{i}" for i in range(8)]
-    assert runs(SMALL, 3) == (forward, backward), "many operations in no module"
-    forward, backward = runs(model(3), 2)
-    assert forward == [("layers/0", 0, 1), ("layers/1", 1, 2), ("layers/2", 2, 3)]
-    assert [run.name for run in backward] == ["layers/2", "layers/1", "layers/0"]
+    assert runs(Trace(steps(13, 4), ()))[0][-1] == ("op12", 12, 13), "many operations in no module, on a single line"
+    forward, backward = runs(model(13))
+    assert forward[:2] == [("layers/0", 0, 1), ("layers/1", 1, 2)]
+    assert [run.name for run in backward] == [f"layers/{i}" for i in reversed(range(13))]
+    scopes = {i: "f/g/own" if i < 20 else "f" if i < 24 else "f/g" for i in range(40)}
+    assert runs(Trace(steps(40, 0, scopes), ()))[0] == [("g/own", 0, 20), ("f", 20, 24), ("g", 24, 40)]
+    few = dict.fromkeys(range(30), "f/h") | {5: "einsum"} | dict.fromkeys(range(30, 100), "f/g")
+    assert [run.name for run in runs(Trace(steps(100, 0, few), ()))[0]] == ["h", "g"], (
+        "one scope outside is passed over"
+    )
+
+
+@pytest.mark.parametrize("layers", [13, 32, 500])
+def test_the_first_and_the_last_layer_are_below_the_axis(layers: int) -> None:
+    column = Column(Picture(model(layers)), 0, 300)
+    forward, backward = runs(column.trace)
+    for half, left in ((forward, 0), (backward, 150)):
+        found = _thinned(half, column, left)
+        assert {"layers 0", str(layers - 1)} <= {_label(run, column, forward) for run in found.values()}
+        assert list(found) == sorted(found)
+        between = {abs(int(a.own) - int(b.own)) for a, b in pairwise([*found.values()][1:-1])}
+        assert len(between) <= 1, "every second, or every fifth, or every tenth ..."
 
 
 def test_code_without_modules_has_lines_below_the_axis() -> None:
-    lines = [1, 1, 2, 3, 3, 2, 1, 1]
-    phases = ["forward"] * 4 + ["backward"] * 4
-    flat = [Step("mul", (), (), phase, line=f"src/a.py:{n}") for phase, n in zip(phases, lines, strict=True)]  # type: ignore[arg-type]
-    forward, backward = runs(Trace(tuple(flat), ()), 3)
-    assert forward == [("a.py:1", 0, 2), ("a.py:2", 2, 3), ("a.py:3", 3, 4)]
-    assert backward == [("a.py:3", 4, 5), ("a.py:2", 5, 6), ("a.py:1", 6, 8)]
-    short = Column(Picture(Trace(steps(200, 200), ())), 0, 300)
-    assert 2 <= len(_thinned(runs(short.trace, 12)[0], short, 0)) <= 12, "names, but not one on the other"
+    lines = [1] * 7 + [2] * 4 + [3] * 2
+    places = [*(("forward", n) for n in lines), *(("backward", n) for n in reversed(lines))]
+    flat = [Step("mul", (), (), phase, line=f"src/a.py:{n}") for phase, n in places]  # type: ignore[arg-type]
+    forward, backward = runs(Trace(tuple(flat), ()))
+    assert forward == [("a.py:1", 0, 7), ("a.py:2", 7, 11), ("a.py:3", 11, 13)]
+    assert backward == [("a.py:3", 13, 15), ("a.py:2", 15, 19), ("a.py:1", 19, 26)]
+
+
+def test_a_row_says_its_lines_its_waste_and_its_advice() -> None:
+    wasted = {"sub": "duplicate: the same values as x"}
+    trace = Trace(steps(4, 4), (residual("sub", 16, 1, 6, line="a.py:19"), residual("mul", 8, 2, 6, line="a.py:20")))
+    picture = Picture(trace, wasted, (Note("f would keep none of these", frozenset({"mul"})),))
+    (_, sub), (_, mul) = spoken({"": picture}, rows_of([picture]))
+    assert sub == "sub uint8[16]. 16 B in 1 array at a.py:19; all wasted, duplicate: the same values as x"
+    assert mul == "mul uint8[8]. 8 B in 1 array at a.py:20; advice 1: f would keep none of these"
+    assert re.findall("<title>(sub.*?)</title>", svg({"": picture})) == [sub]
+    assert {":19", ":20", "saved array :line of a.py"} <= {*re.findall(">([^<>]+)</text>", svg({"": picture}))}
+
+
+def test_a_picture_of_a_page_has_the_colours_of_the_page() -> None:
+    drawn = svg({"": Picture(SMALL)})
+    names = {*re.findall(r"var\(--([a-z-]+)\)", drawn)}
+    assert {"paper", "ink", "band", "new-new", "alive-input"} <= names
+    assert not re.findall("#[0-9a-f]{6}", drawn)
+    for is_dark in (False, True):
+        assert names <= {*re.findall(r"--([a-z-]+): #", colours(is_dark=is_dark))}
 
 
 @pytest.mark.needs("torch")
@@ -249,13 +375,17 @@ def long_names() -> Trace:
     return Trace(steps(40, 41, {i: f"net/{LONG}{i}" for i in range(81)}), tuple(found))
 
 
-@pytest.mark.parametrize("columns", [1, 2, 5])
+@pytest.mark.parametrize("columns", [1, 2, 5, "narrow"])
 @pytest.mark.parametrize("trace", [SMALL, model(32), long_names()], ids=["small", "model", "long names"])
-def test_no_text_lies_over_a_text_or_a_bar(trace: Trace, columns: int) -> None:
+def test_no_text_lies_over_a_text_or_a_bar(trace: Trace, columns: int | str) -> None:
     notes = tuple(Note(f"advice number {i}, of some length", frozenset({"sin", "a_3", "b_3"})) for i in range(12))
-    pictures = {f"{i} {LONG}": Picture(trace, frozenset({"sin"}), notes) for i in range(columns)}
+    sizes = NARROW if columns == "narrow" else WIDE
+    pictures = {
+        f"{i} {LONG}": Picture(trace, {"sin": "twice"}, notes)
+        for i in range(1 if isinstance(columns, str) else columns)
+    }
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "text.parse_math": False}):
-        figure = figure_of(pictures, rows_of([*pictures.values()]), LIGHT)
+        figure = figure_of(pictures, rows_of([*pictures.values()]), LIGHT, sizes)
         figure.canvas.draw()
         (axes,) = figure.axes
         written = [(text.get_text(), text.get_window_extent()) for text in axes.texts]
@@ -278,10 +408,26 @@ def overlaps(a: Any, b: Any) -> bool:
     return bool(wide > 1 and high > 1)
 
 
-def test_a_picture_of_500_arrays_is_small(tmp_path: Path) -> None:
-    layers = 123
-    trace = model(layers, residual("logits", 999, layers, layers))
-    draw({"usual": Picture(trace), "lean": Picture(trace)}, tmp_path / "lanes.svg")
+def uneven(layers: int, rows: int) -> Picture:
+    """Layers that keep arrays of other sizes each, every second of them wasted: no step of a row is like another."""
+    places = [(i, j) for i in range(layers) for j in range(rows)]
+    end = 2 * len(places) - 1
+    found = [
+        residual(
+            f"r{'abcdefghijklmnopqrstuvwx'[j]}", 7919 * n * n % 1000 + 1, n + 1, end - n, storage=n, module=f"f/b/{i}"
+        )
+        for n, (i, j) in enumerate(places)
+    ]
+    scopes = {place: f"f/b/{i}" for n, (i, _) in enumerate(places) for place in (n, end - n)}
+    return Picture(
+        Trace(steps(len(places), len(places), scopes), tuple(found)), {n: "" for n in range(end) if n * n % 7 < 3}
+    )
+
+
+@pytest.mark.parametrize(("layers", "rows"), [(500, 3), (100, 24)])
+def test_a_picture_is_below_100_000_bytes(layers: int, rows: int, tmp_path: Path) -> None:
+    picture = uneven(layers, rows)
+    draw({"usual": picture, "lean": picture}, tmp_path / "lanes.svg")
     assert (tmp_path / "lanes.svg").stat().st_size < 100_000
 
 

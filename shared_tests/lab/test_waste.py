@@ -55,6 +55,16 @@ def test_planted_faults_are_named(framework: str, fault: str, tmp_path: Path) ->
 
 
 @BOTH
+def test_one_step_is_one_and_a_few_are_a_few(framework: str, tmp_path: Path) -> None:
+    """Each of the sums is one addition after the other, but of what is kept anyway the second is two."""
+    for saved, how in (("x, x + 1", "one cheap add of"), ("x, x + 1, x + 1 + x", "a few cheap steps of")):
+        gradient = " * ".join(["g", *(f"n.cos(r[{i}])" for i in range(saved.count(",") + 1))])
+        found = audit(module(framework, tmp_path, saved, gradient)["fn"], array(framework, 4, 8)).findings
+        assert {f.what for f in found} == {"derivable"}
+        assert all(f.why.startswith(how) for f in found), found
+
+
+@BOTH
 def test_what_wastes_most_comes_first(framework: str, tmp_path: Path) -> None:
     fn = module(framework, tmp_path, "x > 0, copy(n.sin(x))", "g * n.sqrt(1 - r[1] * r[1])")["fn"]
     found = audit(fn, array(framework, 4, 8)).findings

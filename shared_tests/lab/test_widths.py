@@ -1,6 +1,7 @@
 """The audit on terminals of 60 to 200 columns: no word is broken, no number cropped, nothing left out."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from residuals_lab import frameworks
 from residuals_lab.audit import Audit
-from residuals_lab.audit.table import show_all
+from residuals_lab.audit.table import show_all, show_rows
 from residuals_lab.show import say
 from residuals_lab.trace import Residual, Step, Trace, Value
 from residuals_lab.trace.groups import rows
@@ -70,7 +71,7 @@ def words(found: list[Audit], width: int, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_width_loses_a_word(width: int, beside: bool, capsys: pytest.CaptureFixture[str]) -> None:
     found = audits(trace(2, is_wide=True), *([trace(40, is_wide=False)] if beside else []))
-    heads = {"why"}  # of a column that needs no head where it stands on a line of its own
+    heads = {"why", "kind", "array", "dtype"}  # that what stands on a line of its own does not need
     assert words(found, 1000, capsys) - heads <= words(found, width, capsys)
 
 
@@ -101,3 +102,51 @@ def test_where_a_line_is_broken(text: Any, width: int, lines: list[str], capsys:
     console = Console(width=width, highlight=False, force_terminal=True, color_system=None, soft_wrap=True)
     say(console, Text(text), indent=2)
     assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_cell_stands_below_its_head(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=width, force_terminal=True, color_system=None, soft_wrap=True)
+    rows = [
+        ["1 MiB", "softmax", "new", "float32[8, 8]", "here", "exp"],
+        ["10 B", "x", "parameter", "bool[4]", "–", "–"],
+    ]
+    show_rows(
+        console, ["saved", "residual", "kind", "array", "made at", "read by"], rows, 1, 4, ("made at ", "read by ")
+    )
+    head, *lines = capsys.readouterr().out.splitlines()
+    for i, title in enumerate(("residual", "kind"), 1):
+        assert all(any(line[head.index(title) :].startswith(row[i]) for line in lines) for row in rows)
+
+
+def test_a_tree_of_modules_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    found = trace(40, is_wide=False)
+    at = [replace(r, module=r.module if i % 4 < 3 else "GPT") for i, r in enumerate(found.residuals)]
+    (report,) = audits(replace(found, residuals=tuple(at)))
+    assert {"itself"} <= words([report], 80, capsys)
+    assert "itself" not in words(audits(found), 80, capsys)
+
+
+def test_what_is_wasted_is_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    found = trace(2, is_wide=True)
+    small = replace(found.residuals[1], value=Value(9, (4,), "float32", 4), storage=9, storage_bytes=16, nbytes=16)
+    unused = [
+        replace(r, reads=(), is_needed=False, name="unused", line=f"a:{i}")
+        for i, r in enumerate((found.residuals[1], small, replace(small, storage=10)))
+    ]
+    values = {r.value.number: r.value for r in unused} | found.values
+    (report,) = audits(replace(found, residuals=(found.residuals[0], *unused), values=values))
+    words([report], 80, capsys)
+    show_all([report], Console(width=80, color_system=None), 12, None)
+    out = capsys.readouterr().out
+    assert "Wasted: 16 MiB of 16 MiB" in out
+    assert "32 B  in 2 more" in out
+
+
+@pytest.mark.parametrize("by", ["source", "module", "kind"])
+def test_sums_are_one_view_and_repeat_nothing(by: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=80, color_system=None, highlight=False)
+    show_all(audits(trace(40, is_wide=False)), console, 12, by, is_drawn=True)
+    out = capsys.readouterr().out
+    assert "Wasted" not in out
+    assert "Next: --beside TARGET compares\n" in out

@@ -96,11 +96,22 @@ def test_a_conversion_allocates_nothing_and_keeps_its_device() -> None:
     assert (moved.weight.device.type, million.weight is moved.weight) == ("meta", False)
 
 
-def test_pytorch_is_afterwards_as_it_was() -> None:
-    before = torch.utils.swap_tensors, Tensor.__deepcopy__
+def test_weights_that_are_drawn_again_until_they_fit() -> None:
+    """As those of most vision transformers; wherever the bounds are."""
+    real = nn.init.trunc_normal_(torch.empty(100), a=0.0, b=1.0)
     with frameworks.load("torch").abstractly():
-        assert before != (torch.utils.swap_tensors, Tensor.__deepcopy__)
-    assert before == (torch.utils.swap_tensors, Tensor.__deepcopy__)
+        for bounds in ((-2.0, 2.0), (0.0, 0.1), (3.0, 4.0)):
+            weight = nn.init.trunc_normal_(nn.Parameter(torch.empty(4, 4)), 0.0, 1.0, *bounds)
+            assert weight.requires_grad
+    assert 0 <= real.min() <= real.max() <= 1
+
+
+def test_pytorch_is_afterwards_as_it_was() -> None:
+    before = torch.utils.swap_tensors, Tensor.__deepcopy__, nn.init._no_grad_trunc_normal_
+    with frameworks.load("torch").abstractly():
+        now = torch.utils.swap_tensors, Tensor.__deepcopy__, nn.init._no_grad_trunc_normal_
+        assert all(a is not b for a, b in zip(before, now, strict=True))
+    assert before == (torch.utils.swap_tensors, Tensor.__deepcopy__, nn.init._no_grad_trunc_normal_)
 
 
 def test_numbers_that_the_program_itself_spells_out_are_there() -> None:

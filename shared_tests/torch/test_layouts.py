@@ -108,6 +108,45 @@ def test_axes_of_length_one(made: str) -> None:
             assert run == fake, (shape, x.stride())
 
 
+IDS, BAGS = torch.tensor([3, 1, 4, 1, 5, 2]), torch.tensor([0, 3, 6])
+ROOMY: dict[str, Callable[[Tensor], Tensor]] = {
+    "a mean of squares": lambda x: F.mse_loss(x, x.sin()).sqrt(),
+    "a sum of a loss": lambda x: F.smooth_l1_loss(x.exp(), x, reduction="sum").exp(),
+    "a margin": lambda x: F.soft_margin_loss(x, x.detach().sign()).square(),
+    "an entropy": lambda x: F.binary_cross_entropy(x.sigmoid(), x.detach().sigmoid()).square(),
+    "a loss that is not reduced": lambda x: F.mse_loss(x, x + 1, reduction="none").sqrt(),
+    "patches, put back": lambda x: F.fold(F.unfold(x[None, None], 3).sin(), (4, 6), 3).sin(),
+    "patches with gaps": lambda x: F.unfold(x[None, None], 2, stride=4).exp().square(),
+    "a window": lambda x: x * torch.hann_window(6),
+    "a window of all": lambda x: x * torch.kaiser_window(6, periodic=False),
+    "bags of rows": lambda x: F.embedding_bag(IDS, x.mT, BAGS[:2], mode="mean").sin(),
+    "bags that are summed": lambda x: F.embedding_bag(IDS, x.mT.contiguous().bfloat16(), BAGS, mode="sum").sin(),
+    "bags that end": lambda x: F.embedding_bag(IDS, x.mT, BAGS, mode="max", include_last_offset=True).sin(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("made", ROOMY)
+def test_memory_beyond_what_a_result_shows(made: str) -> None:
+    """Twice, since PyTorch remembers what it makes of an operation on fake tensors, but not in how much memory."""
+    x = torch.rand(4, 6, requires_grad=True)
+    expected = audit(ROOMY[made], x, is_concrete=True).new_bytes
+    assert [audit(ROOMY[made], x).new_bytes for _ in range(2)] == [expected] * 2
+    assert not audit(ROOMY[made], x).trace.unsure
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_groups(dtype: torch.dtype) -> None:
+    """Those of a mixture of experts, and those that its backward makes."""
+    x, w = torch.rand(6, 8, dtype=dtype, requires_grad=True), torch.rand(2, 16, 8, dtype=dtype, requires_grad=True)
+
+    def fn(x: Tensor, w: Tensor) -> Tensor:
+        return F.grouped_mm(x, w.mT, offs=torch.tensor([2, 6], dtype=torch.int32)).sin()
+
+    assert audit(fn, x, w).new_bytes == audit(fn, x, w, is_concrete=True).new_bytes
+    made = audit(fn, x, w).trace
+    assert [s.op for s in made.steps].count("_grouped_mm") == 3
+
+
 def test_the_strides_of_a_view() -> None:
     """Those that PyTorch gives, for views of every kind, and None where it refuses one."""
     draw = random.Random(0)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,12 +13,38 @@ from residuals_lab.errors import UsageError, guess
 FRAMEWORKS = ("jax", "torch")
 DTYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
+WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}  # how lines are broken
+
 EXIT_CODES = """\
 exit codes: 0 fine; 1 a check failed; 2 wrong usage or input; 3 no framework"""
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help as it is written, for 80 columns; on a narrower terminal in as many lines as it needs."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if max(map(len, text.splitlines()), default=0) <= width:
+            return text
+        return "\n\n".join(self._paragraph(part, width) for part in text.rstrip("\n").split("\n\n")) + "\n"
+
+    def _paragraph(self, text: str, width: int) -> str:
+        lines = text.split("\n")
+        if any(line.startswith(" ") for line in lines):  # a table, a row a line
+            return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 6, **WHOLE) for line in lines)
+        return textwrap.fill(" ".join(lines), width, **WHOLE)
+
+    def _format_usage(self, *how: Any) -> str:
+        lines = super()._format_usage(*how).rstrip("\n").split("\n")
+        joined = [re.sub(r"\[[^\]]*\]", lambda option: option[0].replace(" ", "\0"), line) for line in lines]
+        filled = [textwrap.fill(line, self._width, subsequent_indent=" " * 11, **WHOLE) for line in joined]
+        return "\n".join(filled).replace("\0", " ") + "\n\n"
+
+
 class Parser(argparse.ArgumentParser):
     """One line for a wrong argument instead of a page of usage."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **how})
 
     def error(self, message: str) -> NoReturn:
         chosen = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)

@@ -4,7 +4,9 @@ import codecs
 import contextlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 
 # The signs that we print and an encoding may lack, each with one that every encoding has and that is as wide.
 PLAIN = {"–": "-", "−": "-", "→": ">", "×": "x", "·": "*", "…": ".", "✓": "+", "✗": "x"}
@@ -29,10 +31,19 @@ def _plain(problem: UnicodeError) -> tuple[str, int]:
 
 
 def last_words(message: str) -> None:
-    """Say in one line why the command ends, and drop output that nobody reads, which Python would try again at exit."""
+    """Say in one line why the command ends, and drop output that nobody reads, which Python would try again at exit.
+
+    On a terminal the line is broken at blanks.
+    """
     with contextlib.suppress(OSError):
         if message:
-            print(f"residuals: {' '.join(message.splitlines())}", file=sys.stderr)
+            line = f"residuals: {' '.join(message.splitlines())}"
+            if sys.stderr.isatty():  # where nothing reads lines but somebody
+                width = shutil.get_terminal_size().columns
+                line = textwrap.fill(
+                    line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+                )
+            print(line, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

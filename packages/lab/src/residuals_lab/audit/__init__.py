@@ -17,6 +17,7 @@ from typing import Any
 
 from residuals_lab import frameworks
 from residuals_lab.audit.advice import Advice, advice
+from residuals_lab.audit.proof import Given, Proof, prove
 from residuals_lab.audit.waste import Waste, waste
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
@@ -49,6 +50,7 @@ class Audit:
     trace: Trace
     adapter: Framework
     compiled: Compiled | None = None  # the arrays kept after XLA or `torch.compile`, if asked for
+    proof: Proof | None = None  # what the advice frees when it is taken, if asked for
 
     @property
     def residuals(self) -> tuple[Residual, ...]:
@@ -87,7 +89,7 @@ class Audit:
     @property
     def picture(self) -> Picture:
         """Its column in the lanes: what is wasted is hatched, and each advice is a note."""
-        wasted = frozenset(storage for found in self.findings for storage in found.storages)
+        wasted = {storage: f"{found.what}: {found.why}" for found in self.findings for storage in found.storages}
         return Picture(self.trace, wasted, tuple(Note(said(one), one.storages) for one in self.advice))
 
     def document(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ def audit(
     framework: str | None = None,
     is_concrete: bool = False,
     compiled: bool = False,
+    is_proved: bool = False,
     name: str | None = None,
     **kwargs: Any,
 ) -> Audit:
@@ -141,6 +144,7 @@ def audit(
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
         is_concrete: compute the forward on the arrays themselves, for code whose path depends on their numbers.
         compiled: also report what is kept after XLA or `torch.compile`.
+        is_proved: also take the advice: trace the forward again with the ops in place of what they replace.
         name: what to call the function in the report.
         **kwargs: its keyword arguments, as `args`.
 
@@ -160,6 +164,9 @@ def audit(
     except (Exception, SystemExit) as problem:  # an exception of any kind: the function is not ours
         raise UsageError(explained(problem, is_concrete)) from problem
     found = Audit(name, adapter.TITLE, trace, adapter)
+    if is_proved:
+        given = Given(flat, arrays, names, roles, not is_concrete)
+        found = replace(found, proof=prove(found.advice, trace, adapter, given))
     if not compiled:
         return found
     marked = map(as_marked, (*args, *kwargs.values()))

@@ -52,7 +52,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=EXAMPLES + options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals audit TARGET [--arg SPEC ...]\n         [--beside TARGET [--arg SPEC ...]] [options]",
     )
     parser.set_defaults(run=run, targets=[], early=[])
@@ -80,6 +79,9 @@ def add_to(commands: Any, help: str) -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), help="where arrays are made, and whose kernels run")
     parser.add_argument("--top", type=options.size, default=12, metavar="N", help="rows of a table (default: 12)")
     parser.add_argument("--by", choices=("source", "module", "kind"), help="sum up instead of listing arrays")
+    parser.add_argument(
+        "--prove", action="store_true", help="take the advice: trace it all again with the ops in place"
+    )
     parser.add_argument("--compiled", action="store_true", help="also what is kept after compilation")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--html", type=options.path, metavar="FILE", help="also write the report as a page")
@@ -107,9 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         if more:
             raise UsageError(f"--framework: expected it once for {target}, got {', '.join([str(framework), *more])}")
         with show.progress(f"tracing {target}"):
-            audits.append(
-                audit_target(target, specs, framework, arguments.concrete, arguments.compiled, arguments.device)
-            )
+            how = {"compiled": arguments.compiled, "is_proved": arguments.prove}
+            audits.append(audit_target(target, specs, framework, arguments.concrete, device=arguments.device, **how))
     if arguments.plot:
         from residuals_lab import lanes
 
@@ -122,5 +123,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(document.documents(audits, arguments.by))
     else:
-        table.show_all(audits, show.console(), arguments.top, arguments.by)
+        table.show_all(audits, show.console(), arguments.top, arguments.by, is_drawn=bool(arguments.plot))
     return 0

@@ -5,6 +5,7 @@ from typing import Any
 
 from residuals_lab.audit import Audit
 from residuals_lab.audit.matching import Side, explained, matched
+from residuals_lab.audit.proof import Proof
 from residuals_lab.frameworks.compiled import Compiled
 from residuals_lab.trace.document import SCHEMA_VERSION, kept, repeats
 from residuals_lab.trace.groups import Branch, By, by, tree
@@ -53,9 +54,22 @@ def document(audit: Audit, group: By | None = None) -> dict[str, Any]:
             }
             for a in audit.advice
         ],
+        "proof": audit.proof and _proof(audit.proof),
         "modules": _branch(tree(trace)),
         "by": {group: _sums(audit, group)} if group else None,
         "compiled": audit.compiled and _compiled(audit.compiled),
+    }
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    """The advice taken, in its order."""
+    return {
+        "said_bytes": proof.said,
+        "freed_bytes": proof.freed,
+        "why": proof.why,
+        "error": proof.error,
+        "allowed": proof.allowed,
+        "advice": [{"freed_bytes": one.freed, "is_true": one.is_true, "why": one.why} for one in proof.taken],
     }
 
 

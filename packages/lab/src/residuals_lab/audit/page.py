@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.terminal_theme import TerminalTheme
 from residuals_lab.audit import Audit, said, titled
 from residuals_lab.audit.advice import Advice
 from residuals_lab.audit.table import show_all, totals
+from residuals_lab.lanes import colour_of, colours, svg
 from residuals_lab.show import can_draw, size
 from residuals_lab.trace.groups import Branch, Row, alike, rows, tree
 
@@ -34,22 +36,36 @@ def html(reports: Sequence[Audit], top: int = 30) -> str:
 
 def page(audits: Sequence[Audit]) -> str:
     """A page of its own, light or dark as its reader has it: it needs no script but to sort, to search and to point."""
-    drawn = ""
-    if can_draw():
-        from residuals_lab import lanes
-
-        pictures = {title: audit.picture for title, audit in titled(audits).items()}
-        for look in ("light", "dark"):
-            picture = lanes.svg(pictures, is_dark=look == "dark", is_live=True)
-            drawn += f'<div class="{look} lanes">{picture}</div>\n'
-    sections = [_section(title, audit, i) for i, (title, audit) in enumerate(titled(audits).items())]
+    named = titled(audits)
+    values = {
+        "light": colours(is_dark=False),
+        "dark": colours(is_dark=True),
+        "title": escape(" and ".join(named)),
+        "head": escape(next(iter(named))) if len(named) == 1 else "side by side",
+        "totals": "\n".join(
+            f'<p class="totals">{f"<b>{escape(title)}</b> " if len(named) > 1 else ""}{escape(totals(audit))}</p>'
+            for title, audit in named.items()
+        ),
+        "lanes": _lanes(named) if can_draw() else "",
+        "sections": "\n".join(
+            _section(title, audit, i, len(named) > 1) for i, (title, audit) in enumerate(named.items())
+        ),
+    }
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    title = escape(" and ".join(titled(audits)))
-    return text.replace("{title}", title).replace("{lanes}", drawn).replace("{sections}", "\n".join(sections))
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
 
 
-def _section(title: str, audit: Audit, number: int) -> str:
-    """One audit: its totals, what is wasted and advised, its arrays, its modules."""
+def _lanes(named: Mapping[str, Audit]) -> str:
+    """The picture for a wide screen, and for a narrow one a picture of each audit; a single one needs no name."""
+    pictures = {title if len(named) > 1 else "": audit.picture for title, audit in named.items()}
+    drawn = [f'<div class="wide lanes">{svg(pictures)}</div>']
+    for i, (title, picture) in enumerate(pictures.items(), 1):
+        drawn.append(f'<div class="narrow lanes">{svg({title: picture}, narrow=i)}</div>')
+    return "\n".join(drawn)
+
+
+def _section(title: str, audit: Audit, number: int, has_title: bool) -> str:
+    """One audit: what is wasted and advised, its arrays, its modules."""
     found = rows(audit.trace)
     places: dict[Hashable, tuple[str, str]] = {}  # storage → the row of the table that has it, and its name
     for i, row in enumerate(found):
@@ -76,8 +92,7 @@ def _section(title: str, audit: Audit, number: int) -> str:
         for head in ("saved", "new", "arrays", "residual", "kind", "array", "made at", "read by")
     )
     return f"""<section>
-<h2>{escape(title)}</h2>
-<p class="totals">{escape(totals(audit))}</p>
+{f"<h2>{escape(title)}</h2>" if has_title else ""}
 {"".join(lists)}
 <h3>Saved arrays</h3>
 <label>Search <input type="search" placeholder="a name, a line, a shape"></label> <output></output>
@@ -109,18 +124,15 @@ def _row(row: Row, audit: Audit, place: str) -> str:
     r = row.residual
     name = escape(r.name if r.name == r.op or not r.op else f"{r.name} = {r.op}")
     if row.count > 1:
-        arrays = "".join(
-            f"<li>{size(a.storage_bytes)} {escape(a.name)} <code>{a.value}</code> {escape(a.module)}</li>"
-            for a in row.residuals
-        )
-        name = f"<details><summary>{name}</summary><ul>{arrays}</ul></details>"
+        name = f"<details><summary>{name}</summary><ul>{_arrays(row)}</ul></details>"
     readers = "nothing" if r.is_unused else ", ".join(audit.trace.readers(r)) or "–"
+    colour = f"border-color: var(--{colour_of(r.is_new, r.kind)})"
     cells = (
         f'<td class="number" data-value="{row.nbytes}">{size(row.nbytes)}</td>',
         f'<td class="number" data-value="{row.new_bytes}">{size(row.new_bytes)}</td>',
         f'<td class="number" data-value="{row.count}">{row.count:,}</td>',
         f"<td>{name}</td>",
-        f'<td><span class="kind {r.kind}">{r.kind}</span></td>',
+        f'<td><span class="kind" style="{colour}">{r.kind}</span></td>',
         f"<td><code>{escape(row.array)}</code></td>",
         f"<td><code>{escape(r.line or '–')}</code></td>",
         f"<td>{escape(readers)}</td>",
@@ -128,12 +140,26 @@ def _row(row: Row, audit: Audit, place: str) -> str:
     return f'<tr id="{place}" tabindex="-1">{"".join(cells)}</tr>'
 
 
-def _modules(branch: Branch) -> str:
-    """The tree of modules, to be opened."""
+def _arrays(row: Row) -> str:
+    """The arrays of a row: those of all layers in one line, from the first module to the last."""
+    found: dict[tuple[int, str, str], list[str]] = defaultdict(list)
+    for a in row.residuals:
+        found[a.storage_bytes, str(a.value), alike(a.module)].append(a.module)
+    return "".join(
+        f'<li data-count="{len(modules)}">{f"{len(modules):,} × " if len(modules) > 1 else ""}{size(nbytes)} '
+        f"<code>{array}</code> {escape(' … '.join(dict.fromkeys((modules[0], modules[-1]))))}</li>"
+        for (nbytes, array, _), modules in found.items()
+    )
+
+
+def _modules(branch: Branch, is_open: bool = True) -> str:
+    """The tree of modules, opened down to the first that has several in it; what a module has by itself is a line."""
     inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
     many = f" ({len(branch.paths)} alike)" if len(branch.paths) > 1 else ""
     label = f"<b>{size(branch.new_bytes)}</b> {escape(branch.title or 'all')}{many}"
     if not inside:
         return f"<p class='leaf'>{label}</p>"
-    is_open = " open" if not branch.title else ""
-    return f"<details class='tree'{is_open}><summary>{label}</summary>{''.join(map(_modules, inside))}</details>"
+    own = branch.new_bytes - sum(b.new_bytes for b in inside)
+    lines = [_modules(b, is_open and len(inside) == 1) for b in inside]
+    lines += [f"<p class='leaf'><b>{size(own)}</b> itself</p>"] if own else []
+    return f"<details class='tree'{' open' * is_open}><summary>{label}</summary>{''.join(lines)}</details>"

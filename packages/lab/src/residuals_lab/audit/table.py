@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ from residuals_lab.trace.groups import Branch, By, by, rows, tree
 
 COLOURS = {"new": "yellow", "hidden": "red", "view": "magenta", "input": "blue", "output": "green", "parameter": "dim"}
 DEPTH = 4  # of modules in modules
+LEAST = 0.01  # of the new memory: what is less is summed up
 
 
 def show(report: Audit, console: Console, top: int = 12, group: By | None = None) -> None:
@@ -26,17 +28,19 @@ def show(report: Audit, console: Console, top: int = 12, group: By | None = None
     say(console, Text.assemble((report.target, "bold"), f"  {report.framework}{_device(trace)}, before compilation"))
     say(console, totals(report))
     console.print()
-    if group:
+    if group:  # one more view of the arrays, for somebody who has read the rest
         _show_groups(trace, group, top, console)
-    else:
-        _show_largest(trace, top, console)
-    if not group and len(trace.residuals) > top and (modules := tree(trace)).branches:
+        return
+    _show_largest(trace, top, console)
+    if len(trace.residuals) > top and (modules := tree(trace)).branches:
         console.print()
         console.print(_modules(modules))
+    wasted = size(sum(f.nbytes for f in report.findings))
     parts: dict[str, tuple[int, Sequence[str | Text]]] = {  # with the indent of what has no room on the first line
-        "Wasted": (23, _waste(report, top)),
+        f"Wasted: {wasted} of {size(trace.new_bytes)}": (23, _waste(report, top)),
         "Repeated": (17, _repeats(report, top)),
         "Advice": (17, _advice(report)),
+        "Advice taken": (17, _taken(report)),
         "After compilation": (12, _after(report)),
     }
     for title, (indent, lines) in parts.items():
@@ -93,17 +97,20 @@ def _without_padding(lines: str) -> str:
     return re.sub(" +$", "", lines, flags=re.MULTILINE)
 
 
-def show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None) -> None:
+def show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None, is_drawn: bool = False) -> None:
     """Print one report, or two and their differences."""
     if console.is_terminal or console.record:
-        _show_all(reports, console, top, group)
+        _show_all(reports, console, top, group, is_drawn)
         return
     with console.capture() as captured:
-        _show_all(reports, console, top, group)
+        _show_all(reports, console, top, group, is_drawn)
     console.file.write(_without_padding(captured.get()))
 
 
-def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None) -> None:
+def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | None, is_drawn: bool) -> None:
+    if len(reports) == 2:  # what one looks for comes first
+        say(console, Text(_verdict(*reports), "bold"))
+        console.print()
     for report in reports:
         show(report, console, top, group)
         console.print()
@@ -111,15 +118,16 @@ def _show_all(reports: Sequence[Audit], console: Console, top: int, group: By | 
         _show_beside(reports[0], reports[1], console, top)
     elif not console.record:  # a page has the picture
         every = len(rows(reports[0].trace))
-        more = f"--top {every} shows every array, " if not group and every > top else ""
-        more += "--plot lanes.svg draws it, " if can_draw() else ""
-        say(console, f"Next: {more}--beside TARGET compares, --by module sums up")
+        more = [f"--top {every} shows every array"] if not group and every > top else []
+        more += ["--plot lanes.svg draws it"] if can_draw() and not is_drawn else []
+        more += ["--beside TARGET compares", *([] if group else ["--by module sums up"])]
+        say(console, f"Next: {', '.join(more)}")
 
 
 def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
     titles = list(titled([left, right]))
     console.print(Text("Side by side: new memory by the operation that makes it", "bold"))
-    short = [title.rpartition("/")[2] for title in titles]
+    short = [report.target.rpartition("/")[2] for report in (left, right)]
     found = matched(left.trace, right.trace)
     shown = []
     for m in found[:top]:
@@ -129,12 +137,17 @@ def _show_beside(left: Audit, right: Audit, console: Console, top: int) -> None:
         at = " | ".join(line.rpartition("/")[2] for line in lines)
         shown.append([f"{sign}{size(abs(m.difference))}", *sides, m.name, m.dtype, at, explained(m)])
     heads = ["difference", *(short if short[0] != short[1] else titles), "made by", "dtype", "at", "why"]
-    _show_rows(console, heads, shown, 3, 5, ("at ", ""))
+    show_rows(console, heads, shown, 3, 5, ("at ", ""))
+    if (rest := len(found) - top) > 0:
+        say(console, f"{rest} more row{'' if rest == 1 else 's'}")
+
+
+def _verdict(left: Audit, right: Audit) -> str:
+    """Which of two keeps more."""
+    first, second = titled([left, right])
     difference = right.new_bytes - left.new_bytes
     what = "as much" if not difference else f"{size(abs(difference))} {'more' if difference > 0 else 'less'}"
-    rest = len(found) - top
-    more = f"; {rest} more row{'' if rest == 1 else 's'}" if rest > 0 else ""
-    say(console, f"{titles[1]} keeps {what} new memory{more}.")
+    return f"{second} keeps {what} new memory {'as' if not difference else 'than'} {first}."
 
 
 def totals(report: Audit) -> str:
@@ -153,7 +166,7 @@ def totals(report: Audit) -> str:
 Cell = str | Text
 
 
-def _show_rows(
+def show_rows(
     console: Console,
     heads: Sequence[str],
     rows: Sequence[Sequence[Cell]],
@@ -163,8 +176,8 @@ def _show_rows(
 ) -> None:
     """A table of some numbers, a name, and what else is known.
 
-    Where a terminal is too narrow for the table, a row is two lines: `above` cells, and below them the others, each
-    with a word before it.
+    Where a terminal is too narrow for the table, a row is two lines: `above` cells, or as many of them as stand side by
+    side, and below them the others, the last of them with a word of `words` before each.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for i, head in enumerate(heads):
@@ -174,18 +187,42 @@ def _show_rows(
     if fits(console, table):
         console.print(table)
         return
-    wide = [max(len(str(row[i])) for row in rows) for i in range(numbers)]
-    named = [head if len(head) <= n else f"({i})" for i, (head, n) in enumerate(zip(heads, wide, strict=False), 1)]
-    for short, head in zip(named, heads, strict=False):
+    words = [*[""] * (len(heads) - len(words)), *words]
+    named = [
+        head if len(head) <= n else f"({i})" for i, (head, n) in enumerate(zip(heads, _wide(rows), strict=True), 1)
+    ]
+    ways = [(use, n) for use in (list(heads), [*named[:numbers], *heads[numbers:]]) for n in range(above, numbers, -1)]
+    if sum(_wide([heads, *rows])[:numbers]) > console.width / 2:  # which leaves no room for what stands below
+        ways = ways[len(ways) // 2 :]
+    heads_above, above = next(((use, n) for use, n in ways if _fit([use, *rows], n, console)), (ways[-1]))
+    for short, head in zip(heads_above, heads, strict=True):
         if short != head:
             say(console, f"{short} {head}", indent=4)
-    for row in [[Text(head, "bold") for head in (*named, *heads[numbers:above])], *rows]:
-        amounts = [Text(" " * (n - len(str(cell)))) + cell for cell, n in zip(row, wide, strict=False)]
-        indent = sum(wide) + 2 * numbers
-        say(console, Text("  ").join([*amounts, *(Text.assemble(cell) for cell in row[numbers:above])]), indent)
-        below = [f"{word}{cell}" for word, cell in zip(words, row[above:], strict=False) if str(cell) not in "–"]
+    wide = _wide([heads_above, *rows])
+    indent = sum(wide[:numbers]) + 2 * numbers
+    for row in [[Text(head, "bold") for head in heads_above[:above]], *rows]:
+        cells = [Text.assemble(cell) for cell in row[:above]]
+        for i, cell in enumerate(cells):
+            blanks = Text(" " * (wide[i] - cell.cell_len))
+            cells[i] = blanks + cell if i < numbers else cell + blanks if i < above - 1 else cell
+        say(console, Text("  ").join(cells), indent)
+        below = [
+            f"{word}{cell}" for word, cell in zip(words[above:], row[above:], strict=False) if str(cell) not in "–"
+        ]
         if below:
             say(console, " " * indent + ", ".join(below), indent)
+
+
+def _wide(rows: Sequence[Sequence[Cell]]) -> list[int]:
+    """The width of each column."""
+    most = max(map(len, rows))
+    rows = [row if len(row) == most else row[:-1] for row in rows]  # the last cell of a short one may be of any length
+    return [max(map(len, map(str, column))) for column in zip_longest(*rows, fillvalue="")]
+
+
+def _fit(rows: Sequence[Sequence[Cell]], n: int, console: Console) -> bool:
+    """Whether the first `n` columns stand side by side on a line."""
+    return sum(_wide(rows)[:n]) + 2 * (n - 1) <= console.width
 
 
 def _show_largest(trace: Trace, top: int, console: Console) -> None:
@@ -208,7 +245,7 @@ def _show_largest(trace: Trace, top: int, console: Console) -> None:
         more = f"more, {size(sum(row.new_bytes for row in rest))} new"
         shown.append([size(sum(row.nbytes for row in rest)), f"{sum(row.count for row in rest)} ×", more])
     heads = ["saved", "", "residual", "kind", "array", "made at", "read by"]
-    _show_rows(console, heads, shown, 2, 5, ("made at ", "read by "))
+    show_rows(console, heads, shown, 2, 5, ("made at ", "read by "))
 
 
 def _readers(trace: Trace, r: Residual) -> str:
@@ -222,7 +259,7 @@ def _show_groups(trace: Trace, group: By, top: int, console: Console) -> None:
     if rest := found[top:]:
         new, nbytes = sum(g.new_bytes for g in rest), sum(g.nbytes for g in rest)
         shown.append([size(new), size(nbytes), f"{sum(g.arrays for g in rest):,}", f"({len(rest)} more)"])
-    _show_rows(console, ["new", "saved", "arrays", group], shown, 3, 4, ())
+    show_rows(console, ["new", "saved", "arrays", group], shown, 3, 4, ())
 
 
 def _modules(root: Branch) -> Tree:
@@ -231,9 +268,8 @@ def _modules(root: Branch) -> Tree:
 
     def grow(onto: Tree, branch: Branch, depth: int) -> None:
         inside = sorted(branch.branches.values(), key=lambda b: -b.new_bytes)
-        for b in inside:
-            if b.new_bytes < 0.01 * root.new_bytes:
-                continue
+        large = [b for b in inside if b.new_bytes >= LEAST * root.new_bytes]
+        for b in large:
             name, alike = b.title, len(b.paths)
             while len(b.branches) == 1 and _only(b):
                 b = next(iter(b.branches.values()))
@@ -242,6 +278,12 @@ def _modules(root: Branch) -> Tree:
             node = onto.add(Text.assemble((f"{size(b.new_bytes):>9}", "yellow"), f"  {name}{many}"))
             if depth < DEPTH:
                 grow(node, b, depth + 1)
+        itself = branch.new_bytes - sum(b.new_bytes for b in inside)
+        small = branch.new_bytes - itself - sum(b.new_bytes for b in large)
+        rest = (itself, "itself" if branch is not root else "in no module"), (small, "in smaller ones")
+        for nbytes, name in rest if large else ():
+            if nbytes >= LEAST * root.new_bytes:
+                onto.add(Text(f"{size(nbytes):>9}  {name}"))
 
     grow(shown, root, 1)
     return shown
@@ -255,13 +297,17 @@ def _only(branch: Branch) -> bool:
 
 def _waste(report: Audit, top: int) -> list[Text]:
     lines, copies = [], [f.nbytes for f in report.findings if f.is_copy_of_parameters]
-    for f in report.findings[:top]:
+    shown = [f for f in report.findings if f.nbytes >= LEAST * report.trace.new_bytes or not f.nbytes][:top]
+    rest = [f for f in report.findings if f not in shown]
+    if len(rest) == 1:  # which takes as much room by itself
+        shown, rest = report.findings, []
+    for f in shown:
         names = list(dict.fromkeys(f.names))
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         many = f" ({len(f.names)} arrays)" if len(f.names) > 1 else ""
         where = f" at {f.line}" if f.line else ""
         lines.append(Text.assemble((f"{f.what:>10}", "red"), f"  {size(f.nbytes):>9}  {what}{many}{where}: {f.why}"))
-    if rest := report.findings[top:]:
+    if rest:
         lines.append(Text(f"{'':>10}  {size(sum(f.nbytes for f in rest)):>9}  in {len(rest)} more"))
     if len(copies) > 1:
         lines.append(Text(f"{'':>10}  {size(sum(copies)):>9}  are copies of parameters"))
@@ -280,6 +326,37 @@ def _repeats(report: Audit, top: int) -> list[str]:
 
 def _advice(report: Audit) -> list[str]:
     return [f"{size(a.freed):>10} less  {_instead(a, report)}" for a in report.advice]
+
+
+def _taken(report: Audit) -> list[str | Text]:
+    """What the advice frees when it is taken, if that was asked for."""
+    proof = report.proof
+    if proof is None:
+        return []
+    lines = list[str | Text]()
+    for one in proof.taken:
+        what = f"{one.advice.what} at {one.advice.line or report.target}"
+        if one.freed is None:
+            lines.append(f"{'':>10}       {what}: not proved, {_because(one.why)}")
+        else:
+            said = f"said {size(one.advice.freed)}"
+            lines.append(Text.assemble(f"{size(one.freed):>10} less  {what}: {said}", *_mark(one.is_true)))
+    if proof.freed is None:
+        return [*lines, f"{'':>10}       not proved, {_because(proof.why)}"]
+    lines.append(f"{size(proof.freed):>10} less  with all of it in place: said {size(proof.said)}")
+    if proof.error is not None:
+        is_same = proof.error <= proof.allowed
+        same = "results and gradients are the same" if is_same else "results or gradients DIFFER"
+        lines.append(f"{'':>10}       {same}: the largest error is {proof.error:.1e}, {proof.allowed:.1e} is allowed")
+    return lines
+
+
+def _because(why: str) -> str:
+    return why if why.startswith("there is") else f"because {why}"
+
+
+def _mark(is_true: bool) -> list[tuple[str, str]]:
+    return [] if is_true else [("  FALSE", "red")]
 
 
 def _instead(a: Advice, report: Audit) -> str:

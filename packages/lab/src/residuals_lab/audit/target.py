@@ -3,6 +3,8 @@
 import ast
 import contextlib
 import importlib.util
+import inspect
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,12 @@ from typing import Any
 
 from residuals_lab import frameworks
 from residuals_lab.audit import Audit, audit
-from residuals_lab.errors import UsageError
+from residuals_lab.errors import UsageError, guess
 from residuals_lab.frameworks.detect import framework_in, framework_of
 from residuals_lab.frameworks.messages import explained
 from residuals_lab.targets.arguments import Argument
 from residuals_lab.targets.calls import loaded
-from residuals_lab.targets.functions import executed, load_target
+from residuals_lab.targets.functions import executed, load_target, place_and_name
 
 
 def audit_target(
@@ -26,6 +28,7 @@ def audit_target(
     is_concrete: bool = False,
     compiled: bool = False,
     device: str | None = None,
+    is_proved: bool = False,
 ) -> Audit:
     """The audit of `file.py:function` or `package.module:function` at these arguments.
 
@@ -50,10 +53,12 @@ def audit_target(
         with placed, contextlib.nullcontext() if is_concrete else adapter.abstractly():
             fn, args, kwargs = loaded(target, arguments, adapter, is_concrete, ran)
             how: dict[str, Any] = {"framework": framework, "is_concrete": is_concrete, "compiled": compiled}
+            how["is_proved"] = is_proved
             try:
                 return audit(fn, *args, **how, name=target, **kwargs)
             except UsageError as problem:
-                raise UsageError(f"{target}: {problem}{_hint(problem, arguments)}") from problem
+                hint = _hint(problem, arguments) or _of_another(fn, target, framework) or _takes(fn, str(problem))
+                raise UsageError(f"{target}: {problem}{hint}") from problem
             except KeyboardInterrupt:
                 raise
             except BaseException as problem:  # such as SystemExit: the target is not ours
@@ -72,10 +77,29 @@ def _hint(problem: UsageError, arguments: Sequence[Argument]) -> str:
     return ""
 
 
+def _of_another(fn: Any, target: str, framework: str) -> str:
+    """That the code is of another framework than the one that was said."""
+    with contextlib.suppress(UsageError):
+        found = framework_of(fn, target)
+        return f"; this code is of {found}, not of {framework}" if found != framework else ""
+    return ""
+
+
+def _takes(fn: Any, text: str) -> str:
+    """The arguments of a function that was not called with these."""
+    called = getattr(fn, "forward", fn)
+    if not re.search(rf"\b{getattr(called, '__name__', '')}\(\) (missing|got an unexpected|takes)", text):
+        return ""
+    names, wrong = list[str](), re.search(r"unexpected keyword argument '(\w+)'", text)
+    with contextlib.suppress(TypeError, ValueError):  # of what is not written in Python
+        names = [*inspect.signature(called).parameters]
+    return f"; it takes {', '.join(names)}{guess(wrong[1], names) if wrong else ''}"
+
+
 def _imported_by(target: str) -> str | None:
     """The one framework that a target's file imports, so that the file can be run where nothing is allocated."""
-    place = target.rpartition(":")[0]
-    if place and not place.endswith(".py"):
+    place, _ = place_and_name(target)
+    if not place.endswith(".py"):
         module = place
         spec = executed(module, Path.cwd(), lambda: importlib.util.find_spec(module))  # imports its packages
         place = (spec and spec.origin) or ""

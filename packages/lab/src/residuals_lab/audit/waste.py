@@ -41,6 +41,14 @@ class _Found(NamedTuple):
     why: str
     residual: Residual  # the largest of the storage
     nbytes: int
+    one: str = ""  # `why` of a single step, where one is enough
+
+
+class _How(NamedTuple):
+    """How an array is made again, in words, the same for a few steps however many; and those for one step."""
+
+    few: str
+    one: str = ""
 
 
 def waste(trace: Trace) -> list[Waste]:
@@ -51,7 +59,7 @@ def waste(trace: Trace) -> list[Waste]:
     together = [
         Waste(
             what,
-            why,
+            these[0].one if all(f.one for f in these) else why,
             tuple(f.residual.name for f in these),
             line,
             sum(f.nbytes for f in these),
@@ -105,7 +113,7 @@ class _Kept:
                 if all(r.is_unused for r in residuals):
                     why += "; the backward never reads it"
                 elif r.is_new and (how := self._derived(storage)):
-                    why += f"; {how}"
+                    why += f"; {how.one or how.few}"
                 yield _Found("hidden", why, r, _freed(r))
 
     def _duplicates(self) -> Iterator[_Found]:
@@ -140,9 +148,9 @@ class _Kept:
         for storage in sorted(self.storages, key=last_made):
             residuals = self.storages[storage]
             if residuals[0].is_new and (how := self._derived(storage)):
-                yield _Found("derivable", how, _largest(residuals), _freed(residuals[0]))
+                yield _Found("derivable", how.few, _largest(residuals), _freed(residuals[0]), how.one)
 
-    def _derived(self, storage: Hashable) -> str | None:
+    def _derived(self, storage: Hashable) -> _How | None:
         """How all that the backward needs of a storage follows from what is kept elsewhere; None if it does not."""
         found: list[Derivation] = []
         for r in (needed := _needed(self.storages[storage])):
@@ -160,23 +168,23 @@ class _Kept:
             return True
         return number not in self.trace.gone and not self.holders.get(number, {}).keys() <= {storage}
 
-    def _in_words(self, r: Residual, found: Sequence[Derivation]) -> str:
+    def _in_words(self, r: Residual, found: Sequence[Derivation]) -> _How:
         ops = [*dict.fromkeys(op for how in found for op in how.ops)]
         sources = frozenset[int]().union(*(how.sources for how in found))
         arrays = [n for n in sources if self.trace.values[n].elements > 1]
         of = "arrays that are kept anyway" if arrays else "constants"
         cheap, steps = "cheap " * all(cost_of(op) in CHEAP for op in ops), ", ".join(map(_with_cost, ops))
-        how = f"one {cheap}{steps} of {of} gives it again"
-        if len(ops) > 1:
-            how = f"a few {cheap}steps of {of} give it again: {steps}"
+        before = ""
         if self._are_parameters(arrays, r.value, ops):
-            return COPY_OF_PARAMETERS + how
-        if narrow := self._narrower(r, arrays):
+            before = COPY_OF_PARAMETERS
+        elif narrow := self._narrower(r, arrays):
             name, wide = alike(self.trace.names.get(narrow.number, "array")), r.value.dtype
+            before = f"in {wide}, though {name} is {narrow.dtype}: "
             if ops == ["convert"]:
-                return f"a {wide} copy of the {narrow.dtype} {name}: {how}"
-            return f"in {wide}, though {name} is {narrow.dtype}: {how}"
-        return how
+                before = f"a {wide} copy of the {narrow.dtype} {name}: "
+        is_one = all(len(how.steps or how.views) == 1 for how in found) and len(ops) == 1
+        one = f"{before}one {cheap}{steps} of {of} gives it again" if is_one else ""
+        return _How(f"{before}a few {cheap}steps of {of} give it again: {steps}", one)
 
     def _are_parameters(self, arrays: Collection[int], copy: Value, ops: Sequence[str]) -> bool:
         """Whether these are parameters or weights that are closed over, and at most integers of the input beside; and

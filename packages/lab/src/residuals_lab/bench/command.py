@@ -39,7 +39,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=EXAMPLES + options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals bench [OP ...] [options]\n"
         "         residuals bench TARGET --beside TARGET --arg SPEC ... [options]",
     )

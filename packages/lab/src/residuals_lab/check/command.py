@@ -36,7 +36,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals check TARGET [--arg SPEC ...] [options]",
     )
     parser.set_defaults(run=run, targets=[], early=[])
@@ -82,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from residuals_lab.check.table import text
 
-        show.console().print(text(check, min(show.console().width, 100)), markup=False, emoji=False)
+        is_told = sys.stderr.isatty() and sys.stdout.isatty()  # each family when it was done, on the same screen
+        show.console().print(text(check, min(show.console().width, 100), is_told), markup=False, emoji=False)
     return 0 if check.passed else 1
 
 

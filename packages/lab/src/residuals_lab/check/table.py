@@ -10,12 +10,12 @@ CODES = {name.replace("_", "-") for names in FAMILIES.values() for name in names
 LABELS = (("expected", "expected"), ("got", "got"), ("why", "why"), ("mend", "mend"))
 
 
-def text(check: Check, width: int = 100) -> str:
-    """The whole check: its families in a line each, then what is wrong, then what is worth knowing."""
+def text(check: Check, width: int = 100, is_told: bool = False) -> str:
+    """The whole check: its families in a line each, unless they are told; what is wrong; what is worth knowing."""
     verdict = "passed" if check.passed else f"{len(check.failures)} wrong"
     about = "; ".join(part for part in (check.framework, check.truth) if part)
-    lines = [_wrapped(f"{check.target}  {about}: {verdict}", width), ""]
-    lines += [f"  {family:<11} {line}" for family, line in _families(check)]
+    lines = [_wrapped(f"{check.target}  {about}: {verdict}", width)]
+    lines += [] if is_told else ["", *(f"  {family:<11} {line}" for family, line in _families(check))]
     for finding in check.failures:
         lines += ["", _wrapped(f"✗ {finding.title}  [{finding.rule}]", width)]
         for label, name in LABELS:

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from residuals_lab.compare import measure, verdict
+from residuals_lab.compare import hypotheses, measure, verdict
+from residuals_lab.compare.hypotheses import Case, Known
 from residuals_lab.compare.measure import Errors, Kept, Options
 from residuals_lab.errors import UsageError, guess
 from residuals_lab.finding import Finding
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import Axes, Op
 from residuals_lab.ops.call import Call
+from residuals_lab.ops.tolerance import error, limit, rounding
 from residuals_lab.trace import Trace
 
 
@@ -62,6 +65,7 @@ class Entry:
     exchange: dict[tuple[str, str], float]  # residuals of the one in the backward of the other: the gradient's error
     target: Implementation | None
     target_framework: str | None
+    known: Known | None = None  # why the target differs from the op, where that is recognised
     findings: tuple[Finding, ...] = ()
 
 
@@ -151,14 +155,16 @@ def _check_finite(call: Call, adapter: Framework, options: Options) -> None:
 
 
 def _entry(call: Call, adapters: Sequence[Framework], options: Options, target: Target | None) -> Entry:
-    theirs = None
+    theirs, known = None, None
     if target is not None:
         (adapter,) = (a for a in adapters if target.framework == a.NAME)
         with blamed_on(target.name):  # first: if it cannot be compared, that is said at once
             _check_output(call, target, adapter, options)
             result = measure.result(call, target.make, adapter, options)
             kept = measure.kept(call, target.make, adapter, options)
-        theirs = Implementation(target.name, measure.errors(result, measure.truth(call, adapter, options)), kept)
+        truth = measure.truth(call, adapter, options)
+        theirs = Implementation(target.name, measure.errors(result, truth), kept)
+        known = _why(call, target, adapter, options, result, truth)
     results = {a.NAME: measure.result(call, Call.ours, a, options) for a in adapters}
     entry = Entry(
         call=call,
@@ -168,8 +174,41 @@ def _entry(call: Call, adapters: Sequence[Framework], options: Options, target: 
         exchange=measure.exchange(call, adapters, options),
         target=theirs,
         target_framework=target.framework if target else None,
+        known=known,
     )
     return replace(entry, findings=tuple(verdict.findings(entry, adapters, options)))
+
+
+def _why(
+    call: Call, target: Target, adapter: Framework, options: Options, result: measure.Result, truth: measure.Result
+) -> Known | None:
+    """Why a function's value, or else its gradients, are not the op's, in the first dtype."""
+    dtype = options.dtypes[0]
+    how = replace(options, dtypes=(dtype,))
+
+    def arrays(of: measure.Result) -> list[np.ndarray]:
+        return [of.value[dtype], *of.gradients[dtype]]
+
+    pairs = [*zip(arrays(truth), arrays(result), strict=True)]
+    wrong = next((i for i, (a, b) in enumerate(pairs) if not error(b, a) <= limit(dtype, rounding(dtype))), None)
+    if wrong is None:
+        return None
+
+    @cache
+    def scaled(name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        at = replace(call, arrays=call.arrays | {name: scale * call.arrays[name]})
+        both = measure.truth(at, adapter, how, is_twice=False), measure.result(at, target.make, adapter, how, False)
+        first, second = (arrays(of)[wrong] for of in both)
+        return first, second
+
+    with adapter.precision(dtype):
+        args, g, _ = measure.arrays(call, adapter, dtype, options)
+        ops = [
+            {step.op for step in call.trace(adapter, make(call, adapter), args).steps if step.phase == "forward"}
+            for make in (Call.plain, target.make)
+        ]
+        weights = [adapter.to_numpy(g)]
+    return hypotheses.explained(Case(*pairs[wrong], call.arrays, weights, (ops[0], ops[1]), scaled, rounding(dtype)))
 
 
 def _side(call: Call, adapter: Framework, options: Options, result: measure.Result) -> Side:

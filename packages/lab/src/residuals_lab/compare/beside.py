@@ -33,7 +33,8 @@ class Difference(NamedTuple):
 
     @property
     def is_wrong(self) -> bool:
-        return self.error is None or not self.error <= self.allowed
+        """Whether both compute it, and not the same; that one has no second derivative is no fault of what it has."""
+        return self.error is not None and not self.error <= self.allowed
 
 
 class Match(NamedTuple):
@@ -62,8 +63,17 @@ class Beside:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """What is not the same; two right ports have none."""
+        """What both compute and is not the same; two right ports have none."""
         return tuple(_findings(self))
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What the two do not have in common, a sentence each, though nothing of it is wrong."""
+        return tuple(_notes(self))
+
+
+WORST = ", most "  # between the parameters and the one among them that differs most
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # the arrays that both compute, by what they are
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class _Run:
     options: Options
     numbers: list[Any]
     differentiated: list[int]
+    parameters: list[str]  # that both hold, and differentiate
+    others: list[str]  # what both hold with other numbers
 
     @cached_property
     def ops(self) -> tuple[set[str], set[str]]:
@@ -84,7 +96,7 @@ class _Run:
         return first, second
 
     def results(self, dtype: str, numbers: Sequence[Any], is_twice: bool = False) -> tuple[Result, Result]:
-        how = self.options.device, self.options.seed, is_twice
+        how = self.options.device, self.options.seed, is_twice, self.parameters
         first, second = (ports.result(p, numbers, self.differentiated, dtype, *how) for p in self.ports)
         shapes = [[list(y.shape) for y in found.values] for found in (first, second)]
         if shapes[0] != shapes[1]:
@@ -93,7 +105,22 @@ class _Run:
         return first, second
 
     def names(self) -> list[str]:
-        return [self.ports[0].inputs[i].name for i in self.differentiated]
+        """The names of what is differentiated, in the order of its gradients."""
+        return [*(self.ports[0].inputs[i].name for i in self.differentiated), *self.parameters]
+
+    def labels(self, kind: str, pairs: "Pairs") -> dict[str, str]:
+        """What is told of gradients, or second derivatives: each array, and what it stands for. The parameters that the
+        ports hold are told as one, the one that differs most.
+        """
+        some = self.names()[: len(self.differentiated)]
+        found = {f"{kind} of {name}": f"{kind} of {name}" for name in some}
+        if self.parameters:
+            noise = _noise_of(pairs, self.options.dtypes[0])
+            errors = {name: _error(b, a, noise) for name in self.parameters for a, b in [pairs[f"{kind} of {name}"]]}
+            worst = max(errors, key=lambda name: (not np.isfinite(errors[name]), errors[name]))
+            many = f"{len(errors)} parameters" if len(errors) > 1 else worst
+            found[f"{kind} of {worst}"] = f"{kind} of {many}"
+        return found
 
     def floating(self) -> dict[str, int]:
         """The places of the inputs of floating numbers, by name."""
@@ -107,16 +134,19 @@ def beside(first: Port, second: Port, options: Options, tell: Callable[[str], No
     Raises:
         UsageError: if the two do not take the same arrays or return others, or one of them cannot be run.
     """
-    second = ports.aligned(first, second)
-    both = first, second
+    first, second = both = ports.with_carried(first), ports.with_carried(ports.aligned(first, second))
     differentiated = [
         i
         for i, (a, b) in enumerate(zip(first.inputs, second.inputs, strict=True))
         if "frozen" not in (a.role, b.role) and ports.is_inexact(first.adapter, a.array)
     ]
-    if not differentiated:
-        raise UsageError(f"{first.name}: expected an argument of floating numbers to differentiate, got none")
-    run = _Run(both, options, ports.numbers_of(first, options.seed), differentiated)
+    parameters, others = ports.carried_by_both(first, second)
+    if not differentiated and not parameters:
+        raise UsageError(
+            f"{first.name}: expected an argument of floating numbers to differentiate, or a parameter that modules of "
+            "both have by one name, got none; --arg and --param of floating numbers are differentiated, --frozen is not"
+        )
+    run = _Run(both, options, ports.numbers_of(first, options.seed), differentiated, parameters, others)
     tell("comparing values and gradients")
     differences = [d for dtype in options.dtypes for d in _differences(run, dtype)]
     at_zero = _at_zero(run, differences)
@@ -135,24 +165,46 @@ def _differences(run: _Run, dtype: str) -> Iterator[Difference]:
         raise UsageError(f"{run.ports[0].name}: expected a result of finite numbers, got none; give some with --input")
     allowed = _allowed(run, dtype, first, second)
     pairs = _pairs(run, first, second)
-    causes = dict[str, Known]()
+    wrong = dict[str, Known | None]()  # what differs, and why
     scaled = _scaled(run)
-    for what, (a, b) in pairs.items():
-        known: Known | None = None
-        found = _error(b, a, _noise_of(pairs, dtype))
+    values = {what: what for what in pairs if what.startswith("value")}
+    for what, label in (values | run.labels("gradient", pairs)).items():
+        a, b = pairs[what]
+        found, known = _error(b, a, _noise_of(pairs, dtype)), None
         if is_first and not found <= allowed:
-            known = hypotheses.explained(_case(run, a, b, first.weights, lambda *how, what=what: scaled(*how)[what]))
-            if known is None and causes:
-                known = Known("follows", f"follows from the {next(iter(causes))}")
-            elif known is not None:
-                causes[what] = known
-        yield Difference(what, dtype, found, allowed, known)
+            case = _case(run, a, b, first.weights, lambda *how, what=what: scaled(*how)[what])
+            known = wrong[label] = _why(run, case, wrong)
+        yield Difference(_told(what, label, found > allowed), dtype, found, allowed, known)
     if is_first:
-        yield from _second_derivatives(run, dtype, first, second, causes)
+        yield from _second_derivatives(run, dtype, first, second, wrong)
 
 
-def _pairs(run: _Run, first: Result, second: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The arrays that both compute, by what they are."""
+def _why(run: _Run, case: Case, wrong: dict[str, Known | None]) -> Known | None:
+    """Why two arrays differ; `wrong` is what differs before them, and why.
+
+    Where the values differ for no known reason, the gradients are of two functions, and no reason is looked for.
+    """
+    if run.others:
+        return _other_numbers(run.others)
+    if None in (known for what, known in wrong.items() if what.startswith("value")):
+        return _follows(wrong)
+    known = hypotheses.explained(case)
+    return known or (_follows(wrong) if any(wrong.values()) else None)
+
+
+def _other_numbers(names: Sequence[str]) -> Known:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    listed = f"{', '.join(names[:3])}{more}"
+    return Known("other-parameters", f"parameters have other numbers: {listed}; give both the same, then compare")
+
+
+def _follows(wrong: dict[str, Known | None]) -> Known | None:
+    """The reason that the first of what differs is a reason for all that is made of it."""
+    first = next((what for what, known in wrong.items() if known), next(iter(wrong), ""))
+    return Known("follows", f"follows from the {first}") if first else None
+
+
+def _pairs(run: _Run, first: Result, second: Result) -> Pairs:
     several = len(first.values) > 1
     values = {
         f"value {i}" if several else "value": y for i, y in enumerate(zip(first.values, second.values, strict=True))
@@ -162,24 +214,30 @@ def _pairs(run: _Run, first: Result, second: Result) -> dict[str, tuple[np.ndarr
 
 
 def _second_derivatives(
-    run: _Run, dtype: str, first: Result, second: Result, causes: dict[str, Known]
+    run: _Run, dtype: str, first: Result, second: Result, wrong: dict[str, Known | None]
 ) -> Iterator[Difference]:
-    cause = Known("follows", f"follows from the {next(iter(causes))}") if causes else None
     if first.seconds is None or second.seconds is None:
-        if (first.seconds is None) != (second.seconds is None):
-            which = "first" if first.seconds is None else "second"
-            known = Known("none", f"is none: the {which} cannot be differentiated twice")
-            yield Difference("second derivative", dtype, None, 0.0, known)
+        without = [i for i, r in enumerate((first, second)) if r.seconds is None]
+        which = "neither has one" if len(without) == 2 else f"the {('first', 'second')[without[0]]} has none"
+        refusal = (first, second)[without[0]].refusal
+        yield Difference("second derivative", dtype, None, 0.0, Known("none", f"{which}: {refusal}"))
         return
-    pairs = dict(zip(run.names(), zip(first.seconds, second.seconds, strict=True), strict=True))
-    for name, (a, b) in pairs.items():
+    arrays = zip(run.names(), zip(first.seconds, second.seconds, strict=True), strict=True)
+    pairs = {f"second derivative of {name}": pair for name, pair in arrays}
+    for what, label in run.labels("second derivative", pairs).items():
+        a, b = pairs[what]
         allowed = limit(dtype, rounding(dtype))
         found = _error(b, a, _noise_of(pairs, dtype))
         why: Known | None = None
         if not found <= allowed:
             constant = "may be of a rule whose backward takes what it saved for a constant"
-            why = cause or Known("second-derivative", constant)
-        yield Difference(f"second derivative of {name}", dtype, found, allowed, why)
+            why = _other_numbers(run.others) if run.others else _follows(wrong) or Known("second-derivative", constant)
+        yield Difference(_told(what, label, found > allowed), dtype, found, allowed, why)
+
+
+def _told(what: str, label: str, is_wrong: bool) -> str:
+    """What an array stands for; if it is wrong, with its own name."""
+    return label if what == label or not is_wrong else f"{label}{WORST}{what.partition(' of ')[2]}"
 
 
 def _allowed(run: _Run, dtype: str, first: Result, second: Result) -> float:
@@ -235,19 +293,19 @@ def _scaled(run: _Run) -> Callable[[str, float], dict[str, tuple[np.ndarray, np.
 def _case(run: _Run, a: np.ndarray, b: np.ndarray, weights: Sequence[np.ndarray], scaled: Any) -> Case:
     """What the hypotheses are tried on."""
     inputs = {name: run.numbers[i] for name, i in run.floating().items()}
-    return Case(a, b, inputs, weights, run.ops, scaled)
+    return Case(a, b, inputs, weights, run.ops, scaled, rounding(run.options.dtypes[0]))
 
 
 def _at_zero(run: _Run, differences: Sequence[Difference]) -> Iterator[Difference]:
     """What differs where the first rows of the arguments are 0, or all of them, and nowhere else."""
     dtype = run.options.dtypes[0]
     wrong = {d.what for d in differences if d.is_wrong}
-    for place in (np.s_[:1], np.s_[:]):
+    drawn = [i for i in run.differentiated if run.ports[0].drawn[i]]
+    for place in (np.s_[:1], np.s_[:]) if drawn and not run.others else ():
         numbers = list(run.numbers)
-        for i in run.differentiated:
-            if run.ports[0].drawn[i]:
-                numbers[i] = np.array(numbers[i])
-                numbers[i][place if numbers[i].ndim else ()] = 0
+        for i in drawn:
+            numbers[i] = np.array(numbers[i])
+            numbers[i][place if numbers[i].ndim else ()] = 0
         pairs = _pairs(run, *run.results(dtype, numbers))
         for what, (a, b) in pairs.items():
             found = _error(b, a, _noise_of(pairs, dtype))
@@ -299,7 +357,7 @@ def _is_same(some: Sequence[np.ndarray], others: Sequence[np.ndarray], tolerance
 
 
 def _findings(found: Beside) -> Iterator[Finding]:
-    """One for each cause of differences, and one for the bytes."""
+    """One for each cause of differences."""
     first, second = (port.name for port in found.ports)
     for d, *others in _by_cause((*found.differences, *found.at_zero)):
         kind = d.what.split()[0]
@@ -311,11 +369,10 @@ def _findings(found: Beside) -> Iterator[Finding]:
             f"{'second-derivative' if kind == 'second' else kind}-differs",
             f"{second} beside {first}: {what}{rest} differ{'' if others else 's'} in {d.dtype}{known}",
             f"a difference of at most {d.allowed:.1e}",
-            "none" if d.error is None else f"{d.error:.1e}",
+            f"{d.error:.1e}",
             "two ports of one function give the same numbers",
             "change the one that is wrong, or give the two different names",
         )
-    yield from _keeps_more(found)
 
 
 def _by_cause(differences: Sequence[Difference]) -> list[list[Difference]]:
@@ -323,10 +380,13 @@ def _by_cause(differences: Sequence[Difference]) -> list[list[Difference]]:
     causes: list[list[Difference]] = []
     told = set[str]()
     for d in differences:
-        if not d.is_wrong or d.what in told:
+        what = d.what.partition(WORST)[0]
+        if not d.is_wrong or what in told:
             continue
-        told.add(d.what)
-        same = [c for c in causes if d.known and c[0].known and (c[0].known == d.known or d.known.rule == "follows")]
+        told.add(what)
+        follows = d.known is not None and d.known.rule == "follows"
+        same = [c for c in causes if d.known and c[0].known and (c[0].known == d.known or follows)]
+        same = same or (causes[:1] if follows else [])
         if same:
             same[0].append(d)
         else:
@@ -334,7 +394,15 @@ def _by_cause(differences: Sequence[Difference]) -> list[list[Difference]]:
     return causes
 
 
-def _keeps_more(found: Beside) -> Iterator[Finding]:
+def _notes(found: Beside) -> Iterator[str]:
+    """That one has no second derivative, and that one keeps more: to be told, not to be judged."""
+    for d in found.differences:
+        if d.error is None and d.known:
+            yield f"No second derivative is compared: {d.known.text}."
+    yield from _keeps_more(found)
+
+
+def _keeps_more(found: Beside) -> Iterator[str]:
     """Whether one keeps more new memory than the other; a mere number, such as an eps, is no array here."""
     extra = [[m[i] for m in found.matches if m[1 - i] is None and _is_counted(m[i])] for i in (0, 1)]
     new = [sum(r.storage_bytes for m in found.matches if (r := m[i]) and _is_counted(r)) for i in (0, 1)]
@@ -343,13 +411,10 @@ def _keeps_more(found: Beside) -> Iterator[Finding]:
     more = int(new[1] > new[0])
     names = [found.ports[i].name for i in (more, 1 - more)]
     arrays = [f"{r.name}, {size(r.storage_bytes)}{', never read' if r.is_unused else ''}" for r in extra[more] if r]
-    yield Finding(
-        "keeps-more",
-        f"{names[0]} keeps more than {names[1]}: {'; '.join(arrays) or 'arrays that the other has anyway'}",
-        f"{size(new[1 - more])} of new memory",
-        size(new[more]),
-        "memory that is kept from the forward to the backward is what a model runs out of",
-        "keep what the other keeps, and make the rest again in the backward",
+    rest = f"; and {len(arrays) - 4} more" if len(arrays) > 4 else ""
+    yield (
+        f"{names[0]} keeps {size(new[more])} of new memory, {names[1]} {size(new[1 - more])}. "
+        f"Only the former keeps: {'; '.join(arrays[:4]) or 'arrays that the latter has anyway'}{rest}."
     )
 
 

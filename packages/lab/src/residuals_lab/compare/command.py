@@ -44,7 +44,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=EXAMPLES + options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="residuals compare [OP ...] [options]\n"
         "         residuals compare TARGET --like OP [options]\n"
         "         residuals compare TARGET [--arg SPEC ...] --beside TARGET [--arg SPEC ...] [options]",

@@ -87,6 +87,7 @@ def beside_document(found: Beside) -> dict[str, Any]:
         "at_zero": [_difference(d) for d in found.at_zero],
         "equal": [{"first": m.first and m.first.name, "second": m.second and m.second.name} for m in found.matches],
         "findings": [asdict(finding) for finding in found.findings],
+        "notes": list(found.notes),
     }
 
 

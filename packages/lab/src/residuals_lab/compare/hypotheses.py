@@ -1,6 +1,6 @@
 """Why two ports differ: each known difference is a hypothesis that is tried on the numbers.
 
-What is proved on the numbers "is" so; what only behaves like it "looks like" it. All is in float64.
+What is proved on the numbers "is" so; what only behaves like it "looks like" it.
 """
 
 import itertools
@@ -15,6 +15,8 @@ from residuals_lab.ops.tolerance import FLOAT64_LIMIT
 
 ERF_OPS, TANH_OPS = {"erf", "erfc", "gelu"}, {"tanh", "gelu_tanh"}
 SCALES = (1.0, 8.0, 64.0, 4096.0)  # of an input: an eps fades as it grows; at the last one it is gone
+BETWEEN_GELUS = 0.01  # two gelus are 5e-4 apart, and what is made of them is not much farther apart
+SMALL = 0.1  # two eps are farther apart only beside arguments that are as small as they
 FADED = 1e-6  # an eps of 1e-2 beside squares of 4096² is below it
 
 
@@ -35,6 +37,7 @@ class Case:
     weights: Sequence[np.ndarray]  # of the results, in the gradients
     ops: tuple[set[str], set[str]]  # the operations of each port's forward
     scaled: Callable[[str, float], tuple[np.ndarray, np.ndarray]]  # both, with an input so many times as large
+    exact: float = FLOAT64_LIMIT  # equal numbers are that close, relative to the largest
 
 
 def explained(case: Case) -> Known | None:
@@ -64,7 +67,7 @@ def _not_finite(case: Case) -> str:
 
 
 def _conjugate(case: Case) -> Known | None:
-    if np.iscomplexobj(case.first) and near(np.conj(case.second), case.first):
+    if np.iscomplexobj(case.first) and near(np.conj(case.second), case.first, case.exact):
         return Known("conjugate", "is the conjugate of the first's")
     return None
 
@@ -78,18 +81,20 @@ def _nothing(case: Case) -> Known | None:
 
 def _factor(case: Case) -> Known | None:
     """One is a multiple of the other."""
-    factor = _ratio(case.first, case.second, FLOAT64_LIMIT)
+    factor = _ratio(case.first, case.second, case.exact)
     if factor is None:
         return None
-    if of := _bessel(factor, case.inputs, FLOAT64_LIMIT):
+    if of := _bessel(factor, case.inputs, case.exact):
         return Known("biased-variance", f"has {of}")
-    if near(np.array(factor), np.array(-1.0)):
+    if near(np.array(factor), np.array(-1.0), case.exact):
         return Known("factor", "is minus the first's")
     named = ""
     for name, a in case.inputs.items():
         for n in _counts(a):
-            if n > 2 and math.isclose(abs(math.log(abs(factor))), math.log(n), rel_tol=FLOAT64_LIMIT):
+            if n > 2 and math.isclose(abs(math.log(abs(factor))), math.log(n), rel_tol=case.exact):
                 named = named or f", as a sum and a mean over {n} elements of {name} would be"
+    if case.first.size == 1 and not named:  # one number is a multiple of any other
+        return None
     return Known("factor", f"is {factor:.6g} times the first's{named}")
 
 
@@ -134,9 +139,10 @@ def _gelus(case: Case) -> Known | None:
             ):
                 if near(difference, sign * expected, 1e-6):
                     return Known("two-gelus", f"has the gelu of {name} with {which}")
-    tanh_and_erf = [(bool(ops & TANH_OPS), bool(ops & ERF_OPS)) for ops in case.ops]
-    if tanh_and_erf in ([(True, False), (False, True)], [(False, True), (True, False)]):
-        which = "tanh, where the first's has erf" if tanh_and_erf[1][0] else "erf, where the first's has tanh"
+    with_tanh, with_erf = ([bool(ops & of) for ops in case.ops] for of in (TANH_OPS, ERF_OPS))
+    is_one_of_each = with_erf == with_tanh[::-1] and with_tanh[0] != with_tanh[1]
+    if is_one_of_each and near(case.first, case.second, BETWEEN_GELUS):
+        which = "tanh, where the first's has erf" if with_tanh[1] else "erf, where the first's has tanh"
         return Known("two-gelus", f"looks like the other gelu: it has {which}")
     return None
 
@@ -186,21 +192,32 @@ def _variance(case: Case) -> Known | None:
 
 
 def _eps(case: Case) -> Known | None:
-    """The difference fades as a power of an input's size, as that of two eps does beside it."""
+    """The difference is small, and fades as a power of an input's size, as that of two eps does beside it; and it fades
+    beside the numbers themselves by the first or second power, as those of two eps in a norm or in its square do.
+    """
+    if not near(case.first, case.second, SMALL):
+        return None
     for name in case.inputs:
-        steps = list[float]()
+        steps, sizes = list[float](), list[float]()
         for scale in SCALES[:3]:
             first, second = case.scaled(name, scale)
             steps.append(float(np.abs(first - second).max(initial=0.0)))
-        if not all(steps) or not all(math.isfinite(step) for step in steps):
+            sizes.append(float(np.abs(first).max(initial=0.0)))
+        if not all(steps) or not all(sizes) or not all(math.isfinite(a) for a in (*steps, *sizes)):
             continue
-        powers = [math.log(a / b, SCALES[1]) for a, b in itertools.pairwise(steps)]
-        if any(all(abs(p - power) < 0.1 for p in powers) for power in (1, 2, 3)):
+        relative = [a / b for a, b in zip(steps, sizes, strict=True)]
+        if _fades(steps, (1, 2, 3)) and _fades(relative, (1, 2)):
             return Known("another-eps", f"looks like another eps: the difference fades as {name} grows")
     return None
 
 
+def _fades(steps: Sequence[float], powers: Sequence[int]) -> bool:
+    """Whether numbers, one for each scale of an input, fall as one of these powers of the scale."""
+    found = [math.log(a / b, SCALES[1]) for a, b in itertools.pairwise(steps)]
+    return any(all(abs(p - power) < 0.1 for p in found) for power in powers)
+
+
 def _rounding(case: Case) -> Known | None:
-    if near(case.first, case.second, 1e-5):
+    if case.exact == FLOAT64_LIMIT and near(case.first, case.second, 1e-5):
         return Known("rounding", "looks as if one of the two were computed in float32")
     return None

@@ -72,16 +72,16 @@ def result(call: Call, make: Make, adapter: Framework, options: Options, is_twic
     return Result(values, gradients, _seconds(call, make, adapter, options) if is_twice else None)
 
 
-def truth(call: Call, adapter: Framework, options: Options) -> Result:
+def truth(call: Call, adapter: Framework, options: Options, is_twice: bool = True) -> Result:
     """The analytic values and gradients of each dtype, from arrays and cotangents rounded to that dtype; and second
-    derivatives by plain autodiff in float64.
+    derivatives by plain autodiff in float64, unless `is_twice` says that nobody wants them.
     """
     values, gradients = {}, {}
     for dtype in options.dtypes:
         rounded = call.rounded(adapter, dtype)
         values[dtype] = rounded.forward()
         gradients[dtype] = list(rounded.vjp(round_to(adapter, _noise(call, options)[0], dtype)).values())
-    return Result(values, gradients, _seconds(call, Call.plain, adapter, options))
+    return Result(values, gradients, _seconds(call, Call.plain, adapter, options) if is_twice else None)
 
 
 def _seconds(call: Call, make: Make, adapter: Framework, options: Options) -> list[np.ndarray] | None:

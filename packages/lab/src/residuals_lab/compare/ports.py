@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,7 @@ class Port:
     keys: tuple[Key, ...]
     drawn: tuple[bool, ...]  # whether an input was given as a shape, so that its numbers are drawn
     around: Mapping[str, Any]
+    carried: tuple[Input, ...] = ()  # the parameters of the modules that run in it, and the arrays around it
 
     @property
     def title(self) -> str:
@@ -50,14 +51,16 @@ class Port:
 class Result:
     """What a port computes, in NumPy. Gradients of complex arrays are in PyTorch's convention.
 
-    They are those of Σ weight·result for random weights, one for each array that is differentiated; `seconds` are those
-    of Σ u·gradient, None for a function that cannot be differentiated twice, or was not asked to be.
+    They are those of Σ weight·result for random weights, one for each array that is differentiated, the parameters that
+    the port holds last; `seconds` are those of Σ u·gradient, None for a function that cannot be differentiated twice,
+    or was not asked to be.
     """
 
     values: list[np.ndarray]
     gradients: list[np.ndarray]
     seconds: list[np.ndarray] | None
     weights: list[np.ndarray]
+    refusal: str = ""  # why there are no `seconds`, where they were asked for
 
 
 def load(
@@ -126,6 +129,33 @@ def _listed(port: Port) -> str:
     return f"those of {port.name}: {arrays}"
 
 
+def with_carried(port: Port) -> Port:
+    """The port with what it holds, which one run of its forward shows."""
+    adapter = port.adapter
+    with adapter.precision("float64"), blamed_on(port.name), contextlib.redirect_stdout(sys.stderr):
+        carried = {a.name: a for a in adapter.carried(port.fn, [a.array for a in port.inputs])}
+        for name, around in port.around.items():
+            if not callable(around) and not isinstance(around, ModuleType):
+                found, _ = adapter.arrays_in(around)
+                carried |= {name + path: Input(name + path, a, "frozen") for path, a in found.items()}
+    taken = {a.name for a in port.inputs}
+    return replace(
+        port, carried=tuple(a for a in carried.values() if a.name not in taken and is_inexact(adapter, a.array))
+    )
+
+
+def carried_by_both(first: Port, second: Port) -> tuple[list[str], list[str]]:
+    """The names of the parameters that both hold in one shape and differentiate, and of all that both hold with other
+    numbers.
+    """
+    others = {a.name: a for a in second.carried}
+    pairs = [(a, others[a.name]) for a in first.carried if a.name in others]
+    same_shape = [(a, b) for a, b in pairs if tuple(a.array.shape) == tuple(b.array.shape)]
+    differentiated = [a.name for a, b in same_shape if a.role == b.role == "parameter"]
+    numbers = [(a.name, first.adapter.to_numpy(a.array), second.adapter.to_numpy(b.array)) for a, b in same_shape]
+    return differentiated, [name for name, a, b in numbers if not np.array_equal(a, b, equal_nan=True)]
+
+
 def is_inexact(adapter: Framework, a: Any) -> bool:
     """Whether an array is of real or complex floating numbers."""
     return any(kind in adapter.dtype_of(a) for kind in ("float", "complex"))
@@ -188,15 +218,19 @@ def result(
     device: str,
     seed: int,
     is_twice: bool = False,
+    parameters: Sequence[str] = (),
 ) -> Result:
-    """The results of a port; second derivatives among them only if `is_twice`."""
+    """The results of a port; second derivatives among them only if `is_twice`. Of what it holds, `parameters` are
+    differentiated.
+    """
     adapter, rng = port.adapter, np.random.default_rng(seed + 1)
-    with adapter.precision(dtype), blamed_on(port.name), contextlib.redirect_stdout(sys.stderr):
+    with _ready(port, dtype, device):
         arrays = arrays_in(port, numbers, dtype, device)
-        some = [arrays[i] for i in differentiated]
+        carried = {a.name: a.array for a in port.carried}
+        some = [*(arrays[i] for i in differentiated), *(carried[name] for name in parameters)]
 
         def outputs(*given: Any) -> list[Any]:
-            chosen = dict(zip(differentiated, given, strict=True))
+            chosen = dict(zip(differentiated, given, strict=False))  # the parameters after them are where they are
             found, _ = adapter.arrays_in(port.fn(*(chosen.get(i, a) for i, a in enumerate(arrays))))
             return [y for _, y in sorted(found.items()) if is_inexact(adapter, y)]
 
@@ -212,20 +246,32 @@ def result(
             return sum(term.real if "complex" in adapter.dtype_of(term) else term for term in terms)
 
         one = adapter.array(np.ones(()), adapter.dtype_of(total(ys)), device)
-        us = [noise(rng, numbers[i]) for i in differentiated]
+        us = [noise(rng, adapter.to_numpy(a)) for a in some]
 
         def loss(*given: Any) -> Any:
             return total(outputs(*given))
 
         _, found = adapter.value_and_vjp(loss, some, one)
         gradients = [_conventional(adapter, adapter.to_numpy(d)) for d in found]
-        seconds = None
+        seconds, refusal = None, ""
         if is_twice:
             made = [_array(adapter, u, dtype, device) for u in us]
-            with contextlib.suppress(Exception):  # of any kind: that there are none is a finding
+            try:
                 twice = adapter.second_vjp(loss, some, one, made)[:-1]  # the last is of `one`
                 seconds = [_conventional(adapter, adapter.to_numpy(d)) for d in twice]
-    return Result(values, gradients, seconds, weights)
+            except Exception as problem:  # of any kind: that there are none is told
+                refusal = " ".join(f"{type(problem).__name__}: {problem}".partition("\n")[0].split())
+    return Result(values, gradients, seconds, weights, refusal)
+
+
+@contextlib.contextmanager
+def _ready(port: Port, dtype: str, device: str) -> Iterator[None]:
+    """A context in which a port can run in a dtype on a device: what it holds is there, too."""
+    adapter = port.adapter
+    carried = [a.array for a in port.carried]
+    quiet = contextlib.redirect_stdout(sys.stderr)
+    with adapter.precision(dtype), blamed_on(port.name), quiet, adapter.cast(carried, dtype, device):
+        yield
 
 
 def _array(adapter: Framework, a: np.ndarray, dtype: str, device: str) -> Any:
@@ -239,7 +285,7 @@ def _conventional(adapter: Framework, a: np.ndarray) -> np.ndarray:
 
 def trace(port: Port, numbers: Sequence[Any], dtype: str, device: str) -> Trace:
     """What a port keeps for its backward, with the numbers in it."""
-    with port.adapter.precision(dtype), blamed_on(port.name), contextlib.redirect_stdout(sys.stderr):
+    with _ready(port, dtype, device):
         found: Trace = port.adapter.trace(
             port.fn,
             arrays_in(port, numbers, dtype, device),

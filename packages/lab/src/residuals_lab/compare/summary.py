@@ -12,7 +12,8 @@ from residuals_lab.compare.table import repeats, show_verdict
 from residuals_lab.frameworks import TITLES
 from residuals_lab.show import fits, say, units
 
-HEADS = ["error", "saved", "new", "chain", "repeats", "exchange"]
+WAYS = "our  ad own"  # above three numbers of three characters
+HEADS = ["error", f"saved\n{WAYS}", f"new\n{WAYS}", f"chain\n{WAYS}", "repeats", "exchange"]
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -26,7 +27,7 @@ def show(comparison: Comparison, console: Console) -> None:
     for sentence in (
         f"{', '.join(versions)}; {options.device}, seed {options.seed}",
         f"error: of the gradient, {options.dtypes[0]}. saved, new, chain: bytes in units of the op's first array, "
-        f"{options.dtypes[-1]}, each of this rule, plain autodiff, and the framework's own op; "
+        f"{options.dtypes[-1]}, each of our rule, plain autodiff (ad), and the framework's own op; "
         "chain is what linear → op → linear saves beyond what the linear layers save. "
         "0 is nothing at all, .00 next to nothing, – that the framework has no such op.",
     ):
@@ -59,8 +60,9 @@ def _show_narrow(rows: Sequence[tuple[Entry, list[list[str]]]], console: Console
             numbers.add_row(f"  {line[0]}", *line[1:5])
     with console.capture() as captured:
         console.print(numbers)
-    heads, *printed = captured.get().rstrip("\n").split("\n")
-    console.print(Text.from_ansi(heads))
+    printed = captured.get().rstrip("\n").split("\n")
+    for _ in range(2):  # the heads have two lines
+        console.print(Text.from_ansi(printed.pop(0)))
     for entry, lines in rows:
         repeated = {line[0]: line[5] for line in lines if line[5] != "nothing"}
         same = len({*repeated.values()}) == 1 and len(repeated) == len(lines)

@@ -56,7 +56,8 @@ def findings(entry: "Entry", adapters: Sequence[Framework], options: Options) ->
                 )
     if entry.target is not None and entry.target_framework is not None:
         side = entry.sides[entry.target_framework]
-        yield from _inaccuracies(entry.target.name, entry.target.errors, side.plain.errors)
+        why = f": it {entry.known.text}".replace("the first's", f"{op}'s") if entry.known else ""
+        yield from _inaccuracies(entry.target.name, entry.target.errors, side.plain.errors, why)
         yield from _keeps_more(entry.target, side.rule, op, entry.first_array_bytes)
 
 
@@ -83,19 +84,22 @@ def _keeps_more(target: "Implementation", rule: "Implementation", op: str, first
         return
 
 
-def _inaccuracies(where: str, errors: Errors, plain: Errors) -> Iterator[Finding]:
-    """Errors above what plain autodiff of our op's maths allows."""
+def _inaccuracies(where: str, errors: Errors, plain: Errors, why: str = "") -> Iterator[Finding]:
+    """An error above what plain autodiff of our op's maths allows: the first, since what is wrong in one dtype is so in
+    the others, and with a wrong value its derivatives are wrong.
+    """
     for what, found, of_plain in (("value", errors.value, plain.value), ("gradient", errors.gradient, plain.gradient)):
         for dtype, worst in found.items():
             if not worst <= limit(dtype, of_plain[dtype]):
                 yield Finding(
                     f"{what}-wrong",
-                    f"{where}: {what} error in {dtype}",
+                    f"{where}: {what} error in {dtype}{why}",
                     f"at most {limit(dtype, of_plain[dtype]):.1e}",
                     f"{worst:.1e}",
                     "plain autodiff of the same maths is this exact",
                     f"compare the {what} with the op's page, term by term",
                 )
+                return
     if errors.second_derivative is None:
         yield Finding(
             "no-second-derivative",

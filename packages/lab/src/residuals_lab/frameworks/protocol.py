@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from residuals_lab.frameworks.compiled import Compiled, Subject
 from residuals_lab.frameworks.program import Program
-from residuals_lab.trace import Role, Trace
+from residuals_lab.frameworks.sites import Record
+from residuals_lab.trace import Input, Role, Trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,16 @@ class Framework(Protocol):
     def frozen(self, tree: Any) -> Any:
         """The tree with arrays that are not differentiated."""
 
+    # Arrays that a function brings along.
+
+    def carried(self, fn: Function, args: Sequence[Array]) -> list[Input]:
+        """The parameters and buffers of the modules that run in `fn(*args)`; none in JAX, where they are arguments."""
+
+    def cast(self, arrays: Sequence[Array], dtype: str, device: str) -> AbstractContextManager[None]:
+        """A context in which carried arrays of floating numbers are of this dtype and on this device, and after which
+        they are as they were; in JAX they stay, since operations bring them to the dtype of an argument.
+        """
+
     # Derivatives.
 
     def value_and_vjp(self, fn: Function, args: Sequence[Array], g: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -136,6 +147,11 @@ class Framework(Protocol):
                 JAX True, as a run does not show how arrays are made; in PyTorch False.
             with_contents: whether the trace has the saved arrays themselves too, of a run on the numbers of `args`.
         """
+
+    def record(
+        self, fn: Function, args: Sequence[Array], *, roles: Sequence[Role] = (), is_abstract: bool = ...
+    ) -> Record:
+        """`fn` recorded, so that it can run again with ops in place of some of its steps; arguments as for `trace`."""
 
     def saved_bytes(self, fn: Function, args: Sequence[Array]) -> int:
         """The bytes that a real run saves between forward and backward, each storage once; measured without `trace`

@@ -39,7 +39,6 @@ def add_to(commands: Any, help: str) -> None:
         help=help,
         description=DESCRIPTION,
         epilog=options.EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     does = lock.add_subparsers(title="commands", required=True, metavar="write|check")
     write = does.add_parser(

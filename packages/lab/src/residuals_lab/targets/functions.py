@@ -1,5 +1,7 @@
 """Targets: the functions and models in files and packages that a command line names."""
 
+import ast
+import contextlib
 import importlib
 import importlib.machinery
 import sys
@@ -19,16 +21,36 @@ def load_target(target: str, ran: dict[Path, types.ModuleType] | None = None) ->
 
     `ran` remembers the modules of files that have run: given again, it makes a file run once for all its functions.
     """
-    place, _, name = target.rpartition(":")
-    if not place or not name:
-        raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}")
-    if Path(place).is_dir():
-        raise UsageError(f"target: {place} is a folder; expected a file in it, {Path(place) / 'file.py'}:function")
+    place, name = place_and_name(target)
     module = _load_file(Path(place), {} if ran is None else ran) if place.endswith(".py") else _load_module(place)
     found = executed(place, Path.cwd(), lambda: getattr(module, name, None))  # which may import a module
     if not callable(found) or isinstance(found, type):
         raise UsageError(f"target: {_not_a_function(module, place, name, found)}")
     return found
+
+
+def place_and_name(target: str) -> tuple[str, str]:
+    """The file or module that a target names, and what in it.
+
+    Raises:
+        UsageError: if the target names no function, or a folder.
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        functions = ", ".join(_functions_in(Path(target.rstrip(":"))))
+        has = f"; it has {functions}" if functions else ""
+        raise UsageError(f"target: expected file.py:function or package.module:function, got {target!r}{has}")
+    if Path(place).is_dir():
+        raise UsageError(f"target: {place} is a folder; expected a file in it, {Path(place) / 'file.py'}:function")
+    return place, name
+
+
+def _functions_in(path: Path) -> list[str]:
+    """The functions of a file, by its text alone."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError):
+        body = ast.parse(path.read_text(encoding="utf-8")).body if path.suffix == ".py" else []
+        return [s.name for s in body if isinstance(s, ast.FunctionDef) and not s.name.startswith("_")]
+    return []
 
 
 def _not_a_function(module: types.ModuleType, place: str, name: str, found: Any) -> str:
@@ -46,7 +68,7 @@ def _not_a_function(module: types.ModuleType, place: str, name: str, found: Any)
 
 def _load_file(path: Path, ran: dict[Path, types.ModuleType]) -> types.ModuleType:
     if not path.is_file():
-        raise UsageError(f"target: no file at {path}")
+        raise UsageError(f"target: no file at {path}{guess(path.name, (p.name for p in path.parent.glob('*.py')))}")
     if path.resolve() in ran:
         return ran[path.resolve()]
     loader = importlib.machinery.SourceFileLoader(path.stem, str(path))
@@ -71,6 +93,11 @@ def _as_module(path: Path) -> str:
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").is_file():
         parts, folder = [folder.name, *parts], folder.parent
+    if len(parts) == 1:  # it is in no package
+        parts, folder = [folder.name, *parts], folder.parent
+        return (
+            f"add {folder / parts[0] / '__init__.py'}, and name it {'.'.join(parts)}:FUNCTION, in the folder {folder}"
+        )
     return f"name it {'.'.join(parts)}:FUNCTION, in the folder {folder}"
 
 

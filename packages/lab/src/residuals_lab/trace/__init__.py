@@ -118,7 +118,7 @@ class Trace:
         """Bytes saved beyond arrays that are alive anyway, each storage once."""
         return sum({r.storage: r.storage_bytes for r in self.residuals if r.is_new}.values())
 
-    @property
+    @cached_property
     def boundary(self) -> int:
         """Where the forward ends: the place of the first step of the backward."""
         return sum(step.phase == "forward" for step in self.steps)

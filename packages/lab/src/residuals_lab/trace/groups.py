@@ -98,7 +98,7 @@ def rows(trace: Trace) -> list[Row]:
 def by(trace: Trace, what: By) -> list[Group]:
     """The residuals of each source line, module or kind, the largest first."""
     label: Callable[[Residual], str] = {
-        "source": lambda r: r.line or "(not the user's code)",
+        "source": lambda r: r.line or "(no line of your code)",
         "module": _modules(trace),
         "kind": lambda r: r.kind,
     }[what]

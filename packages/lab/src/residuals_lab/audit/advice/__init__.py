@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 
-from residuals_lab.audit.advice import attention, dropout, functions, gates, logits, loops
+from residuals_lab.audit.advice import attention, dropout, functions, gates, logits, loops, unrolled
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Advice as Advice
 from residuals_lab.audit.advice.ours import Ours, Saved
@@ -26,7 +26,8 @@ def advice(trace: Trace, adapter: Framework) -> list[Advice]:
 
     choose(a for pattern in patterns for a in pattern(forward, ours))
     choose(functions.find(forward, trace, ours, freed))  # last: a function may be a part of one of the patterns
-    for _, loop in loops.find(forward, trace):
+    of_loops = unrolled.find(forward, trace) if adapter.NAME == "torch" else loops.find(forward, trace)
+    for _, loop in of_loops:
         inside = sum(one.freed for one in chosen if one.storages <= loop.storages)
         if loop.freed > max(loop.nbytes / 2, inside):
             chosen.append(loop)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Call:
     x: Node
     y: Node
     times: int  # how often a loop around makes this call
+    weights: tuple[Node | None, ...]  # that the op takes after x
 
 
 def calls(forward: Forward, has_offset: bool) -> list[Call]:
@@ -118,16 +119,17 @@ def _call(op: str, anchor: int, x: Node, axis: int | None, forward: Forward, has
         row.known[y] = made
         todo += forward.consumers.get(y, ())
         if made.kind == "full" and forward.values[y.number].elements == value.elements:
-            options = _options(op, row, numbers, made.a, has_offset)
-            places = None if options is None else _between(x, y, forward)
+            found = _options(op, row, numbers, made.a, has_offset)
+            places = None if found is None else _between(x, y, forward)
             is_next = step.op == "convert" and forward.values[y.number].dtype != value.dtype  # of what follows
             centred = best and any(forward.all[p].axes for p in (places or set()) - best.places)  # once more, by a norm
-            if not places or is_next or centred or _only(op, places, forward) != {anchor}:
+            if not found or not places or is_next or centred or _only(op, places, forward) != {anchor}:
                 continue
             if _is_closed(places, y, forward):
-                axis_option = f"axis={axis}" if op == "softmax" and axis != -1 else options
+                options = f"axis={axis}" if op == "softmax" and axis != -1 else found.options
                 times = max(forward.all[p].times for p in places)
-                best = Call(op, axis_option or "", places, x, y, times)
+                weights = tuple(None if i is None else row.given[i] for i in found.weights)
+                best = Call(op, options, places, x, y, times, weights)
     return None if best and _has_other_weight(best, row) else best
 
 
@@ -189,14 +191,21 @@ def _is_closed(places: Set[int], y: Node, forward: Forward) -> bool:
     return inside and not any(n.number in forward.alive and n.place == forward.made_at[n.number][-1] for n in nodes)
 
 
-def _options(op: str, row: Row, x: Any, y: Any, has_offset: bool) -> str | None:
-    """The options with which an op makes y of x, "" for none; None if it does not."""
+class _Variant(NamedTuple):
+    """A way to call an op."""
+
+    options: str  # "" for none
+    weights: tuple[int | None, ...] = ()  # which of a row's features it takes after x
+
+
+def _options(op: str, row: Row, x: Any, y: Any, has_offset: bool) -> _Variant | None:
+    """The way in which an op makes y of x; None if it does not."""
     errors = {}
     with np.errstate(all="ignore"):  # code that is none of our ops may overflow
-        for options, made in _variants(op, row, x, has_offset):
+        for variant, made in _variants(op, row, x, has_offset):
             error = np.max(np.abs(made - y)) / np.max(np.abs(made))
             if error < row.tolerance:
-                errors[options] = error
+                errors[variant] = error
     return min(errors, key=errors.__getitem__, default=None)
 
 
@@ -210,19 +219,21 @@ _ELEMENTWISE: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {
 }
 
 
-def _variants(op: str, row: Row, x: Any, has_offset: bool) -> Iterator[tuple[str, Any]]:
+def _variants(op: str, row: Row, x: Any, has_offset: bool) -> Iterator[tuple[_Variant, Any]]:
     """What an op makes of x, with each of the options and the weights that there may be."""
     if op in _ELEMENTWISE:
-        yield from ((options, forward(x)) for options, forward in _ELEMENTWISE[op])
+        yield from ((_Variant(options), forward(x)) for options, forward in _ELEMENTWISE[op])
         return
     default = {"layer_norm": 1e-5, "rms_norm": 1e-6}[op]
     for eps in sorted({0.0, *(c for c in row.constants if 0 < c < 0.1)}):
         option = "" if f"{eps:g}" == f"{default:g}" else f"eps={eps:g}"
-        for w in (None, *row.features):
+        features: list[tuple[int | None, Any]] = [(None, None), *enumerate(row.features)]
+        for i, w in features:
             if op == "rms_norm":
-                yield option, rms_norm.forward(x, w, eps=eps)
+                yield _Variant(option, (i,)), rms_norm.forward(x, w, eps=eps)
                 if has_offset and w is not None:
-                    yield ", ".join(filter(None, (option, "offset=1.0"))), rms_norm.forward(x, 1 + w, eps=eps)
+                    with_offset = ", ".join(filter(None, (option, "offset=1.0")))
+                    yield _Variant(with_offset, (i,)), rms_norm.forward(x, 1 + w, eps=eps)
             else:
-                for b in (None, *row.features):
-                    yield option, layer_norm.forward(x, w, b, eps=eps)
+                for j, b in features:
+                    yield _Variant(option, (i, j)), layer_norm.forward(x, w, b, eps=eps)

@@ -1,9 +1,12 @@
 """Dropout whose mask is saved in bytes or floating numbers, where a bit an element is enough."""
 
 from collections import Counter, defaultdict
+from functools import partial
+from typing import Any
 
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Ours, Saved, beside_inputs, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Place, Saved, beside_inputs, found_advice, iterations
+from residuals_lab.frameworks.sites import Read, Site
 from residuals_lab.trace import Step
 from residuals_lab.trace.costs import COSTS, MAKING
 
@@ -18,6 +21,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     """Dropout that keeps a bit an element, where the mask is saved in bytes or in floating numbers."""
     found: dict[tuple[str, str, str], Saved] = defaultdict(dict)
     instead: Counter[tuple[str, str, str]] = Counter()
+    places = defaultdict[tuple[str, str, str], list[Place]](list)
     has_none = not ours.has_option("flash_attention", "dropout")
     for place, step in forward.primal.items():
         mask = drops(forward, step)
@@ -29,8 +33,20 @@ def find(forward: Forward, ours: Ours) -> Found:
             found[key] |= saved
             nbytes = beside_inputs(ours.trace("dropout", out.dtype, out.shape))
             instead[key] += iterations(saved, out) * nbytes
+            places[key].append(partial(_site, place, step, mask))
     for key, these in found.items():
-        yield found_advice(key[0], key[1], "dropout", these, instead[key])
+        yield found_advice(key[0], key[1], "dropout", these, instead[key], places=places[key])
+
+
+def _site(place: int, step: Step, mask: int) -> Site:
+    """A dropout of half of the elements in place of a step: what it keeps is the same at any rate."""
+    x = next(n for n in step.ins if n != mask)
+
+    return Site("dropout", (Read(place, x),), place, step.outs[0], _half_dropped, is_drawn=True)
+
+
+def _half_dropped(dropout: Any, x: Any) -> Any:
+    return dropout(x, 0.5)
 
 
 def _is_of_weights(forward: Forward, step: Step) -> bool:

@@ -101,15 +101,26 @@ class Forward:
         return seen - masks, product
 
     def array(self, n: int, place: int) -> int:
-        """The array of this value that a step at this place reads, as the place where the array is made: a program that
-        makes a value twice has two arrays. Less than 0 if no step makes it.
+        """The array of this value that a step at this place reads, as a number: a program that makes a value twice has
+        two arrays, and a step may make several. Less than 0 if no step makes it.
         """
         before = bisect_left(self.made_at[n], place) - 1
         if before < 0:
             return ~n
         made = self.made_at[n][before]
         maker = self.all[made]
-        return self.array(maker.ins[0], made) if self.views_share and maker.cost == "view" else made
+        is_view = self.views_share and maker.cost == "view"
+        return self.array(maker.ins[0], made) if is_view else self._numbered(made, n)
+
+    def _numbered(self, place: int, n: int) -> int:
+        """The array of a value that the step at this place makes."""
+        if self.all[place].op == "carry":  # what is carried is one array at the begin of an iteration and at its end
+            place = self.made_at[n][0]
+        return place + self.all[place].outs.index(n) * len(self.all)
+
+    def place_of(self, array: int) -> int:
+        """The place of the step that makes an array; less than 0 if none does."""
+        return array % len(self.all) if array >= 0 else array
 
     def node(self, n: int, place: int) -> Node:
         """This value as a step at this place reads it."""
@@ -142,12 +153,25 @@ class Forward:
         return found
 
     def array_of(self, r: Residual) -> int:
-        """The array of a residual, by the place where it is made."""
-        return r.saved - 1 if r.op else ~r.value.number
+        """The array of a residual."""
+        if not r.op:
+            return ~r.value.number
+        place, n = r.saved - 1, r.value.number
+        while n not in self.all[place].outs and (maker := self.makers.get(n)) and maker.ins:  # a view of the array
+            n = maker.ins[0]
+        return self._numbered(place, n) if n in self.all[place].outs else place
+
+    def is_beside(self, r: Residual) -> bool:
+        """Whether a residual is no array that its step is there for, but what that makes beside it: a norm's mean."""
+        if not r.op or r.value.number not in (outs := self.all[r.saved - 1].outs)[1:]:
+            return False
+        first = self.values[outs[0]]
+        return (r.value.shape, r.value.dtype) != (first.shape, first.dtype)
 
     def nbytes(self, array: int) -> int:
         """The bytes of an array that a step makes: all of them, though a value may be a view of a part."""
-        return max(self.values[n].nbytes for n in self.all[array].outs)
+        index, place = divmod(array, len(self.all))
+        return self.values[self.all[place].outs[index]].nbytes
 
     def is_read_once(self, n: int) -> bool:
         """Whether each array of this value is read by one step: a program that makes a value twice has two."""
@@ -195,7 +219,14 @@ class Forward:
     def kept_anyway(self) -> set[int]:
         """The arrays that are results, or residuals now."""
         results = {self.array(n, len(self.all)) for n in self.alive}
-        return results | {self.array_of(r) for residuals in self.saved.values() for r in residuals}
+        return results | {
+            self.array_of(r) for residuals in self.saved.values() for r in residuals if not self.is_beside(r)
+        }
+
+    def unkept(self, values: Sequence[int]) -> int:
+        """The bytes of the arrays of these values, if they are not kept now: as where a weight is frozen."""
+        arrays = {self.array(n, len(self.all)) for n in values} - self.kept_anyway
+        return sum(self.nbytes(array) for array in arrays if array >= 0)
 
     def is_spread(self, n: int) -> bool:
         """Whether a value is one of fewer numbers, spread over more places."""
@@ -279,7 +310,7 @@ class Forward:
             return f"scores*{by}" if name == "scores" else f"masked*{by}"
         if stage == "scores" and (
             step.op in ("where", "masked_fill")
-            or (step.op == "add" and all(self.is_bias(value.number) for value in others))
+            or (step.op == "add" and all(self.is_bias(value.number, n) for value in others))
             or (step.op in ("mul", "div") and all(value.elements == 1 for value in others))
         ):
             return "scores"
@@ -288,7 +319,7 @@ class Forward:
     def added_to(self, n: int) -> Sequence[int]:
         """What is added to scores to make these ones."""
         maker = self.makers.get(n)
-        return [i for i in maker.ins if self.is_bias(i)] if maker and maker.op == "add" else []
+        return [i for i in maker.ins if self.is_bias(i, n)] if maker and maker.op == "add" else []
 
     def mask(self, n: int) -> int | None:
         """The mask of True and False that these 0 and 1 are."""
@@ -302,8 +333,12 @@ class Forward:
             n = maker.ins[0]
         return n
 
-    def is_bias(self, n: int) -> bool:
-        """Whether a value can be added to scores as the bias of our op: it is given, or nothing differentiates it."""
+    def is_bias(self, n: int, scores: int) -> bool:
+        """Whether a value can be added to scores as the bias of our op: it is given, or nothing differentiates it; or
+        it is smaller, as a bias is that all examples share.
+        """
+        if self.values[n].elements < self.values[scores].elements:
+            return True
         while (maker := self.makers.get(n)) and maker.cost == "view" and maker.ins and n not in self.alive:
             n = maker.ins[0]
         return n in self.alive or n not in self.makers or not self.is_differentiated(n)

@@ -1,12 +1,38 @@
 """Functions that somebody wrote out, such as a norm or a gelu, where our op saves less."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
+from functools import partial
+from typing import Any
 
 from residuals_lab.audit.advice.calls import Call, calls
-from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Ours, Saved, found_advice
+from residuals_lab.audit.advice.forward import Forward, Node
+from residuals_lab.audit.advice.literals import named
+from residuals_lab.audit.advice.ours import Found, Ours, Place, Saved, found_advice
+from residuals_lab.frameworks.sites import Read, Site, Unplaced
 from residuals_lab.trace import Residual, Trace
+
+# Operations whose backward reads what they have made.
+_READS_ITS_OUTPUT = frozenset(
+    [
+        "exp",
+        "exp2",
+        "expm1",
+        "linalg_vector_norm",
+        "log_softmax",
+        "logsumexp",
+        "max",
+        "min",
+        "norm",
+        "reciprocal",
+        "relu",
+        "rsqrt",
+        "sigmoid",
+        "softmax",
+        "sqrt",
+        "tanh",
+    ]
+)
 
 
 def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Found:
@@ -19,13 +45,37 @@ def find(forward: Forward, trace: Trace, ours: Ours, freed: Set[Hashable]) -> Fo
         if is_most_left(saved, freed) and not _is_lean(call, saved, forward)
     ]
     together: dict[tuple[str, str, str, str], tuple[Saved, int]] = defaultdict(lambda: ({}, 0))
+    places = defaultdict[tuple[str, str, str, str], list[Place]](list)
     for (call, its), instead in zip(found, _instead(found, forward, trace, ours), strict=True):
         key = call.op, call.options, _line(call, forward), forward.values[call.x.number].dtype
         saved, before = together[key]
         together[key] = saved | its, before + instead
+        places[key].append(partial(_site, call, forward))
     own = {call.op: ours.own(call.op, *_like(call, forward), *_weight(call, forward)) for call, _ in found}
-    for (op, options, line, _), (saved, instead) in together.items():
-        yield found_advice(op, line, op, saved, instead, options, own[op])
+    for key, (saved, instead) in together.items():
+        op, options, line, _ = key
+        yield found_advice(op, line, op, saved, instead, options, own[op], places[key])
+
+
+def _site(call: Call, forward: Forward) -> Site:
+    """The op in place of a call."""
+    weights = [None if node is None else _reader(node, forward) for node in call.weights]
+    reads = [_reader(call.x, forward, call.places), *(read for read in weights if read)]
+    shape = forward.values[call.x.number].shape[-1:]
+
+    def make(op: Any, x: Any, *given: Any) -> Any:
+        rest = iter(given)
+        return op(x, *(read and next(rest).reshape(shape) for read in weights), **named(call.options))
+
+    return Site(call.op, tuple(reads), call.y.place, call.y.number, make)
+
+
+def _reader(node: Node, forward: Forward, among: Iterable[int] = ()) -> Read:
+    """The first step that reads this value, of these steps or of any."""
+    readers = [p for p in forward.consumers.get(node, ()) if not among or p in among]
+    if not readers:
+        raise Unplaced("no step there reads an array that the op needs")
+    return Read(min(readers), node.number)
 
 
 def _is_lean(call: Call, saved: Saved, forward: Forward) -> bool:
@@ -93,9 +143,12 @@ def _owner(r: Residual, array: int, of_step: dict[int, int], found: Sequence[Cal
     """
     if array < 0:
         return None
-    if array in forward.primal:
-        return of_step.get(array)
-    parents, todo, seen = set[int](), [array], set[int]()
+    made_at = forward.place_of(array)
+    if forward.all[made_at].op == "carry":  # what one iteration gives the next is no call's
+        return None
+    if made_at in forward.primal:
+        return of_step.get(made_at)
+    parents, todo, seen = set[int](), [made_at], set[int]()
     while todo:
         place = todo.pop()
         for n in forward.all[place].ins:
@@ -105,7 +158,7 @@ def _owner(r: Residual, array: int, of_step: dict[int, int], found: Sequence[Cal
             elif node.place not in seen:
                 seen.add(node.place)
                 todo.append(node.place)
-    for near in (forward.primal_before(array), forward.primal_after(array)):
+    for near in (forward.primal_before(made_at), forward.primal_after(made_at)):
         i = of_step.get(near)
         if i is not None and all(p in found[i].places or _is_given(p, found[i], forward) for p in parents):
             return i
@@ -131,6 +184,9 @@ def _is_only_for(
         for p, step in forward.primal.items()
         if p not in of_step and any(forward.array(n, p) == array for n in step.ins)
     }
+    maker = forward.place_of(array)
+    if maker >= 0 and maker not in of_step and forward.all[maker].op in _READS_ITS_OUTPUT:
+        outside.add(_place(forward, maker))
     reads = {(forward.steps_of_trace[i].line, forward.steps_of_trace[i].module) for i in r.reads}
     return bool(reads) and reads <= inside - outside
 
@@ -146,7 +202,7 @@ def _instead(found: Sequence[tuple[Call, Saved]], forward: Forward, trace: Trace
     saved = {storage: r for _, its in found for storage, r in its.items()}
     now = {forward.array_of(r): r.storage_bytes for r in saved.values()}
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
-    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved and not forward.is_beside(r)}
     for call, _ in found:
         its = {"input": (call.x.number, min(call.places)), "output": (call.y.number, call.y.place + 1)}
         instead = 0

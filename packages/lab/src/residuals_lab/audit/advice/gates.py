@@ -1,9 +1,12 @@
 """An activation times a gate, where one rule for both saves less."""
 
 from collections import defaultdict
+from functools import partial
+from typing import Any
 
 from residuals_lab.audit.advice.forward import Forward
-from residuals_lab.audit.advice.ours import Found, Ours, Saved, found_advice, iterations
+from residuals_lab.audit.advice.ours import Found, Ours, Place, Saved, found_advice, iterations
+from residuals_lab.frameworks.sites import Read, Site
 from residuals_lab.trace import Step
 
 
@@ -11,6 +14,7 @@ def find(forward: Forward, ours: Ours) -> Found:
     """One rule for an activation and the product with it, where the output of the activation is saved."""
     found: dict[tuple[str, str], Saved] = defaultdict(dict)
     instead: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # the bytes of each array that the rule keeps
+    places = defaultdict[tuple[str, str], list[Place]](list)
     for place, step in enumerate(forward.all):
         if step.op != "mul" or len(step.ins) != 2:
             continue
@@ -22,6 +26,9 @@ def find(forward: Forward, ours: Ours) -> Found:
                 saved = forward.residuals_of({y} | within, place) | {r.storage: r for r in given}
                 found[op, step.line] |= saved
                 value = forward.values[gate]
+                made_at = forward.node(y, place).place
+                reads = Read(made_at, gate), Read(place, up)
+                places[op, step.line].append(partial(Site, op, reads, place, step.outs[0], _gated))
                 times = iterations({r.storage: r for r in forward.saved[y]}, value)
                 trace = ours.trace(op, value.dtype, value.shape, value.shape)
                 for r, n in zip(trace.residuals, (gate, up), strict=True):
@@ -32,7 +39,12 @@ def find(forward: Forward, ours: Ours) -> Found:
                         )
                         instead[op, step.line][array] = nbytes
     for (op, line), these in found.items():
-        yield found_advice("gate", line, op, these, sum(instead[op, line].values()))
+        kept = sum(instead[op, line].values())
+        yield found_advice("gate", line, op, these, kept, places=places[op, line])
+
+
+def _gated(op: Any, gate: Any, up: Any) -> Any:
+    return op(gate, up)
 
 
 def activation(forward: Forward, step: Step, y: int) -> tuple[str, int, set[int]]:

@@ -43,3 +43,9 @@ def numbers(step: Step, keys: Mapping[int, Any]) -> list[float]:
     given = [a for a in (arguments[0] if arguments else ()) if isinstance(a, (int, float))]
     found = [literal(keys.get(n)) for n in step.ins]
     return [*given, *(a for a in found if a is not None)]
+
+
+def named(options: str) -> dict[str, Any]:
+    """Options as they are spelled out, 'eps=1e-05, offset=1.0', by their names."""
+    pairs = [option.split("=", 1) for option in options.split(", ") if option]
+    return {name: ast.literal_eval(value) for name, value in pairs}

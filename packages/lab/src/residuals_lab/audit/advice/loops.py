@@ -1,9 +1,11 @@
 """A loop that stacks up what each iteration made, where a checkpoint of its body keeps only what is carried."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from residuals_lab.audit.advice.forward import Forward
 from residuals_lab.audit.advice.ours import Found, Saved, found_advice
+from residuals_lab.frameworks.sites import Loop
 from residuals_lab.trace import Trace
 
 CHECKPOINT = "jax.checkpoint"  # PyTorch has no loops: in a trace of it each iteration stands by itself
@@ -14,11 +16,15 @@ def find(forward: Forward, trace: Trace) -> Found:
     for places in _loops(forward):
         inside = {*places}
         saved: Saved = {
-            r.storage: r for r in trace.residuals if r.is_new and r.value.shape and forward.array_of(r) in inside
+            r.storage: r
+            for r in trace.residuals
+            if r.is_new and r.value.shape and forward.place_of(forward.array_of(r)) in inside
         }
         if saved and places.stop < len(forward.all):
             call = forward.all[places.stop]  # what a loop gives is made where it is called
-            yield found_advice("a loop", call.line, CHECKPOINT, saved, _kept(forward, trace, places, saved))
+            kept = _kept(forward, trace, places, saved)
+            loop = partial(Loop, (places.start, places.stop))
+            yield found_advice("a loop", call.line, CHECKPOINT, saved, kept, places=[loop])
 
 
 def _loops(forward: Forward) -> Iterator[range]:
@@ -37,7 +43,7 @@ def _kept(forward: Forward, trace: Trace, places: Sequence[int], saved: Saved) -
     outside that it reads, unless they are kept anyway.
     """
     kept = {forward.array(n, len(forward.all)) for n in forward.alive}
-    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved}
+    kept |= {forward.array_of(r) for r in trace.residuals if r.storage not in saved and not forward.is_beside(r)}
     nbytes = 0
     read = {n for place in places if forward.all[place].op != "carry" for n in forward.all[place].ins}
     for place in places:
@@ -47,7 +53,7 @@ def _kept(forward: Forward, trace: Trace, places: Sequence[int], saved: Saved) -
             nbytes += forward.values[step.outs[0]].nbytes * step.times
         for n in step.ins if step.op != "carry" else ():
             array = forward.array(n, place)
-            if 0 <= array < places[0] and array not in kept:
+            if 0 <= forward.place_of(array) < places[0] and array not in kept:
                 kept.add(array)
                 nbytes += forward.nbytes(array)
     return nbytes

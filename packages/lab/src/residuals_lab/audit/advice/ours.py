@@ -2,13 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from residuals_lab.frameworks.protocol import Framework
+from residuals_lab.frameworks.sites import Loop, Site
 from residuals_lab.trace import Residual, Trace, Value
+
+Place = Callable[[], Site | Loop]  # one call of an op; it raises Unplaced where it cannot be told how to call it
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Advice:
     storages: frozenset[Hashable] = frozenset()  # of these arrays
     options: str = ""  # that the op needs to give the same numbers, 'approximate="tanh"'
     own: str = ""  # the framework's own op, where that keeps as little
+    places: tuple[Place, ...] = field(default=(), repr=False, compare=False)  # where the op is called
+    is_own_once: bool = False  # and has no second derivative
 
     @property
     def freed(self) -> int:
@@ -38,7 +43,8 @@ class Advice:
             return f"residuals_{framework}.dropout(x, rate if training else 0.0{key})"  # it knows of no evaluation
         options = f"(…, {self.options})" if self.options else ""
         always = ", which drops in evaluation too," if self.op == "attention" else ""
-        return (f"{self.own}{options} or " if self.own else "") + f"residuals_{framework}.{self.op}{options}{always}"
+        own = f"{self.own}{options}{' (no second derivative)' * self.is_own_once} or " if self.own else ""
+        return own + f"residuals_{framework}.{self.op}{options}{always}"
 
 
 # The arguments of the framework's own op that are not arrays.
@@ -58,11 +64,18 @@ Found = Iterator[tuple[Saved, Advice]]
 
 
 def found_advice(
-    what: str, line: str, op: str, saved: Saved, instead: int, options: str = "", own: str = ""
+    what: str,
+    line: str,
+    op: str,
+    saved: Saved,
+    instead: int,
+    options: str = "",
+    own: str = "",
+    places: Iterable[Place] = (),
 ) -> tuple[Saved, Advice]:
     """Advice about these arrays."""
     nbytes = sum(r.storage_bytes for r in saved.values())
-    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own)
+    return saved, Advice(what, line, op, len(saved), nbytes, instead, frozenset(saved), options, own, tuple(places))
 
 
 class Ours:
@@ -84,7 +97,7 @@ class Ours:
         return self._traces[key]
 
     def own(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> str:
-        """The framework's own op for an op of ours, if on arrays of these shapes it keeps as little; else ""."""
+        """The framework's own op for an op of ours, if it takes arrays of these shapes and keeps as little; else ""."""
         name, fn = self._adapter.OWN.get(op, ("", None))
         if fn is None or op not in _STATIC:
             return ""
@@ -94,10 +107,27 @@ class Ours:
                 arrays = [self._adapter.shaped(shape, dtype) for shape in shapes]
                 names = [str(i) for i in range(len(arrays))]
                 fn = partial(fn, **_STATIC[op])
-                self._traces[key] = self._adapter.trace(fn, arrays, names, is_abstract=True)
+                try:
+                    self._traces[key] = self._adapter.trace(fn, arrays, names, is_abstract=True)
+                except IndexError:  # of PyTorch's attention, which takes no fewer than three dimensions
+                    return ""
         own, ours = self._traces[key], self.trace(op, dtype, *shapes)
         # What is saved may be an output, which the next operation often saves too, or new memory.
         return name if own.saved_bytes <= ours.saved_bytes and own.new_bytes <= ours.new_bytes else ""
+
+    def is_own_once(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> bool:
+        """Whether the framework's own op for an op of ours has no second derivative, on arrays of these shapes."""
+        fn = partial(self._adapter.OWN[op][1], **_STATIC[op])
+        with self._adapter.abstractly():
+            arrays = [self._adapter.shaped(shape, dtype) for shape in shapes]
+            try:
+                g = self._adapter.outline(fn, *arrays)
+                self._adapter.outline(partial(_twice, self._adapter, fn), g, *arrays)
+            except RuntimeError:  # PyTorch has no formula for the derivative of that backward
+                return True
+            except ValueError:  # JAX differentiates all of its own ops again, but does not say so on shapes alone
+                return False
+        return False
 
     def _traced(self, op: str, dtype: str, *shapes: tuple[int, ...]) -> Trace:
         fn, others = self._adapter.public(op), list[tuple[tuple[int, ...], str]]()
@@ -112,6 +142,10 @@ class Ours:
         with self._adapter.abstractly():
             arrays = [self._adapter.shaped(*a) for a in [*((shape, dtype) for shape in shapes), *others]]
             return self._adapter.trace(fn, arrays, [str(i) for i in range(len(arrays))], is_abstract=True)
+
+
+def _twice(adapter: Framework, fn: Callable[..., Any], g: Any, *arrays: Any) -> Any:
+    return adapter.second_vjp(fn, arrays, g, arrays)
 
 
 def _half_dropped(dropout: Callable[..., Any], x: Any, key: Any) -> Any:

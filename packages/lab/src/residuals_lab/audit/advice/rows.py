@@ -98,6 +98,7 @@ class Row:
         self.length = len(numbers)
         self.known: dict[Node, Known | None] = {x: Known("full", numbers)}
         self.features: list[Any] = []  # rows of arrays that are given, such as weights
+        self.given: list[Node] = []  # these arrays
         self.constants: set[float] = set()
         self.tolerance = 1e-6  # relative; a constant in low precision is one nearby
         self._random = np.random.default_rng(0)
@@ -162,6 +163,7 @@ class Row:
         wide = self.x.shape[-1] if self.x.shape else 0
         if self.axis in (None, -1) and value.elements == wide < self.size and value.shape[-1] == wide:
             self.features.append(self._random.normal(size=self.length))
+            self.given.append(node)
             return Known("feature", self.features[-1])
         return None
 

@@ -21,8 +21,10 @@ from residuals_lab.frameworks.jax.programs import copier as copier
 from residuals_lab.frameworks.jax.programs import fused as fused
 from residuals_lab.frameworks.jax.programs import multiplier as multiplier
 from residuals_lab.frameworks.jax.programs import program as program
+from residuals_lab.frameworks.jax.record import record as record
 from residuals_lab.frameworks.jax.tracing import trace as trace
 from residuals_lab.frameworks.jax.walk import address
+from residuals_lab.trace import Input
 
 NAME = "jax"
 TITLE = f"JAX {jax.__version__}"
@@ -75,6 +77,14 @@ def is_floating(a: Any) -> bool:
 
 def dtype_of(a: jax.Array) -> str:
     return str(a.dtype)
+
+
+def carried(fn: Callable[..., Any], args: Sequence[Any]) -> list[Input]:
+    return []
+
+
+def cast(arrays: Sequence[Any], dtype: str, device: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 # One program, which compiles far faster than every operation by itself, and runs but once: faster still unoptimized.

@@ -12,7 +12,7 @@ from jax.extend import core
 
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.jax import eager
-from residuals_lab.frameworks.jax.walk import EFFECT, Array, Walk
+from residuals_lab.frameworks.jax.walk import EFFECT, Array, Body, Walk
 from residuals_lab.show import size
 from residuals_lab.trace import Kind, Role, Trace
 from residuals_lab.trace.recorder import Recorder, Saved
@@ -36,11 +36,27 @@ def trace(
     show: there `jnp.asarray` copies what is differentiated, such as the parameters of a dense layer of Flax; a note of
     the trace says how much.
     """
+    return traced(fn, args, names, fields, roles, around, is_abstract, with_contents)
+
+
+def traced(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    names: Sequence[str],
+    fields: Callable[..., Any] | None,
+    roles: Sequence[Role],
+    around: Mapping[str, Any],
+    is_abstract: bool,
+    with_contents: bool,
+    hear: Callable[[Body, Mapping[int, Any]], None] | None = None,
+) -> Trace:
+    """A trace; `hear` is told the jaxpr of `fn` with the numbers of its values, and the values that are spelled out."""
     roles = roles or ["input"] * len(args)
     differentiated = [i for i, a in enumerate(args) if _is_inexact(a) and roles[i] != "frozen"]
     if not differentiated:
         raise UsageError("expected an argument of floating numbers to differentiate, got none")
     walk = Walk(Recorder())
+    walk.hear = hear
     walk.inputs = [walk.array(("input", i), a) for i, a in enumerate(args)]
     forward = _with_pullback(fn, differentiated, walk.given)
     asked = list[Any]()  # for numbers that they would have in a run without a jit
@@ -161,7 +177,11 @@ def _around(walk: Walk, around: Mapping[str, Any]) -> dict[int, str]:
 def _run_for_names(walk: Walk, fn: Callable[..., Any], args: Sequence[Any]) -> None:
     """Number `fn` once more, for the names that rules give to what they make: in this jaxpr rules are rules."""
     begin = len(walk.recorder.steps)
+    walk.bodies = [] if walk.hear else None
     walk.run(jax.make_jaxpr(fn)(*args), walk.inputs)
+    if walk.hear and walk.bodies:
+        walk.hear(walk.bodies[0], walk.spelled_out)
+    walk.bodies = None
     walk.recorder.forget(begin)
 
 

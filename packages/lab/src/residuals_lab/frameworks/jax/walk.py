@@ -7,7 +7,7 @@ of the same branch.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,11 +40,32 @@ class Array(NamedTuple):
         return Known(self.number, self.storage, kind)
 
 
+class Equation(NamedTuple):
+    """An equation of a jaxpr, with the numbers of its values."""
+
+    eqn: Any
+    ins: Sequence[int]
+    outs: Sequence[int]
+    bodies: "Sequence[Body]"  # the jaxprs in it, as they are run; of a loop the last one is the right one
+
+
+class Body(NamedTuple):
+    """A jaxpr as it was walked once."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    ins: Sequence[int]
+    equations: list[Equation]
+
+
 class Walk:
     """Numbers the values of jaxprs, one after the other."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.hear: Callable[[Body, Mapping[int, Any]], None] | None = None  # is told what is walked for names
+        self.bodies: list[Body] | None = None  # the jaxprs that are walked at this level, if somebody hears
+        self.spelled_out: dict[int, Any] = {}  # number → a literal, or an array that somebody else keeps
         self._made_so_far = 0
         self._runs = 0  # of jaxprs, so far
         self._named = ""  # the names of `jax.named_scope` around
@@ -91,6 +112,7 @@ class Walk:
         if id(c) in self.given:
             return self.inputs[self.given[id(c)]]
         key = ("constant", id(c))
+        self.spelled_out[self.array(key, c).number] = c
         return self.array(key, c)._replace(storage=("made", *key) if isinstance(c, jax.core.Tracer) else key)
 
     def run(self, body: Any, ins: Sequence[Array]) -> list[Array]:
@@ -100,6 +122,7 @@ class Walk:
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *ins), strict=True))
         self._runs += 1
         this = self._runs
+        heard, outside = list[Equation](), self.bodies
 
         def read(atom: Any) -> Array:
             if not isinstance(atom, core.Literal):
@@ -108,6 +131,7 @@ class Walk:
             # is called twice saves two.
             a = self.array(("literal", str(atom)), atom.aval)
             self.fields.setdefault(a.number, "constant")
+            self.spelled_out[a.number] = atom.val
             return a._replace(storage=("made", "literal", id(atom), this))
 
         around = self.recorder.line, self.recorder.module, self._named
@@ -119,7 +143,16 @@ class Walk:
             is_inside = {*self._named.split("/")} <= {*functions.split("/")}  # a jit names the function around
             self.recorder.module = functions if is_inside or not self._named else self._named
             self.recorder.module = self.recorder.module or around[1]
-            env.update(zip(eqn.outvars, self._equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
+            self.bodies = None if outside is None else []
+            reads = [read(atom) for atom in eqn.invars]
+            made = self._equation(eqn, reads)
+            env.update(zip(eqn.outvars, made, strict=True))
+            if self.bodies is not None:
+                heard.append(Equation(eqn, [a.number for a in reads], [a.number for a in made], self.bodies))
+        self.bodies = outside
+        if outside is not None:
+            numbers = [a.number for a in (*consts, *ins)]
+            outside.append(Body(jaxpr, getattr(body, "consts", ()) if consts else (), numbers, heard))
         self.recorder.line, self.recorder.module, self._named = around
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -195,7 +228,7 @@ class Walk:
         return Array(number, ("made", self._made_so_far), _nbytes(aval), len(self.recorder.steps))
 
     def _scan(self, params: Any, reads: list[Array], avals: list[Any]) -> list[Array]:
-        body, (first, split) = params["jaxpr"], _scan_parts(params)
+        body, (first, split) = params["jaxpr"], scan_parts(params)
         consts, carry, xs = reads[:first], reads[first:split], reads[split:]
         loop = ("scan", params["length"], params["reverse"])
         outside, self.recorder.times = self.recorder.times, self.recorder.times * params["length"]
@@ -291,7 +324,7 @@ class Walk:
         return self._again("branch_in", a, a._replace(number=numbers[i]))
 
 
-def _scan_parts(params: Any) -> tuple[int, int]:
+def scan_parts(params: Any) -> tuple[int, int]:
     """Where among a scan's operands the carry begins, and where the arrays that it goes over."""
     if "num_consts" in params:
         return params["num_consts"], params["num_consts"] + params["num_carry"]

@@ -17,12 +17,15 @@ from torch.utils.checkpoint import checkpoint
 import residuals_torch
 from residuals_lab.errors import UsageError
 from residuals_lab.frameworks.compiled import Compiled, Subject
+from residuals_lab.frameworks.torch.carried import carried as carried
+from residuals_lab.frameworks.torch.carried import cast as cast
 from residuals_lab.frameworks.torch.fakes import Fakes, faking
 from residuals_lab.frameworks.torch.own import OWN as OWN
 from residuals_lab.frameworks.torch.programs import copier as copier
 from residuals_lab.frameworks.torch.programs import fused as fused
 from residuals_lab.frameworks.torch.programs import multiplier as multiplier
 from residuals_lab.frameworks.torch.programs import program as program
+from residuals_lab.frameworks.torch.record import record as record
 from residuals_lab.frameworks.torch.recording import dtype_name
 from residuals_lab.frameworks.torch.tracing import nodes, tensors
 from residuals_lab.frameworks.torch.tracing import trace as trace

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from residuals_lab.frameworks.places import shown_as
-from residuals_lab.frameworks.torch.layouts import as_in_a_run
+from residuals_lab.frameworks.torch.layouts import as_in_a_run, grouped
 
 _SMALL = 2**20  # bytes of an array whose numbers are computed where the program itself spells them out
 _INSIDERS = ("torch", "residuals_lab")  # packages that have to know which tensors are fake
@@ -52,6 +52,8 @@ class Fakes(FakeTensorMode):
             return self._with_numbers(args[0])
         is_known = _is_determined(func) and all(self.numbers(t) is not None for t in given)
         try:
+            if func.overloadpacket.__name__ == "_grouped_mm" and args[0].dtype is not torch.bfloat16:
+                return grouped(*args, **kwargs)
             out = as_in_a_run(func, super().dispatch(func, types, args, kwargs), args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             if not (is_known and given):
@@ -112,7 +114,8 @@ def _is_small(t: Tensor) -> bool:
 class _Asked(type(FakeTensor)):  # type: ignore[misc]
     """The class of a stand-in for PyTorch's `FakeTensor`, of which a library asks whether a tensor is one.
 
-    It hears no for a tensor whose numbers are there, so that it runs the program of a run. Else its question is noted.
+    It hears no for a tensor whose numbers are there, so that it runs the program of a run. Else its question is noted,
+    but not that of a function that by its name only warns.
     """
 
     def __instancecheck__(cls, t: Any) -> bool:
@@ -124,6 +127,8 @@ class _Asked(type(FakeTensor)):  # type: ignore[misc]
             return False
         while frame.f_back and frame.f_code.co_name.startswith("is_"):  # a library's own question, in other words
             frame = frame.f_back
+        if frame.f_code.co_name.startswith("warn"):
+            return True
         file = shown_as(frame.f_code.co_filename)
         t.fake_mode.asked[f"{library}, which asks whether tensors are fake,"] = f"{file}:{frame.f_lineno}"
         return True
@@ -145,6 +150,7 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
     logger = logging.getLogger("torch._subclasses.fake_tensor")  # it logs, with a traceback, what is raised too
     was_disabled, logger.disabled = logger.disabled, True
     swap, deepcopy = torch.utils.swap_tensors, Tensor.__deepcopy__
+    truncated = torch.nn.init._no_grad_trunc_normal_
 
     def give(old: Tensor, new: Tensor) -> None:
         # PyTorch refuses to swap tensors with weak references to them, and the mode has such to those that it made.
@@ -166,7 +172,17 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             return deepcopy(t, memo)
 
+    def drawn(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
+    ) -> Tensor:
+        # PyTorch draws again until all numbers are within the bounds; here there are none to look at.
+        if not isinstance(tensor, FakeTensor):
+            return truncated(tensor, mean, std, a, b, generator)
+        with torch.no_grad():
+            return tensor.normal_(mean, std)
+
     torch.utils.swap_tensors, Tensor.__deepcopy__ = give, copied  # type: ignore[method-assign]
+    torch.nn.init._no_grad_trunc_normal_ = drawn
     torch._subclasses.FakeTensor = _StandIn  # type: ignore[misc]
     try:
         with mode:
@@ -174,4 +190,5 @@ def faking(mode: FakeTensorMode) -> Iterator[None]:
     finally:
         logger.disabled = was_disabled
         torch._subclasses.FakeTensor = FakeTensor  # type: ignore[misc]
+        torch.nn.init._no_grad_trunc_normal_ = truncated
         torch.utils.swap_tensors, Tensor.__deepcopy__ = swap, deepcopy  # type: ignore[method-assign]

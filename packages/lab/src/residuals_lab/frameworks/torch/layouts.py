@@ -1,4 +1,4 @@
-"""What a run on a CPU makes of an operation, where a fake tensor has another dtype or other strides.
+"""What a run on a CPU makes of an operation, where a fake tensor has another dtype, other strides or less memory.
 
 Strides decide whether a later `reshape` or `contiguous` copies. What the strides of an axis of length one are shows
 only in whether a tensor counts as channels-last.
@@ -32,15 +32,23 @@ AS_A_SUM = {
     "copysign", "div.Tensor_mode", "floor_divide", "heaviside", "ldexp", "logaddexp", "logaddexp2", "logical_and",
     "logical_or", "logical_xor", "native_dropout_backward", "special_xlog1py", "xlogy",
 }  # fmt: skip
+# Losses that a run reduces within the memory of their elements, all of which the one number then keeps.
+REDUCED_WITHIN = {"binary_cross_entropy", "mse_loss", "smooth_l1_loss", "soft_margin_loss"}
+RESIZED = {"col2im", "im2col"}  # a run makes room for what they read, and then gives that another shape
+# A periodic window is cut out of one that has an element more.
+WINDOWS = {"bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"}
 AS_THEY_ARE = {"_to_copy", "clone", "empty_like", "flip", "ones_like", "rand_like", "randn_like", "zeros_like"}
 
 
 def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The result of an operation on fake tensors, in the dtypes and strides that it has in a run on a CPU."""
+    """The result of an operation on fake tensors, in the dtypes, strides and memory that it has in a run on a CPU."""
     read = [a for a in args if isinstance(a, Tensor)]
+    name = func.overloadpacket.__name__
+    if name in WINDOWS and out.device.type == "cpu":
+        is_periodic = all(a for a in args if isinstance(a, bool))
+        return _roomy(out, args[0] + (is_periodic and args[0] > 1))
     if not read or any(t.device.type != "cpu" for t in read):
         return out
-    name = func.overloadpacket.__name__
     names = {name, f"{name}.{func._overloadname}"}
     others = [t.dtype for t in read if t.dtype != read[0].dtype]
     if name in NORMS and others:
@@ -48,6 +56,10 @@ def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, A
     if func is torch.ops.aten.view.default:
         strides = view_strides(read[0].shape, read[0].stride(), out.shape)
         return out if strides in (None, out.stride()) else read[0].as_strided(out.shape, strides)
+    if name == "_embedding_bag":
+        return _bags(out, args, kwargs)
+    if name in REDUCED_WITHIN and out.dim() == 0:
+        return _roomy(out, torch.broadcast_shapes(*(t.shape for t in read)).numel())
     if name in AS_THEY_ARE:
         is_kept = kwargs.get("memory_format") in (None, torch.preserve_format) and _is_ambiguous(out)
         is_kept = is_kept and _is_dense(read[0].shape, read[0].stride())
@@ -56,7 +68,9 @@ def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, A
         alike = [torch.empty(()), *read] if any(isinstance(a, (int, float)) for a in args[:2]) else read
         return _strided(out, iterated(out.shape, [(t.shape, t.stride()) for t in alike]))
     if names & CONTIGUOUS:
-        return tree_map_only(FakeTensor, lambda t: _strided(t, _strides(t.shape)), out)
+        out = tree_map_only(FakeTensor, lambda t: _strided(t, _strides(t.shape)), out)
+    if name in RESIZED:
+        return _roomy(out, read[0].numel())
     if names & CHANNELS_LAST_STAYS:
         return tree_map_only(FakeTensor, lambda t: _strided(t, _like(t, read[0], suggest_memory_format(read[0]))), out)
     if name in RATHER_CONTIGUOUS:
@@ -64,10 +78,40 @@ def as_in_a_run(func: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, A
     return out
 
 
+def grouped(a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """What `_grouped_mm` makes, which a run takes in any floating dtype and fake tensors in bfloat16 alone.
+
+    Rows of groups that end at the offsets are in axis 0 of `a`, in axis 1 of `b`, or, with an axis for the groups in
+    the result, along the axis that is summed. A row begins at a multiple of 16 bytes.
+    """
+    groups = [len(offsets)] if a.dim() == b.dim() == 2 and offsets is not None else list(a.shape[:-2] or ())
+    shape = [*(groups if a.dim() == b.dim() else ()), a.shape[-2], b.shape[-1]]
+    unit = 16 // a.element_size()
+    row = -(-shape[-1] // unit) * unit
+    return a.new_empty_strided(shape, [*([shape[-2] * row] if len(shape) == 3 else ()), row, 1])
+
+
 def _strided(t: Tensor, strides: Sequence[int]) -> Tensor:
     if t.stride() == tuple(strides):
         return t
     return t.new_empty_strided(t.shape, strides)
+
+
+def _roomy(t: Tensor, elements: int) -> Tensor:
+    """The same tensor in memory for at least so many elements."""
+    return t.new_empty([elements]).as_strided(t.shape, t.stride()) if elements > t.numel() else t
+
+
+def _bags(out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The sums of bags of rows, and what is kept beside them: the bag of each row, if any, in memory for one more."""
+    weight, _, offsets, *_ = args
+    padding = args[8] if len(args) > 8 else kwargs.get("padding_idx", -1)
+    is_sum = (args[4] if len(args) > 4 else kwargs.get("mode", 0)) == 0
+    sums, bags, sizes, largest = out
+    if is_sum and padding < 0 and weight.dtype is torch.bfloat16 and weight.stride(1) == 1:
+        bags = bags.new_empty(0)  # the fast way, which fake tensors have for other dtypes alone
+    room = bags.numel() + 1 if bags.numel() else 0
+    return sums, _roomy(bags, room), _roomy(sizes, offsets.numel()), largest
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:

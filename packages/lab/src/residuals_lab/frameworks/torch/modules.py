@@ -30,6 +30,7 @@ class Modules:
         self._names: dict[Module, str] = {}
         self._before: dict[Module, list[dict[str, Any]]] = {}
         self._kept: list[tuple[Any, Any]] = []  # a module's list or dict, and a copy of what was in it
+        self._left: list[Any] = []  # what the forward left in modules: it stays alive there when the graph is gone
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # `id` → a buffer, and a copy of what was in it
 
     @property
@@ -52,12 +53,15 @@ class Modules:
                 for name in {*now, *then}:
                     if isinstance(then.get(name), FakeTensor):
                         continue  # it was fake before, or `torch.func.functional_call` put it there for a call
+                    if name in now and now[name] is not then.get(name):
+                        self._left.append(now[name])
                     if name in then:
                         now[name] = then[name]
                     else:
                         del now[name]
         for kept, was in self._kept:
             if any(isinstance(t, FakeTensor) for t in tree_leaves(kept)):
+                self._left.append(kept.copy())
                 kept.clear()
                 kept.extend(was) if isinstance(kept, list) else kept.update(was)
         with _disable_current_modes(), torch.no_grad():
@@ -76,7 +80,9 @@ class Modules:
                 with _disable_current_modes():
                     self._buffers = {id(t): (t, t.detach().clone()) for t in module.buffers()} | self._buffers
             for name, t in (*module.named_parameters(), *module.named_buffers()):
-                if t.is_leaf:  # a tensor that `torch.func.functional_call` puts in its place is none
+                # A tensor that `torch.func.functional_call` puts in its place is no leaf, or is wrapped by a function
+                # such as `torch.func.grad`.
+                if t.is_leaf and not torch._C._functorch.is_functorch_wrapped_tensor(t):
                     is_taken = self.parameters.get(name, t) is not t  # by another module that is outermost
                     self.parameters[f"{root}.{name}" if is_taken else name] = t
         path = self._names.get(module, type(module).__name__)

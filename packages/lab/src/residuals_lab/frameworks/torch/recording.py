@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from residuals_lab.frameworks.places import innermost
 from residuals_lab.frameworks.torch.draws import Draws
 from residuals_lab.frameworks.torch.modules import METHODS, Modules
+from residuals_lab.frameworks.torch.replay import Tape
 from residuals_lab.frameworks.torch.words import COPIES, IDENTITIES, LIKES, UNLIKE_FAKES, UNLIKE_ON_GPU, axes, word
 from residuals_lab.trace import Kind
 from residuals_lab.trace.recorder import ArrayType, Known, Recorder, Saved
@@ -38,9 +39,10 @@ class Recording(TorchDispatchMode):
     dtype, and how often that was written into. Storages are kept alive, since a freed one's address is used again.
     """
 
-    def __init__(self, fake: FakeTensorMode | None = None, with_contents: bool = False) -> None:
+    def __init__(self, fake: FakeTensorMode | None = None, with_contents: bool = False, is_taped: bool = False) -> None:
         super().__init__()
         self.fake = fake
+        self.tape = Tape(self.place_of) if is_taped else None  # to run the operations again
         self.with_contents = with_contents
         self.contents: dict[int, Tensor] = {}  # number → a copy of what is saved, if asked for
         self.modules = Modules(is_abstract=fake is not None)
@@ -64,7 +66,11 @@ class Recording(TorchDispatchMode):
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # its own operations, on the tensors that it consists of, come here one by one
         if func is torch.ops.aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
-            return self._constant(args[0], func(args[0]))
+            made = self._constant(args[0], func(args[0]))
+            if self.tape:
+                self.tape.add(func, args, kwargs, made)
+            return made
+        given, begin = (args, kwargs), len(self.recorder.steps)
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         ins = [self.number(t) for t in read]
         if self.recorder.phase == "forward" and not torch.is_grad_enabled():
@@ -79,6 +85,8 @@ class Recording(TorchDispatchMode):
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if outs or changed:  # else it is a question about a tensor, such as where it is
             self._record(func, args, kwargs, read, ins, changed, outs)
+            if self.tape:
+                self.tape.add(func, *given, out, changed, begin if len(self.recorder.steps) > begin else None)
         elif func in _ASKS:
             self._leaves(func.overloadpacket.__name__.strip("_"), read)
         return out
@@ -278,9 +286,14 @@ class Recording(TorchDispatchMode):
     def known_as(self, t: Tensor, kind: Kind) -> Known:
         return Known(self.number(t), self.storage(t), kind)
 
-    def _key(self, t: Tensor) -> tuple[Any, ...]:
+    def place_of(self, t: Tensor) -> tuple[Any, ...]:
+        """What a tensor looks at: its storage, and which part of it."""
         t, storage = self.seen_as(t), self.storage(t)
-        return storage, t.storage_offset(), t.shape, t.stride(), t.dtype, self._writes[storage]
+        return storage, t.storage_offset(), t.shape, t.stride(), t.dtype
+
+    def _key(self, t: Tensor) -> tuple[Any, ...]:
+        place = self.place_of(t)
+        return *place, self._writes[place[0]]
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
@@ -44,6 +45,15 @@ def trace(
     `autograd.Function` finds in a closure, an object, a module. The parameters and buffers of every module that runs
     are known as such.
     """
+    with prepared(args, roles, is_abstract) as (args, fake):
+        return _trace(fn, args, names, fields, roles or ["input"] * len(args), around, Recording(fake, with_contents))
+
+
+@contextmanager
+def prepared(
+    args: Sequence[Tensor], roles: Sequence[Role], is_abstract: bool
+) -> Iterator[tuple[list[Tensor], FakeTensorMode | None]]:
+    """A context in which a function runs to be traced: its arguments as leaves of a graph, and the mode of fakes."""
     fake = detect_fake_mode(args) or Fakes() if is_abstract else None
     # One tensor that is given twice stays one, for code that asks whether its key is its query.
     roles = roles or ["input"] * len(args)
@@ -54,7 +64,7 @@ def trace(
         fake.forget(args)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), faking(fake) if fake else nullcontext():
-        return _trace(fn, args, names, fields, roles, around, Recording(fake, with_contents))
+        yield args, fake
 
 
 class _Packed:
@@ -238,8 +248,10 @@ def tensors(out: Any) -> list[Tensor]:
 
 def _without_gradient(out: Any) -> str:
     found = tensors(out)
-    got = f"{len(found)} of them, none of which does" if found else f"{type(out).__name__} without a tensor"
-    return f"expected a result that requires a gradient, got {got}; does an argument or a parameter require one?"
+    got = "one that requires none" if len(found) == 1 else f"{len(found)} that require none"
+    return (
+        f"expected a result that requires a gradient, got {got if found else f'{type(out).__name__} without a tensor'}"
+    )
 
 
 def parts(given: Sequence[Tensor]) -> list[Tensor]:

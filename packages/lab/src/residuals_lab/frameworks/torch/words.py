@@ -46,7 +46,7 @@ IDENTITIES = {"alias", "detach", "lift_fresh"}
 LIKES = {"empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "zeros_like"}
 LIKES |= {"rand_like", "randint_like", "randn_like"}
 # Operations that save other arrays in a run than on fake tensors.
-UNLIKE_FAKES = {"_cudnn_rnn", "_embedding_bag", "miopen_rnn", "mkldnn_rnn_layer"}
+UNLIKE_FAKES = {"_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer"}
 # Operations of a CPU whose kernel on a GPU keeps something else: what they are part of, and the file of PyTorch that
 # chooses the kernel.
 UNLIKE_ON_GPU = {
@@ -69,6 +69,8 @@ def word(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     if func is torch.ops.aten.gelu.default and kwargs.get("approximate") == "tanh":
         return "gelu_tanh"
     forward = name.removesuffix("_data").removesuffix("_backward")
+    if name == "threshold_backward":  # which is the backward of relu, too
+        return "relu backward" if not float(args[2]) else "threshold backward"
     return OPS.get(forward, forward) + (" backward" if forward != name else "")
 
 
