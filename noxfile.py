@@ -173,6 +173,13 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def alarms(session: nox.Session) -> None:
+    """Check that `residuals check` leaves right functions alone: ours, the frameworks', Optax's, documented rules."""
+    install(session, "jax", "torch", extra=["pytest", "optax"])
+    session.run("python", "-m", "pytest", "alarm_tests", "-W", "ignore", *session.posargs)
+
+
+@nox.session(default=False)
 def pages(session: nox.Session) -> None:
     """Open the audit's page in a real browser, light, dark and narrow; needs a Chromium on the path."""
     install(session, "torch", extra=["pytest", "matplotlib"])

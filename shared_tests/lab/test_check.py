@@ -229,6 +229,25 @@ def test_a_vjp_reference_is_for_gradients_that_are_no_derivative(framework: str)
 
 
 @BOTH
+def test_one_wrong_number_of_many_is_found(framework: str) -> None:
+    """The first halves of a direction in which the gradient is wrong lead to it."""
+    numbers = np.random.default_rng(1).standard_normal((20, 30))
+    row, column = np.unravel_index(np.argmax(numbers), numbers.shape)
+    fn, x = scaled(framework, "g * cos * (1 + (x == x.max()))"), frameworks.load(framework).array(numbers, "float32")
+    subject = subject_of(fn, [x], {}, None, None, framework, {"is_quick": True})
+    (found,) = run(subject, "fn", rules.chosen(code="gradient-wrong")).failures
+    assert f"[{row}, {column}] itself is {numbers.max():.5g}" in found.got, found.got
+    assert "of 48 numbers looked at, 0 are wrong" in found.got
+
+
+def test_another_rank_does_not_square_a_long_array() -> None:
+    from residuals_lab.check.rules import other_rank
+
+    assert other_rank._stacked(np.ones((4, 6))).shape == (5, 4, 6)
+    assert other_rank._stacked(np.ones(1 << 16)).shape == (2, 1 << 16)
+
+
+@BOTH
 def test_less_precision_than_plain_autodiff_is_named(framework: str) -> None:
     """A gradient summed in bfloat16, beside the same summed by the framework."""
     fn, plain = scaled(framework, "g * (cos + (x * 0 + 32) - 32)"), function(framework, f"{SIN[framework]}(x)")
@@ -244,6 +263,71 @@ def test_names_and_bytes_are_bounds(framework: str) -> None:
     assert codes(kept) == ["too-much-kept"]
     assert codes(check(fn, *arrays(framework), new_bytes=8, **how)) == ["too-much-kept"]
     assert check(fn, *arrays(framework), new_bytes=1 << 20, **how).passed
+
+
+@pytest.mark.needs("torch")
+def test_what_is_required_is_a_failure_where_it_is_refused() -> None:
+    """An old-style rule: two notes, and a failure for each that is required."""
+    fn = scaled("torch", "g * cos")
+    found = check(fn, *arrays("torch"), quick=True)
+    assert found.passed, str(found)
+    assert any("torch.func and vmap: refused, forward has ctx" in note for note in found.notes), found.notes
+    for way in ("torch.func", "vmap"):
+        found = check(fn, *arrays("torch"), require=[way], quick=True)
+        assert codes(found) == ["required"], str(found)
+        assert "setup_context" in found.failures[0].mend
+    assert check(fn, *arrays("torch"), require=["second-order", "torch.utils.checkpoint"], quick=True).passed
+
+
+@BOTH
+def test_a_way_that_is_required_runs_or_is_unknown(framework: str) -> None:
+    plain = function(framework, f"{SIN[framework]}(x)")
+    assert check(plain, *arrays(framework), require=["vmap", "second-order"], framework=framework, quick=True).passed
+    with pytest.raises(UsageError, match=r"require: expected one of .*vmap, .*, got 'vmapp'"):
+        check(plain, *arrays(framework), require=["vmapp"], framework=framework)
+
+
+@pytest.mark.needs("jax")
+@pytest.mark.parametrize(("axes", "rule"), [("'i'", []), ("()", ["required"])])
+def test_a_gradient_is_summed_over_a_mesh_of_several_devices(axes: str, rule: list[str]) -> None:
+    """A weight that every device has."""
+    names: dict[str, Any] = {}
+    exec(
+        SCALED["jax"].partition("@")[0] + "from jax.sharding import get_abstract_mesh\n"
+        "@jax.custom_vjp\ndef fn(x, w):\n    return x * w\n"
+        "def bwd(kept, g):\n    x, w = kept\n    dw = (g * x).sum(tuple(range(g.ndim - w.ndim)))\n"
+        f"    return g * w, jax.lax.psum(dw, {axes}) if 'i' in get_abstract_mesh().axis_names else dw\n"
+        "fn.defvjp(lambda x, w: (x * w, (x, w)), bwd)",
+        names,
+    )
+    subject = subject_of(names["fn"], arrays("jax", 2), {}, None, None, "jax", {"require": ["jax.shard_map"]})
+    found = run(subject, "fn", [*rules.chosen(code="transformed"), *rules.chosen(code="required")])
+    assert codes(found) == rule, str(found)
+    assert rule == [] or "psum" in found.failures[0].mend
+
+
+@pytest.mark.needs("torch")
+def test_bytes_that_could_be_saved_are_noted() -> None:
+    import torch
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            rows = x @ x.T
+            ctx.save_for_backward(x, x.clone(), rows)
+            return rows.sin()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            x, again, rows = ctx.saved_tensors
+            d = g * rows.cos()
+            return d @ again + d.T @ x
+
+    subject = subject_of(Product.apply, arrays("torch"), {}, None, None, "torch", {})
+    found = run(subject, "fn", rules.chosen("residuals"))
+    assert found.passed, str(found)
+    assert any("could be left out: argument 0, 96 B: the same values as" in note for note in found.notes), found.notes
+    assert any("grow as the square of axis 0 of argument 0" in note for note in found.notes), found.notes
 
 
 # Somebody's function is hostile.
@@ -274,6 +358,35 @@ def test_states_are_left_as_they_were(framework: str, capsys: pytest.CaptureFixt
     assert np.array_equal(frameworks.load(framework).to_numpy(x[0]), before[1])
     assert capsys.readouterr().out == ""
     assert any("prints" in note for note in found.notes)
+
+
+SETTINGS = {
+    "torch": ("torch.set_default_dtype(torch.float16)", "torch's default dtype from torch.float32 to torch.float16"),
+    "jax": ("jax.config.update('jax_default_matmul_precision', 'float32')", "jax_default_matmul_precision from None"),
+}
+
+
+@BOTH
+def test_settings_are_put_back_and_a_closed_stream_does_no_harm(framework: str) -> None:
+    """Called twice, so that what one call leaves would be there in the next."""
+    body, said = SETTINGS[framework]
+    names: dict[str, Any] = {"plain": function(framework, f"{SIN[framework]}(x)")}
+    exec(f"{IMPORTS[framework]}\nimport sys\ndef fn(x):\n    sys.stdout.close(); {body}; return plain(x)", names)
+    for _ in range(2):
+        found = check(names["fn"], *arrays(framework), framework=framework, quick=True)
+        assert found.passed, str(found)
+        assert any(said in note for note in found.notes), found.notes
+
+
+@BOTH
+@pytest.mark.parametrize(("result", "rule"), [("x * float('nan')", "raises"), ("x / 0", "raises"), ("(x,) * n()", "")])
+def test_results_that_cannot_be_compared_are_a_finding(framework: str, result: str, rule: str) -> None:
+    """No finite number, and another number of results each time."""
+    names: dict[str, Any] = {}
+    exec(f"c = []\ndef n():\n    c.append(0)\n    return len(c)\ndef fn(x):\n    return {result}\n", names)
+    found = check(names["fn"], *arrays(framework), framework=framework, quick=True)
+    assert not found.passed
+    assert codes(found)[0] == (rule or codes(found)[0])
 
 
 @pytest.mark.needs("torch")
@@ -353,7 +466,7 @@ def test_an_argument_may_be_complex(framework: str, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("body", "rule"),
     [
-        ("import os; os._exit(5)", "exits-process"),
+        ("import os; os._exit(0)", "exits-process"),
         ("import os; os.abort()", "crashes"),
         ("while True: pass", "does-not-end"),
     ],

@@ -19,16 +19,19 @@ import numpy as np
 from residuals_lab import frameworks
 from residuals_lab.check import rules
 from residuals_lab.check.rules import Rule
+from residuals_lab.check.rules.required import ways
 from residuals_lab.check.subject import NotRun, Raised, Reference, Subject, said
 from residuals_lab.errors import UsageError
 from residuals_lab.finding import Finding
 from residuals_lab.frameworks import calls
+from residuals_lab.frameworks.calls import Calls
 from residuals_lab.frameworks.detect import framework_of
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops import BY_NAME
 from residuals_lab.targets.calls import Marked, as_marked, flattened
 
-OPTIONS = ("reference", "vjp_reference", "names", "new_bytes", "framework", "quick", "seed")
+ODD = (ArithmeticError, LookupError, TypeError, ValueError)  # what results raise whose shapes nobody foresaw
+OPTIONS = ("reference", "vjp_reference", "names", "new_bytes", "require", "framework", "quick", "seed")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def check(
     vjp_reference: Callable[..., Any] | None = None,
     names: Sequence[str] | None = None,
     new_bytes: int | None = None,
+    require: Sequence[str] = (),
     framework: str | None = None,
     quick: bool = False,
     seed: int = 0,
@@ -74,7 +78,9 @@ def check(
 ) -> Check:
     """Look for every known way in which the gradient of `fn` may be wrong.
 
-    Modules, `.grad`, random states and arguments are afterwards what they were; what `fn` prints is not shown.
+    Modules, `.grad`, random states, the framework's settings and arguments are afterwards what they were; what `fn`
+    prints is not shown. A function that ends the process, or that never ends, does so here too; the command
+    `residuals check` runs it in a child process with limits.
 
     Args:
         fn: a function, a module, or a callable tree, as `audit` takes it.
@@ -85,6 +91,8 @@ def check(
             that is on purpose not the derivative, such as a straight-through estimator.
         names: the names of the new arrays that `fn` may keep for its backward.
         new_bytes: how many bytes it may keep beyond arrays that are alive anyway.
+        require: ways to use `fn` that it may not refuse: "torch.func", "vmap", "second-order", "torch.compile" and the
+            other transformations that a refusal is noted for.
         framework: "jax" or "torch"; told from `fn` and its arguments where possible.
         quick: leave out what takes seconds, such as a compiler.
         seed: of the check's own random numbers. The same seed makes the same report.
@@ -94,7 +102,7 @@ def check(
         UsageError: if nothing here can be differentiated, or an option is also an argument of `fn`.
         MissingFramework: if its framework is not installed.
     """
-    how = {"names": names, "new_bytes": new_bytes, "seed": seed, "is_quick": quick}
+    how = {"names": names, "new_bytes": new_bytes, "require": require, "seed": seed, "is_quick": quick}
     subject = subject_of(fn, args, kwargs, reference, vjp_reference, framework, how)
     return run(subject, getattr(fn, "__qualname__", None) or type(fn).__name__, rules.load())
 
@@ -124,7 +132,7 @@ def run(
         tell(family, failed.get(family, "") or ("right" if family in ran else "not run"))
     try:
         truth = subject.truth.title
-    except Raised:
+    except (Raised, *ODD):
         truth = "none: the function does not run"
     if subject.printed:
         subject.notes.append("the function prints; what it printed is left out here")
@@ -141,7 +149,7 @@ def _apply(rule: Rule, subject: Subject) -> tuple[Finding | None, str]:
         return None, str(why)
     except Raised as problem:
         return None, f"it raised {problem}"
-    except (ArithmeticError, LookupError, TypeError, ValueError) as problem:  # results of a shape that nobody foresaw
+    except ODD as problem:
         return None, f"results that do not fit together: {said(problem)}"
 
 
@@ -160,6 +168,7 @@ def subject_of(
     given = [as_marked(a).tree for a in (*args, *kwargs.values())]
     adapter = frameworks.load(framework or framework_of(fn, name, given))
     of = calls.load(adapter.NAME)
+    _refuse_unknown_ways(how.get("require", ()), of)
     called, parameters = of.parts(fn)
     own = (Marked(parameters, "parameter"),) if parameters is not None else ()
     flat, inputs = flattened(adapter, called, (*own, *args), kwargs)
@@ -188,6 +197,12 @@ def _refuse_options(fn: Any) -> None:
         if name in theirs:
             raise UsageError(f"check: {name} is an option of check and an argument of the function; bind the "
                              f"argument with functools.partial")  # fmt: skip
+
+
+def _refuse_unknown_ways(required: Sequence[str], of: Calls) -> None:
+    for way in required:
+        if way not in ways(of):
+            raise UsageError(f"require: expected one of {', '.join(ways(of))}, got {way!r}")
 
 
 def _reference(
@@ -259,8 +274,8 @@ def _as_exact_as_can_be(subject: Subject) -> Subject:
     except (Raised, ValueError):
         as_given = subject.at(subject.numbers, own)
         try:
-            as_given.values()
-        except Raised:  # it does not run at all, which a rule will say
+            as_given.run([np.zeros_like(y) for y in as_given.outs])
+        except (Raised, ValueError):  # it does not run at all, which a rule will say
             return as_given
         subject.notes.append(f"the function does not take float64: it is checked in {own}, less exactly")
         return as_given
@@ -281,6 +296,6 @@ def _where_smooth(subject: Subject) -> Subject:
         if moved.has_truth:
             subject.notes.append("the function has a kink or a tie at its arguments: it is checked beside them")
             return moved
-    except Raised:
+    except (Raised, *ODD):
         pass
     return subject

@@ -52,6 +52,7 @@ def add_to(commands: Any, help: str) -> None:
     )
     parser.add_argument("--names", metavar="A,B", help="the new arrays that it may keep for its backward")
     parser.add_argument("--new-bytes", type=options.size, metavar="N", help="the bytes that these may take")
+    parser.add_argument("--require", metavar="A,B", help="fail where it refuses torch.func, vmap, second-order, ...")
     parser.add_argument("--only", metavar="FAMILY", help="the rules of one family")
     parser.add_argument("--rule", metavar="CODE", help="one rule")
     parser.add_argument("--explain", metavar="CODE", help="the page of a rule, and its example")
@@ -125,6 +126,7 @@ def _in_child(arguments: argparse.Namespace) -> Any:
         arguments.vjp_reference,
         None if arguments.names is None else tuple(name for name in arguments.names.split(",") if name),
         arguments.new_bytes,
+        tuple(way.strip() for way in (arguments.require or "").split(",") if way.strip()),
         arguments.only,
         arguments.rule,
         arguments.quick,
@@ -135,28 +137,34 @@ def _in_child(arguments: argparse.Namespace) -> Any:
     try:
         return isolated.call("residuals_lab.check.target:check_target", ask, limits=limits)
     except isolated.Ended as end:
-        finding = _ended(end)
+        finding = _ended(end, target)
         return Check(target, "", "none: the process ended", (finding,), not_run=(("all", finding.title),))
 
 
-def _ended(end: Any) -> Any:
+def _ended(end: Any, target: str) -> Any:
     """The finding for a function that ended the process which checked it, or that did not end."""
     from residuals_lab.finding import Finding
 
-    running = re.search(r'File "([^"]+)", line (\d+) in (?!_)(\w+)', end.stack)
-    at = f", in {running[3]} at {Path(running[1]).name}:{running[2]}" if running else ""
-    rule, title, got, mend = {
-        "time": ("does-not-end", "the function did not end", f"still running after {end.number:g} s", "look for a loop "
-                 "whose condition is never false; give more with --seconds"),
-        "memory": ("too-much-memory", "the function took too much memory", f"more than {int(end.number) >> 30} GiB",
+    running = re.findall(r'File "([^"]+)", line (\d+) in (?!_)(\w+)', end.stack)  # the innermost first
+    theirs = [frame for frame in running if frame[0] == str(Path(target.partition(":")[0]).resolve())]
+    at = "".join(f", in {name} at {Path(file).name}:{line}" for file, line, name in (theirs or running)[:1])
+    rule, title, mend = {
+        "time": ("does-not-end", "the function did not end",
+                 "look for a loop whose condition is never false; give more with --seconds"),
+        "memory": ("too-much-memory", "the function took too much memory",
                    "look for a list that grows; give smaller arguments, or more with --memory"),
-        "exit": ("exits-process", "the function ends the Python process", f"exit code {end.number:g}",
-                 "raise an exception instead of os._exit"),
-        "signal": ("crashes", "the function crashes the Python process", _signal(end.number),
+        "exit": ("exits-process", "the function ends the Python process", "raise an exception instead of os._exit"),
+        "signal": ("crashes", "the function crashes the Python process",
                    "look for code that goes past Python, such as a kernel that writes out of bounds"),
     }[end.how]  # fmt: skip
-    return Finding(rule, title, "functions that return", f"{got}{at}", "nothing more can be looked at", mend)
+    got = f"{_amount(end.how, int(end.number))}{at}"
+    return Finding(rule, title, "functions that return", got, "nothing more can be looked at", mend)
 
 
-def _signal(number: float) -> str:
-    return f"signal {number:g} ({signal.strsignal(int(number)) or 'unknown'})"
+def _amount(how: str, number: int) -> str:
+    """What the process did or took when it ended."""
+    if how == "signal":
+        return f"signal {number} ({signal.strsignal(number) or 'unknown'})"
+    if how == "memory":
+        return f"more than {number >> 30} GiB"
+    return f"still running after {number} s" if how == "time" else f"exit code {number}"

@@ -18,9 +18,10 @@ import numpy as np
 
 from residuals_lab.audit import Audit, audit
 from residuals_lab.check.truth import FLOAT64, Along, Differences, Gradients, Truth, directions, pair
-from residuals_lab.frameworks.calls import Array, Calls, Function, Returned
+from residuals_lab.frameworks.calls import Array, Calls, Function, Returned, Setting
 from residuals_lab.frameworks.protocol import Framework
 from residuals_lab.ops.tolerance import FLOAT64_LIMIT, ULP, error
+from residuals_lab.targets.calls import Marked
 from residuals_lab.trace import Input
 
 Numbers = Sequence[np.ndarray]
@@ -37,6 +38,13 @@ class Raised(Exception):
     def __init__(self, problem: BaseException) -> None:
         super().__init__(said(problem))
         self.problem = problem
+
+
+class _Heard(io.StringIO):
+    """What somebody's code prints; it may close the stream, and prints again in the next run."""
+
+    def close(self) -> None:
+        pass
 
 
 class NotRun(Exception):
@@ -67,20 +75,26 @@ class Wrong(NamedTuple):
     where: str  # "x[0, 3]"
     expected: float | complex
     got: float | complex
+    there: float | None = None  # what the argument itself is there
 
     @property
     def is_expected(self) -> str:
-        return f"{self.where} = {number(self.expected)}"
+        return f"{self.where} = {number(self.expected, self._digits)}"
 
     @property
     def is_got(self) -> str:
-        return f"{self.where} = {number(self.got)}"
+        return f"{self.where} = {number(self.got, self._digits)}"
+
+    @property
+    def _digits(self) -> int:
+        """As many as are worth reading, or else as many as tell the two apart."""
+        return next((n for n in range(6, 17) if number(self.expected, n) != number(self.got, n)), 6)
 
 
-def number(a: complex) -> str:
-    """A number in as many digits as are worth reading."""
+def number(a: complex, digits: int = 6) -> str:
+    """A number in so many digits."""
     a = complex(a)
-    return f"{a.real:.6g}" if not a.imag else f"{a.real:.6g}{a.imag:+.6g}j"
+    return f"{a.real:.{digits}g}" if not a.imag else f"{a.real:.{digits}g}{a.imag:+.{digits}g}j"
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ class Subject:
     reference: Reference = Reference()
     names: Sequence[str] | None = None
     new_bytes: int | None = None
+    require: Sequence[str] = ()  # ways to use the function that it may not refuse
     seed: int = 0
     is_quick: bool = False
     numbers: list[np.ndarray] = field(default_factory=list)
@@ -164,7 +179,8 @@ class Subject:
         back.
         """
         # Python's and NumPy's global states: they are what somebody's code may draw from, so they are what is put back.
-        states, out = (random.getstate(), np.random.get_state()), io.StringIO()  # noqa: NPY002
+        states, out = (random.getstate(), np.random.get_state()), _Heard()  # noqa: NPY002
+        settings = self.calls.settings()
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         try:
@@ -184,8 +200,17 @@ class Subject:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+            self._put_back(settings)
             if text := out.getvalue():
                 self.printed.append(text)
+
+    def _put_back(self, before: Mapping[str, Setting]) -> None:
+        """The framework's settings as they were before somebody's code."""
+        for name, now in self.calls.settings().items():
+            if name in before and now.value != before[name].value:
+                now.put(before[name].value)
+                self.notes.append(f"the function changes {name} from {before[name].value} to {now.value}; that is "
+                                  "put back here, and nowhere else")  # fmt: skip
 
     def values(self, numbers: Numbers | None = None, seed: int = 0) -> list[np.ndarray]:
         """The outputs of a forward alone."""
@@ -378,34 +403,76 @@ class Subject:
 
     def first_wrong(self, grads: Grads, gs: Numbers) -> Wrong | None:
         """The first argument whose gradient is not the true one, and a number of it."""
-        for place, got, true in self.along(grads, gs):
+        directions = (v for vs in self.directions for v in vs)
+        for (place, got, true), v in zip(self.along(grads, gs), directions, strict=True):
             if not abs(got - true.value) <= true.allowed:
-                return self.number(place, grads, gs) or Wrong(
-                    self.name(place), f"{self.name(place)}, along a random direction,", true.value, got
+                found = self.number(place, grads, gs) or self._narrowed(place, v, grads, gs)
+                where = f"{self.name(place)}, along a random direction,"
+                return found or Wrong(self.name(place), where, true.value, got)
+        return None
+
+    def _narrowed(self, place: int, v: np.ndarray, grads: Grads, gs: Numbers) -> Wrong | None:
+        """A number of a gradient that is wrong along a direction: that one half of it is, and of that one half."""
+        at, d = np.flatnonzero(v), grads[place]
+        while at.size > 1:
+            for half in (at[: at.size // 2], at[at.size // 2 :]):
+                part = np.zeros_like(v)
+                part.flat[half] = v.flat[half]
+                got, true = (
+                    0.0 if d is None else pair(d, part, self.calls.CONJUGATES),
+                    self.truth.along(place, part, gs),
                 )
+                if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
+                    at = half
+                    break
+            else:
+                return None
+        return self._at(place, int(at[0]), grads, gs) if at.size else None
+
+    def _at(self, place: int, at: int, grads: Grads, gs: Numbers) -> Wrong | None:
+        """One number of a gradient, if it is wrong."""
+        x, d = self.numbers[self.wrt[place]], grads[place]
+        v = np.zeros(x.shape, x.dtype)
+        v.flat[at] = 1
+        true = self.truth.along(place, v, gs)
+        got = 0.0 if d is None else float(np.real(d.flat[at]))
+        if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
+            there = None if np.iscomplexobj(x) else float(x.flat[at])
+            return Wrong(self.name(place), place_of(self.name(place), x.shape, at), true.value, got, there)
         return None
 
     def number(self, place: int, grads: Grads, gs: Numbers) -> Wrong | None:
         """The first of some numbers of a gradient that is wrong."""
-        x, d = self.numbers[self.wrt[place]], grads[place]
-        for at in np.unique(np.linspace(0, x.size - 1, min(x.size, 48)).astype(int)):
-            v = np.zeros(x.shape, x.dtype)
-            v.flat[at] = 1
-            true = self.truth.along(place, v, gs)
-            got = 0.0 if d is None else float(np.real(d.flat[at]))
-            if not abs(got - true.value) <= true.allowed + 100 * self.rounded * abs(got):
-                return Wrong(self.name(place), place_of(self.name(place), x.shape, at), true.value, got)
-        return None
+        return next((w for at in self._some(place) if (w := self._at(place, at, grads, gs))), None)
+
+    def _some(self, place: int) -> list[int]:
+        """The places of some numbers of an argument."""
+        size = self.numbers[self.wrt[place]].size
+        return [int(at) for at in np.unique(np.linspace(0, size - 1, min(size, 48)).astype(int))] if size else []
+
+    def how_often(self, wrong: Wrong) -> str:
+        """How many of some numbers of an argument's gradient are wrong, and what the argument is where one is."""
+        place = next(p for p in range(len(self.wrt)) if self.name(p) == wrong.name)
+        some = self._some(place)
+        count = sum(self._at(place, at, self.base.grads, self.gs) is not None for at in some)
+        where = "" if wrong.there is None else f", where {wrong.where} itself is {number(wrong.there)}"
+        return f"{where}; of {len(some)} numbers looked at, {count} {'is' if count == 1 else 'are'} wrong"
 
     @cached_property
     def wrong(self) -> Wrong | None:
         """What is wrong with the gradient at the subject's numbers and cotangents."""
         return self.first_wrong(self.base.grads, self.gs)
 
-    def first_apart(self, grads: Grads, others: Grads, names: Sequence[str] | None = None) -> Wrong | None:
-        """The first number in which gradients, or values, differ from those expected."""
+    def first_apart(
+        self, grads: Grads, others: Grads, names: Sequence[str] | None = None, beside: Grads = ()
+    ) -> Wrong | None:
+        """The first number in which gradients, or values, differ from those expected.
+
+        The size of those `beside` them tells what is rounding where all of them should be 0: an even cotangent of a
+        normalisation gives such.
+        """
         names = names or [self.name(place) for place in range(len(grads))]
-        return apart(grads, others, names, self.tolerance)
+        return apart(grads, others, names, self.tolerance, beside)
 
     # The second derivative, and what is kept.
 
@@ -466,6 +533,21 @@ class Subject:
         else:
             self.notes.append(f"under {what} it does not run: {problem}")
 
+    def functional(self, batch: int = 0) -> Ran:
+        """By the framework's function transformation; under `vmap`, over so many copies of the numbers, if there is a
+        batch.
+        """
+        with self.guarded():
+            arrays = self.fresh()
+            outs = self.calls.forward(self.fn, arrays)
+            if not batch:
+                gs = self.cotangents(outs, self.gs)
+                return self.ran(*self.calls.functional_vjp(self.fn, arrays, self.wrt, gs))
+            stacked = [np.stack([n] * batch) if i in self.wrt else n for i, n in enumerate(self.numbers)]
+            gs = self.cotangents(outs, [np.stack([g] * batch) for g in self.gs])
+            axes = [0 if i in self.wrt else None for i in range(len(stacked))]
+            return self.ran(*self.calls.batched_vjp(self.fn, self.fresh(stacked), self.wrt, gs, axes))
+
     @cached_property
     def has_rule(self) -> bool:
         """Whether the function has a custom rule in it."""
@@ -476,16 +558,27 @@ class Subject:
     def audited(self) -> Audit:
         """The audit of the function at the arguments as they were given."""
         fn, args, kwargs = self.original
-        how: dict[str, Any] = {"framework": self.adapter.NAME, "name": "the function"}
         before, self.dtype = self.dtype, "float32"  # so that nothing is computed wider than it was given
         try:
-            with self.guarded():
-                try:
-                    return audit(fn, *args, **how, **kwargs)
-                except Exception:  # of any kind: what cannot be traced on shapes alone is run
-                    return audit(fn, *args, is_concrete=True, **how, **kwargs)
+            return self._audit(fn, *args, **kwargs)
         finally:
             self.dtype = before
+
+    def audit_at(self, numbers: Numbers) -> Audit:
+        """The audit at other numbers, of other sizes too."""
+        arrays = [
+            a.requires_grad_() if i in self.wrt and hasattr(a, "requires_grad_") else a
+            for i, a in enumerate(self.fresh(numbers))
+        ]
+        return self._audit(self.fn, *(Marked(a, given.role) for a, given in zip(arrays, self.inputs, strict=True)))
+
+    def _audit(self, fn: Any, *args: Any, **kwargs: Any) -> Audit:
+        how: dict[str, Any] = {"framework": self.adapter.NAME, "name": "the function"}
+        with self.guarded():
+            try:
+                return audit(fn, *args, **how, **kwargs)
+            except Exception:  # of any kind: what cannot be traced on shapes alone is run
+                return audit(fn, *args, is_concrete=True, **how, **kwargs)
 
 
 @dataclass
@@ -509,9 +602,9 @@ class Second:
                     yield place, got, self.differences.along(place, v, self.us)
 
 
-def apart(found: Grads, expected: Grads, names: Sequence[str], tolerance: float) -> Wrong | None:
+def apart(found: Grads, expected: Grads, names: Sequence[str], tolerance: float, beside: Grads = ()) -> Wrong | None:
     """The first number in which arrays differ from those expected; None counts as zeros."""
-    sizes = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in expected if a is not None]
+    sizes = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in (*expected, *beside) if a is not None]
     floor = NOISE * max(sizes, default=0.0)
     for name, got, true in zip(names, found, expected, strict=True):
         if got is None and true is None:

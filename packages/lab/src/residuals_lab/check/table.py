@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from residuals_lab.check import Check
 from residuals_lab.check.rules import FAMILIES, Rule
 
+CODES = {name.replace("_", "-") for names in FAMILIES.values() for name in names}
 LABELS = (("expected", "expected"), ("got", "got"), ("why", "why"), ("mend", "mend"))
 
 
 def text(check: Check, width: int = 100, is_told: bool = False) -> str:
     """The whole check: its families in a line each, unless they are told; what is wrong; what is worth knowing."""
     verdict = "passed" if check.passed else f"{len(check.failures)} wrong"
-    lines = [f"{check.target}  {check.framework}; {check.truth}: {verdict}"]
+    about = "; ".join(part for part in (check.framework, check.truth) if part)
+    lines = [_wrapped(f"{check.target}  {about}: {verdict}", width)]
     lines += [] if is_told else ["", *(f"  {family:<11} {line}" for family, line in _families(check))]
     for finding in check.failures:
         lines += ["", _wrapped(f"✗ {finding.title}  [{finding.rule}]", width)]
@@ -20,8 +22,9 @@ def text(check: Check, width: int = 100, is_told: bool = False) -> str:
             lines.append(_labelled(label, getattr(finding, name), width))
         lines += [_labelled("and so", also, width) for also in check.also.get(finding.rule, ())]
     lines += ["", *(_wrapped(f"note: {note}", width) for note in check.notes)] if check.notes else []
-    if not check.passed:
-        lines += ["", f"More about a rule: residuals check --explain {check.failures[0].rule}"]
+    explained = [f.rule for f in check.failures if f.rule in CODES]
+    if explained:
+        lines += ["", f"More about a rule: residuals check --explain {explained[0]}"]
     return "\n".join(lines)
 
 

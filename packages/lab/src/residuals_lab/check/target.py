@@ -27,8 +27,9 @@ from residuals_lab.trace import Role
 ROLES: dict[str, Role] = {"arg": "input", "param": "parameter", "frozen": "frozen", "input": "input"}
 
 
-# Hundreds of programs that each run once: unoptimized they compile in a quarter of the time.
-XLA = ("--xla_backend_optimization_level=0",)
+# Eight devices to shard over, and hundreds of programs that each run once: unoptimized they compile in a quarter of the
+# time.
+XLA = ("--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=8")
 
 
 class Ask(NamedTuple):
@@ -41,6 +42,7 @@ class Ask(NamedTuple):
     vjp_reference: str | None = None
     names: tuple[str, ...] | None = None
     new_bytes: int | None = None
+    require: tuple[str, ...] = ()
     family: str | None = None
     rule: str | None = None
     is_quick: bool = False
@@ -61,7 +63,13 @@ def check_target(ask: Ask) -> Check:
         fn = load_target(ask.target, ran)
         adapter = frameworks.load(ask.framework or framework_of(fn, ask.target))
         reference, vjp_reference = (_reference(text, ran) for text in (ask.reference, ask.vjp_reference))
-        how = {"names": ask.names, "new_bytes": ask.new_bytes, "seed": ask.seed, "is_quick": ask.is_quick}
+        how = {
+            "names": ask.names,
+            "new_bytes": ask.new_bytes,
+            "require": ask.require,
+            "seed": ask.seed,
+            "is_quick": ask.is_quick,
+        }
         with adapter.precision(_widest(ask.arguments)):
             args, kwargs = _arguments(ask, adapter, ran)
             try:

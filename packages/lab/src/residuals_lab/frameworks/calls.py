@@ -18,6 +18,13 @@ Function = Callable[..., Any]  # of arrays
 Pull = Callable[[Sequence[Array | None]], list[Array | None]]  # cotangents, one an output → gradients
 
 
+class Setting(NamedTuple):
+    """A global setting of a framework."""
+
+    value: Any
+    put: Callable[[Any], None]  # sets another value
+
+
 class Returned(NamedTuple):
     """A gradient as a rule's own backward returned it, before the framework made it fit."""
 
@@ -35,6 +42,7 @@ class Calls(Protocol):
     CONJUGATES: bool  # whether a cotangent is paired with a change as conj(g)·v, and not as g·v
     LAYOUTS: Mapping[str, Callable[[Array], Array | None]]  # an array of other strides; None where there is none
     TRANSFORMS: Mapping[str, Callable[[Function], Function]]  # such as `jit`: the same function, run otherwise
+    PARTIAL: tuple[str, ...]  # those under which the function sees a part of the arrays, so that its value may differ
     QUICK: tuple[str, ...]  # those of them that take no seconds
     CONSTANT_RESIDUALS: bool  # whether what a rule computes and saves is a constant to the second derivative
     under_autocast: Callable[[Function], Function] | None  # None where there is no autocast
@@ -99,6 +107,9 @@ class Calls(Protocol):
 
     def seeded(self, seed: int) -> AbstractContextManager[Any]:
         """A context with the framework's global generator in a known state, and afterwards as it was before."""
+
+    def settings(self) -> "Mapping[str, Setting]":
+        """The framework's global settings that somebody's code may change, by name."""
 
     def random_state(self) -> bytes:
         """The state of the framework's global generator."""

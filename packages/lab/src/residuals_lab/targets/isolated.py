@@ -97,9 +97,10 @@ def _readers(child: subprocess.Popen[bytes]) -> tuple[io.BytesIO, list[Thread]]:
     """The child's answer, and the threads that read its two pipes to their ends."""
     answer = io.BytesIO()
 
-    def read(pipe: IO[bytes]) -> None:
+    def read(pipe: io.BufferedReader) -> None:
         with pipe:
-            answer.write(pipe.read())
+            while part := pipe.read1(1 << 16):  # the end comes late where the child leaves processes behind
+                answer.write(part)
 
     def relay(pipe: IO[bytes]) -> None:
         with io.TextIOWrapper(pipe, "utf-8", "replace") as text, suppress(OSError, ValueError):

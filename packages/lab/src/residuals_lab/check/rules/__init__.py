@@ -37,10 +37,18 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "asked": ("output_alone", "frozen_subset"),
     "strides": ("stride_of_cotangent", "stride_of_input"),
     "shapes": ("other_rank", "zero_size", "broadcast_argument"),
-    "precision": ("low_precision", "not_finite"),
+    "precision": ("special_numbers", "low_precision", "not_finite"),
     "second": ("silent_second_derivative", "second_derivative_wrong"),
-    "transforms": ("functional", "transformed", "vmap", "autocast"),
-    "residuals": ("tensor_on_ctx", "leaked_by_cycle", "unused_residual", "repeats_forward", "too_much_kept"),
+    "transforms": ("functional", "transformed", "vmap", "autocast", "required"),
+    "residuals": (
+        "tensor_on_ctx",
+        "leaked_by_cycle",
+        "unused_residual",
+        "repeats_forward",
+        "derivable_residual",
+        "quadratic_residuals",
+        "too_much_kept",
+    ),
 }
 # A failure in one of these families may be the cause of one in the family, so that its rules would only repeat it.
 AFTER: dict[str, tuple[str, ...]] = {

@@ -41,11 +41,7 @@ def find(subject: Subject) -> Finding | None:
     if subject.is_random:
         raise NotRun("the function draws random numbers")
     try:
-        with subject.guarded():
-            arrays = subject.fresh()
-            outs = subject.calls.forward(subject.fn, arrays)
-            gs = subject.cotangents(outs, subject.gs)
-            ran = subject.ran(*subject.calls.functional_vjp(subject.fn, arrays, subject.wrt, gs))
+        ran = subject.functional()
     except Raised as problem:
         subject.refused("torch.func", problem)
         return None

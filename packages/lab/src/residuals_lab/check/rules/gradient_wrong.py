@@ -68,7 +68,7 @@ def find(subject: Subject) -> Finding | None:
         "gradient-wrong",
         f"the gradient of {wrong.name} is wrong" + (f", by {share:.1%} of its size" if share < SMALL else ""),
         f"{wrong.is_expected}, by {subject.truth.title}",
-        wrong.is_got,
+        f"{wrong.is_got}{subject.how_often(wrong)}",
         "code that trains on a wrong gradient runs, and learns something else",
         rounding if share < SMALL else again,
     )

@@ -14,6 +14,7 @@ import numpy as np
 from residuals_lab.check.subject import PLAIN, NotRun, Raised, Subject
 from residuals_lab.finding import Finding
 
+MANY = 1 << 14  # elements
 ARGUMENTS = ("f64[4,6]", "f64[6]")
 EXAMPLES = {
     "torch": """
@@ -96,5 +97,12 @@ def _ranks(subject: Subject) -> Iterator[tuple[bool, list[np.ndarray]]]:
 
 
 def _stacked(n: np.ndarray) -> np.ndarray:
-    """Twice the array, other numbers the second time."""
-    return np.stack([n, np.where(np.isfinite(n), 0.7 * n + 0.1, n) if n.dtype.kind in "fc" else n])
+    """The array several times, with other numbers after the first time.
+
+    Along the new first axis there is one more than along the old one: where the function takes rows by constant
+    indices, they stay within bounds, and the two sizes differ. A long array is there twice only.
+    """
+    count = 1 + (n.shape[0] if n.ndim else 1)
+    count = count if count * n.size < MANY else 2
+    scales = np.linspace(1, 0.7, count)
+    return np.stack([np.where(np.isfinite(n), s * n + (1 - s) / 3, n) if n.dtype.kind in "fc" else n for s in scales])

@@ -1,7 +1,10 @@
 """The function raises at its own arguments.
 
-Nothing else can be looked at. The text is that of the function, or of the framework about what it was given.
+Nothing else can be looked at. The text is that of the function, or of the framework about what it was given. A result
+in which no number is finite is no better: nothing can be compared with it.
 """
+
+import numpy as np
 
 from residuals_lab.check.subject import Raised, Subject
 from residuals_lab.finding import Finding
@@ -26,16 +29,18 @@ def fn(x):
 
 def find(subject: Subject) -> Finding | None:
     try:
-        if subject.outs:
-            return None
-        got, mend = "none", "return an array of floating numbers"
+        outs = subject.outs
     except Raised as problem:
-        got, mend = str(problem), "make it run at these arguments, or give it other ones"
-    return Finding(
-        "raises",
-        "the function gives no result to differentiate" if got == "none" else "the function raises",
-        "a result of floating or complex numbers",
-        got,
-        "a function that does not run has no gradient",
-        mend,
-    )
+        return _finding("the function raises", str(problem), "make it run at these arguments, or give it other ones")
+    if not outs:
+        title = "the function gives no result to differentiate"
+        return _finding(title, "none", "return an array of floating numbers")
+    if any(np.isfinite(y).any() or not y.size for y in outs):
+        return None
+    got = f"{outs[0].flat[0]:g} everywhere"
+    return _finding("the function gives no finite number", got, "give it arguments at which it has a value")
+
+
+def _finding(title: str, got: str, mend: str) -> Finding:
+    expected = "a result of floating or complex numbers"
+    return Finding("raises", title, expected, got, "what gives no numbers has no gradient", mend)

@@ -46,7 +46,8 @@ def find(subject: Subject) -> Finding | None:
                 right = subject.ran(outs, pull(expected)).grads
             gs[k] = made
             try:
-                wrong, got = subject.first_apart(subject.run(cotangents=gs).grads, right), ""
+                grads = subject.run(cotangents=gs).grads
+                wrong, got = subject.first_apart(grads, right, beside=subject.base.grads), ""
             except Raised as problem:
                 wrong, got = None, str(problem)
             if wrong or got:

@@ -9,6 +9,7 @@ Save it: `ctx.save_for_backward(y)`.
 from residuals_lab.check.subject import Subject
 from residuals_lab.finding import Finding
 from residuals_lab.show import size
+from residuals_lab.trace import Residual
 
 EXAMPLES = {
     "torch": """
@@ -36,7 +37,7 @@ def fn(x):
 def find(subject: Subject) -> Finding | None:
     if not subject.calls.CONSTANT_RESIDUALS:
         return None
-    hidden = [r for r in subject.audited.residuals if r.kind == "hidden" and r.value.shape]
+    hidden = [r for r in subject.audited.residuals if r.kind == "hidden" and r.value.shape and not _is_state(r)]
     if not hidden:
         return None
     names = ", ".join(dict.fromkeys(r.name for r in hidden))
@@ -49,3 +50,8 @@ def find(subject: Subject) -> Finding | None:
         "it cannot be offloaded, nobody notices when it is overwritten, and an output there is a cycle",
         f"save it with the others, ctx.save_for_backward({names}), and read ctx.saved_tensors",
     )
+
+
+def _is_state(r: Residual) -> bool:
+    """Whether this is a generator's state, bytes that no operation made: `torch.utils.checkpoint` has it on ctx too."""
+    return not r.op and r.value.dtype == "uint8"

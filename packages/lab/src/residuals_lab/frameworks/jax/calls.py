@@ -1,7 +1,9 @@
 """Calls of somebody's function in JAX; `residuals_lab.frameworks.calls` says what the names mean."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from residuals_lab.frameworks.calls import Function, Pull, Returned
+from residuals_lab.frameworks.calls import Function, Pull, Returned, Setting
 
 CONJUGATES = False
 FUNCTIONAL = False  # `jax.vjp` is such a transformation itself
+PARTIAL = ("jax.shard_map",)
 CONSTANT_RESIDUALS = False  # `fwd` is differentiated itself
 QUICK = ("jax.jit",)
 under_autocast: Callable[[Function], Function] | None = None
@@ -29,11 +32,13 @@ def _scanned(fn: Function) -> Function:
 
 
 def _sharded(fn: Function) -> Function:
-    """On a mesh of one device: arrays of the highest rank are sharded along their first axis, the others are not."""
+    """On a mesh of all devices: arrays of the highest rank are sharded along their first axis, the others are not."""
 
     def sharded(*arrays: Any) -> Any:
-        mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
         rank = max(np.ndim(a) for a in arrays)
+        rows = math.gcd(*(len(a) for a in arrays if np.ndim(a) == rank)) if rank else 1
+        count = max(n for n in range(1, jax.device_count() + 1) if rows % n == 0)
+        mesh = jax.make_mesh((count,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
         specs = [jax.P("i") if np.ndim(a) == rank and rank > 0 else jax.P() for a in arrays]
         shapes = jax.eval_shape(lambda *arrays: _outputs(fn, arrays), *arrays)
         if any(y.ndim == 0 for y in shapes):
@@ -193,6 +198,10 @@ def seeded(seed: int) -> AbstractContextManager[None]:
     return nullcontext()  # there is no global generator
 
 
+def settings() -> dict[str, Setting]:
+    return {name: Setting(value, partial(jax.config.update, name)) for name, value in jax.config.values.items()}
+
+
 def random_state() -> bytes:
     return b""
 
@@ -225,4 +234,7 @@ def leaks(fn: Function, arrays: Sequence[Any], wrt: Sequence[int]) -> str:
 
 
 def refuses(problem: BaseException) -> str:
+    text = str(problem)
+    if "must produce an output with the same type" in text and "manual ax" in text:
+        return "an argument that all devices share has a gradient on each; jax.lax.psum it over the axes of the mesh"
     return ""

@@ -12,14 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from residuals_lab.frameworks.calls import Function, Pull, Returned
+from residuals_lab.frameworks.calls import Function, Pull, Returned, Setting
 from residuals_lab.frameworks.torch.recording import dtype_name
-from residuals_lab.frameworks.torch.tracing import nodes, tensors
+from residuals_lab.frameworks.torch.tracing import accumulated, nodes, tensors
 
 CONJUGATES = True
 FUNCTIONAL = True
+PARTIAL = ()
 CONSTANT_RESIDUALS = True
-QUICK = ("torch.utils.checkpoint",)
+QUICK = ("torch.utils.checkpoint", "torch.utils.checkpoint(use_reentrant=True)")
+
+
+def _reentrant(fn: Function) -> Function:
+    """A reentrant checkpoint, which sees no tensor in a tree."""
+    return lambda *arrays: checkpoint(lambda *again: tuple(_outputs(fn, again)), *arrays, use_reentrant=True)
 
 
 def _compiled(fn: Function) -> Function:
@@ -33,6 +39,7 @@ def _compiled(fn: Function) -> Function:
 
 TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "torch.utils.checkpoint": lambda fn: lambda *arrays: checkpoint(fn, *arrays, use_reentrant=False),
+    "torch.utils.checkpoint(use_reentrant=True)": _reentrant,
     "torch.compile": _compiled,
 }
 
@@ -144,7 +151,13 @@ def vjp(fn: Function, arrays: Sequence[Tensor], wrt: Sequence[int]) -> tuple[lis
             return [None] * len(wrt)
         ys, given_gs = zip(*used, strict=True)
         some = [given[i] for i in wrt]
-        return list(torch.autograd.grad(ys, some, given_gs, allow_unused=True, retain_graph=True))
+        try:
+            return list(torch.autograd.grad(ys, some, given_gs, allow_unused=True, retain_graph=True))
+        except RuntimeError as problem:
+            if "use_reentrant=True" not in str(problem):
+                raise
+            leaves = [node.variable for node in nodes(ys) if hasattr(node, "variable")]
+            return accumulated(ys, given_gs, [*some, *leaves], retain_graph=True)[: len(some)]
 
     return outs, pull
 
@@ -219,6 +232,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def settings() -> dict[str, Setting]:
+    return {
+        "torch's default dtype": Setting(torch.get_default_dtype(), torch.set_default_dtype),
+        "torch's default device": Setting(torch.get_default_device(), torch.set_default_device),
+        "torch's gradient mode": Setting(torch.is_grad_enabled(), torch._C._set_grad_enabled),
+        "torch's number of threads": Setting(torch.get_num_threads(), torch.set_num_threads),
+        "torch's deterministic algorithms": Setting(
+            torch.are_deterministic_algorithms_enabled(), torch.use_deterministic_algorithms
+        ),
+    }
 
 
 def random_state() -> bytes:
@@ -305,4 +330,6 @@ def refuses(problem: BaseException) -> str:
         return "the rule says nothing about vmap; set generate_vmap_rule = True, or write a vmap staticmethod"
     if "once_differentiable" in text:
         return "marked with @once_differentiable"
+    if "use_reentrant=True" in text:
+        return "a reentrant checkpoint is in it; say use_reentrant=False"
     return ""

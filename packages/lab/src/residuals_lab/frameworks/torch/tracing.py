@@ -218,6 +218,14 @@ def backward_of(out: Any) -> None:
 
 
 def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients that these leaves get, each leaf once."""
+    each = {id(t): t for t in leaves}
+    return [d for d in accumulated(outs, cotangents, [*each.values()]) if d is not None]
+
+
+def accumulated(
+    outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor], retain_graph: bool = False
+) -> list[Tensor | None]:
     """The gradients of these leaves; the `.grad` that they had is put back afterwards.
 
     `torch.autograd.grad` would not do: a reentrant checkpoint refuses it, and hides its leaves.
@@ -226,8 +234,8 @@ def _backward(outs: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequ
     for t, _ in before.values():
         t.grad = None
     try:
-        torch.autograd.backward(outs, cotangents)
-        return [t.grad for t, _ in before.values() if t.grad is not None]
+        torch.autograd.backward(outs, cotangents, retain_graph=retain_graph)
+        return [t.grad for t in leaves]
     finally:
         for t, grad in before.values():
             t.grad = grad
