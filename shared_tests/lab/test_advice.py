@@ -707,7 +707,8 @@ def test_advice_is_measured(framework: str, tmp_path: Path) -> None:
     (advice, *_) = audit(found["attend"], q, q, q).advice
     assert advice.op == "flash_attention"
     assert advice.nbytes >= 64 * 64 * 4
-    assert advice.instead == 64 * 8 * 4 + 64 * 4, "the output and a number a row"
+    output = 0 if framework == "torch" else 64 * 8 * 4  # in PyTorch known as the function's own, which it keeps anyway
+    assert advice.instead == output + 64 * 4, "the output and a number a row"
     (advice,) = audit(found["gate"], q).advice
     assert (advice.op, advice.instead) == ("gelu", 64 * 8 * 4)
     assert advice.arrays >= 3

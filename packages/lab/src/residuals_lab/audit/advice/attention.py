@@ -40,7 +40,8 @@ def find(forward: Forward, ours: Ours) -> Found:
             dtype = values[step.outs[0]].dtype
             instead[key] += iterations(saved, values[operand]) * beside_inputs(ours.trace(key[1], dtype, *shapes))
             places[key].append(partial(attended.site, forward, product, step, operand, key[1]))
-            instead[key] += forward.unkept([*product.ins[-2:], *(n for n in step.ins if n != operand)])
+            given = [*product.ins[-2:], *(n for n in step.ins if n != operand)]
+            instead[key] += forward.unkept([_unscaled(forward, n) for n in given])
             if masks:
                 continue
             is_kept = forward.array(step.outs[0], place + 1) in forward.kept_anyway
@@ -63,6 +64,16 @@ def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
     """What dropout makes of one of these values, with its mask."""
     makers = [forward.makers[n] for n in scores]
     return {step.outs[0]: mask for step in makers if (mask := drops(forward, step)) is not None}
+
+
+def _unscaled(forward: Forward, n: int) -> int:
+    """The value of which this one is a view or a multiple by a number, which the op takes as it is."""
+    while (maker := forward.makers.get(n)) is not None and (maker.cost == "view" or maker.op in ("mul", "div")):
+        arrays = [i for i in maker.ins if forward.values[i].elements > 1]
+        if len(arrays) != 1:
+            break
+        n = arrays[0]
+    return n
 
 
 def _output_bytes(ours: Ours, scores: Value, out: Value) -> int:
