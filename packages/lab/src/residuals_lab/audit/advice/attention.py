@@ -67,10 +67,12 @@ def _masks(forward: Forward, scores: set[int]) -> dict[int, int]:
 
 
 def _unscaled(forward: Forward, n: int) -> int:
-    """The value of which this one is a view or a multiple by a number, which the op takes as it is."""
-    while (maker := forward.makers.get(n)) is not None and (maker.cost == "view" or maker.op in ("mul", "div")):
+    """The first array that is kept among this value and those of which it is a view, or a multiple by a number: the op
+    takes that as it is. If none is kept, the one that all are made of.
+    """
+    while forward.unkept([n]) and (maker := forward.makers.get(n)) is not None:
         arrays = [i for i in maker.ins if forward.values[i].elements > 1]
-        if len(arrays) != 1:
+        if len(arrays) != 1 or not (maker.cost == "view" or maker.op in ("mul", "div")):
             break
         n = arrays[0]
     return n
