@@ -613,10 +613,7 @@ def apart(found: Grads, expected: Grads, names: Sequence[str], tolerance: float,
         b = np.zeros_like(a) if true is None else np.asarray(true)
         if a.shape != b.shape:
             return Wrong(name, f"the size of {name}", b.size, a.size)
-        if np.iscomplexobj(a) or np.iscomplexobj(b):
-            is_apart = error(np.stack([a.real, a.imag]), np.stack([b.real, b.imag])) > tolerance
-        else:
-            is_apart = error(a, b) > tolerance
+        is_apart = error(a, b) > tolerance
         with np.errstate(invalid="ignore"):
             is_noise = (
                 np.isfinite(a).all() and np.isfinite(b).all() and np.abs(a - b).max(initial=0) <= tolerance * floor

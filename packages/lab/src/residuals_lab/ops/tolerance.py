@@ -10,8 +10,10 @@ FLOAT32_ROUNDINGS = 8
 def error(found: np.ndarray, truth: np.ndarray) -> float:
     """The largest difference, relative to the largest entry of the truth, or absolute where the truth is zero.
 
-    Infinite if shapes, NaNs or infinities differ.
+    Infinite if shapes, NaNs or infinities differ. Complex numbers are compared as their real and imaginary parts.
     """
+    if np.iscomplexobj(found) or np.iscomplexobj(truth):
+        found, truth = np.stack([np.real(found), np.imag(found)]), np.stack([np.real(truth), np.imag(truth)])
     found, truth = np.asarray(found, np.float64), np.asarray(truth, np.float64)
     finite = np.isfinite(truth)
     if found.shape != truth.shape or not np.array_equal(found[~finite], truth[~finite], equal_nan=True):

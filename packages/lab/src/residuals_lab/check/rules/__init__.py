@@ -37,9 +37,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "asked": ("output_alone", "frozen_subset"),
     "strides": ("stride_of_cotangent", "stride_of_input"),
     "shapes": ("other_rank", "zero_size", "broadcast_argument"),
-    "precision": ("special_numbers", "low_precision", "not_finite"),
-    "second": ("silent_second_derivative", "second_derivative_wrong"),
+    "precision": ("not_finite", "special_numbers", "low_precision"),
     "transforms": ("functional", "transformed", "vmap", "autocast", "required"),
+    "second": ("silent_second_derivative", "second_derivative_wrong"),
     "residuals": (
         "tensor_on_ctx",
         "leaked_by_cycle",

@@ -105,6 +105,8 @@ def _beside_float64(subject: Subject) -> Finding | None:
         raise NotRun(PLAIN)
     if subject.dtype != "float64" or subject.is_random:
         raise NotRun("there is no gradient in float64 beside it")
+    if any(np.iscomplexobj(a) for a in (*subject.numbers, *subject.outs)):
+        raise NotRun("complex numbers have no dtype that is less exact than float32")
     low = subject.at(_with_rows(subject), "bfloat16")
     try:
         with low.guarded():
