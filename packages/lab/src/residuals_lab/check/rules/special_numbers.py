@@ -7,11 +7,12 @@ Treat in the backward each case that the forward treats, in the same way.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
 from residuals_lab.check.subject import Raised, Subject
-from residuals_lab.check.truth import Differences
+from residuals_lab.check.truth import Differences, directions
 from residuals_lab.finding import Finding
 
 EXAMPLES = {
@@ -79,11 +80,13 @@ def _is_linear(at: Subject) -> list[np.ndarray]:
     """
     found = [np.ones(np.shape(y), bool) for y in at.outs]
     if isinstance(at.truth, Differences):
-        for place, (one, two, *_) in enumerate(at.directions):
-            a, b, both = (at.truth.change(place, v) for v in (one, two, one + two))
-            parts = zip(a.outs, b.outs, both.outs, a.errors, b.errors, both.errors, strict=True)
-            near = [np.abs(x + y - z) <= e + f + h + 1e-6 * np.abs(z) for x, y, z, e, f, h in parts]
-            found = [ok & n & s for ok, n, s in zip(found, near, both.is_smooth, strict=True)]
+        for place, vs in enumerate(at.directions):
+            # More than one pair: in all directions of a pair the middle one may be the same by chance.
+            for one, two in pairwise([*vs, *directions(at.rng(10), at.numbers[at.wrt[place]], 3)]):
+                a, b, both = (at.truth.change(place, v) for v in (one, two, one + two))
+                parts = zip(a.outs, b.outs, both.outs, a.errors, b.errors, both.errors, strict=True)
+                near = [np.abs(x + y - z) <= e + f + h + 1e-6 * np.abs(z) for x, y, z, e, f, h in parts]
+                found = [ok & n & s for ok, n, s in zip(found, near, both.is_smooth, strict=True)]
     return found
 
 
