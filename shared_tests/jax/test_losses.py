@@ -49,17 +49,21 @@ def test_labels_of_4_bits(op: str, dtype: str) -> None:
 @each_op
 @pytest.mark.parametrize("given", [None, P(), P("d")], ids=str)
 def test_labels_are_sharded_as_the_rows(op: str, given: P | None) -> None:
-    """On Explicit axes, the default of `jax.make_mesh`, where labels may be plain, replicated, or sharded otherwise."""
+    """On Explicit axes, the default of `jax.make_mesh`, where labels may be plain, replicated, or sharded otherwise;
+    and so is the weight of each label's class.
+    """
     axes = dict.fromkeys(("d", "m"), 2)
     mesh = jax.make_mesh((2, 2), tuple(axes), axis_types=(AxisType.Explicit,) * 2, devices=jax.devices("cpu")[:4])
-    call = call_of(op, np.arange(8, dtype=np.int32).reshape(4, 2) % 5)
+    name, of_classes = "weight" if op == "cross_entropy" else "class_weight", np.linspace(0.5, 2, 5)
+    call = call_of(op, np.arange(8, dtype=np.int32).reshape(4, 2) % 5, **{name: of_classes})
     first, *others = (jax.numpy.asarray(a, "float32") for a in call.arrays.values())
+    weights = {name: jax.numpy.asarray(of_classes, "float32")}
     labels = jax.numpy.asarray(call.constants["labels"])
     with jax.set_mesh(mesh):
         rows = jax.device_put(first, NamedSharding(mesh, P("d", "m")))
         there = labels if given is None else jax.device_put(labels, NamedSharding(mesh, given))
         loss = frameworks.load("jax").public(op)
-        gradient = jax.jit(jax.grad(lambda rows: loss(rows, *others, there)))(rows)
+        gradient = jax.jit(jax.grad(lambda rows: loss(rows, *others, there, **weights)))(rows)
     assert gradient.sharding.spec == P("d", "m", None)
     assert error(np.asarray(gradient), next(iter(call.vjp(np.ones(())).values()))) <= 1e-5
 

@@ -160,7 +160,9 @@ def weight_of(index: Array, class_weight: Array | None) -> Array | None:
         return None
     if not class_weight.size:
         return jnp.ones_like(index, class_weight.dtype)
-    return jnp.take(class_weight, index, mode="clip")
+    # On Explicit mesh axes a gather cannot tell from its operands how the weights of the rows are to be sharded.
+    sharding = jax.typeof(index).sharding
+    return class_weight.at[index].get(mode="clip", out_sharding=None if sharding.mesh.empty else sharding)
 
 
 def row_losses(
