@@ -140,13 +140,19 @@ def test_no_key_where_nothing_is_drawn(op: Callable[..., Any]) -> None:
 
 
 X = np.random.default_rng(5).standard_normal((6, 4, 5)).astype("float32")
-STATISTICS = {"running_mean": np.ones(4, "float32"), "running_var": np.full(4, 2, "float32"), "training": True}
+
+
+def updated_statistics(x: Any, momentum: Any) -> jax.Array:
+    old = {"running_mean": jnp.ones(4, x.dtype), "running_var": jnp.full(4, 2, x.dtype)}
+    return jnp.stack(R.batch_norm(x, momentum=momentum, training=True, **old)[1:])
+
+
 TRACED: dict[str, tuple[Callable[..., Any], float]] = {
     "layer_norm eps": (lambda x, number: R.layer_norm(x, eps=number), 0.3),
     "rms_norm eps": (lambda x, number: R.rms_norm(x, eps=number), 0.3),
     "group_norm eps": (lambda x, number: R.group_norm(x, 2, eps=number), 0.3),
     "batch_norm eps": (lambda x, number: R.batch_norm(x, training=True, eps=number)[0], 0.3),
-    "batch_norm momentum": (lambda x, number: jnp.stack(R.batch_norm(x, momentum=number, **STATISTICS)[1:]), 0.3),
+    "batch_norm momentum": (updated_statistics, 0.3),
     "dropout rate": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 0.3),
     "dropout rate 0": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 0.0),
     "dropout rate 1": (lambda x, number: R.dropout(x, number, jax.random.key(0)), 1.0),
@@ -182,6 +188,30 @@ def test_a_number_may_be_traced(what: str) -> None:
         np.testing.assert_allclose(dnumber, jnp.sum(jnp.cos(y) * slope), rtol=1e-2)
     else:
         assert dnumber == 0
+
+
+@pytest.mark.parametrize("what", TRACED)
+def test_a_traced_number_has_the_bits_of_float64(what: str) -> None:
+    """In float64 it is the Python number, and nothing of it is promoted."""
+    fn, number = TRACED[what]
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        x = jnp.asarray(X, "float64")
+        y, pull = jax.vjp(lambda x: jax.jit(fn)(x, number), x)
+        expected, expected_pull = jax.vjp(lambda x: fn(x, number), x)
+        for one, other in ((y, expected), (pull(y)[0], expected_pull(y)[0])):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+
+
+SOFTCAPS: dict[str, tuple[Callable[..., Any], float]] = {
+    f"{op} softcap": (lambda x, number, op=op: ATTENTIONS[op](x, x, x, softcap=number), 0.3)
+    for op in ("attention", "flash_attention")
+}
+
+
+@pytest.mark.parametrize("what", TRACED | SOFTCAPS)
+def test_a_number_may_be_an_array_of_numpy(what: str) -> None:
+    fn, number = (TRACED | SOFTCAPS)[what]
+    np.testing.assert_array_equal(fn(X, np.array(number)), fn(X, number))
 
 
 def branches_of(queries: int) -> tuple[int, list[list[int]]]:

@@ -37,14 +37,21 @@ def described(a: Any) -> str:
     return f"{a.dtype}{list(a.shape)}" if is_array else type(a).__name__
 
 
-def nonnegative(name: str, value: ArrayLike, most: float = math.inf) -> Number:
+def plain(value: Any) -> Any:
+    """A NumPy number, or array of no axes, as a Python number, which a rule takes as static; anything else itself."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else value
+
+
+def nonnegative(name: str, value: ArrayLike, most: float = math.inf, *, dtype: DTypeLike = jnp.float32) -> Number:
     """`value` as a float; TypeError unless it is a number, ValueError unless in [0, most].
 
-    A traced one stays a float32 array, which nobody can check, and is a constant to the derivative.
+    A traced one stays an array, of this dtype, in which the op computes. Nobody can check it, and it is a constant to
+    the derivative.
     """
+    value = plain(value)
     if isinstance(value, Array) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.floating):
         if isinstance(value, jax.core.Tracer):
-            return jax.lax.stop_gradient(value).astype(jnp.float32)
+            return jax.lax.stop_gradient(value).astype(dtype)
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a Python number, got {described(value)}")

@@ -57,7 +57,8 @@ def keep_mask(key: Array | None, shape: tuple[int, ...], rate: Number) -> Array 
         return None
     if key.dtype == "uint32":
         key = jax.random.wrap_key_data(key, impl="threefry2x32")
-    return jax.random.uniform(key, shape, "float32") < 1 - rate
+    kept = (1 - rate).astype("float32") if isinstance(rate, Array) else 1 - rate
+    return jax.random.uniform(key, shape, "float32") < kept
 
 
 def drop(a: Array, mask: Array | None, rate: Number) -> Array:

@@ -30,11 +30,11 @@ from residuals_jax._lib.attention import (
     weights_gradient,
 )
 from residuals_jax._lib.bits import pack_bits, unpack_bits
-from residuals_jax._lib.checks import Number, floating, joined, nonnegative
+from residuals_jax._lib.checks import Number, floating, joined, nonnegative, plain
 from residuals_jax._lib.checks import apart as rate_apart
 from residuals_jax._lib.cotangents import Likes, likes, match, to_rank
 from residuals_jax._lib.dropout import drawing_key, draws, drop, keep_mask
-from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
 
 class Residuals(NamedTuple):
@@ -181,8 +181,8 @@ def attention(
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
         dropout: the rate at which weights are dropped, from 0 to 1; those that are kept are divided by 1 - rate. It
-            always applies: `dropout=rate if training else 0.0`. One that is traced is saved, 4 bytes, and is a
-            constant to the derivative.
+            always applies: `dropout=rate if training else 0.0`. One that is traced is saved, 4 bytes (8 in
+            float64), and is a constant to the derivative.
         key: two uint32, or a `jax.random.key`: it drops weights as the op `dropout` drops elements of an array of their
             shape; under `shard_map` devices with the same key draw the same. It may be None at the rates 0 and 1, where
             nothing is drawn.
@@ -218,9 +218,10 @@ def attention(
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
+    scale, softcap = plain(scale), plain(softcap)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     check_options(softcap, window)
-    rate = nonnegative("dropout", dropout, most=1)
+    rate = nonnegative("dropout", dropout, most=1, dtype=wider(q))
     key = drawing_key("key", key, rate) if draws(rate) else None
     q, scale = apart(q, scale)
     traced, rate = rate_apart(rate)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, boolean, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
-from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 
 
 class Residuals(NamedTuple):
@@ -211,5 +211,7 @@ def batch_norm(
             raise ValueError(f"{name}: expected an array in evaluation, got None")
     if training and _count(x) == 1:
         raise ValueError(f"x: expected more than one value per channel in training, got shape {list(x.shape)}")
-    traced, numbers = zip(apart(nonnegative("momentum", momentum, most=1)), apart(nonnegative("eps", eps)), strict=True)
+    dtype = wider(x)
+    momentum, eps = nonnegative("momentum", momentum, most=1, dtype=dtype), nonnegative("eps", eps, dtype=dtype)
+    traced, numbers = zip(apart(momentum), apart(eps), strict=True)
     return _batch_norm(x, weight, bias, running_mean, running_var, traced, training, numbers, likes(x, weight, bias))

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.dropout import axes, drawing_key, drawn_shape, draws, drop, keep_mask
+from residuals_jax._lib.dtypes import wider
 
 
 class Residuals(NamedTuple):
@@ -57,8 +58,8 @@ def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None, *, broad
 
     Args:
         x: (...) floating.
-        rate: from 0, which keeps all, to 1, which keeps nothing; a number. One that is traced is saved, 4 bytes,
-            and is a constant to the derivative; its mask is drawn at the rates 0 and 1 too.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a number. One that is traced is saved, 4 bytes
+            (8 in float64), and is a constant to the derivative; its mask is drawn at the rates 0 and 1 too.
         key: two uint32, or a `jax.random.key`: the mask is a function of it and x's shape, and for the default kind,
             threefry2x32, the same bit for bit in NumPy, JAX and PyTorch and on every device. It may be None at the
             rates 0 and 1, where nothing is drawn.
@@ -80,6 +81,7 @@ def dropout_remat(x: ArrayLike, rate: ArrayLike, key: ArrayLike | None, *, broad
         Srivastava et al., "Dropout" (2014); Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011). The
         numbers are those of `jax.random.uniform`, with `jax_threefry_partitionable`, the default.
     """
-    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
+    x = floating("x", x)
+    rate = nonnegative("rate", rate, most=1, dtype=wider(x))
     key = drawing_key("key", key, rate)
     return _dropout_remat(x, key, *apart(rate), axes("broadcast", broadcast, x.ndim))

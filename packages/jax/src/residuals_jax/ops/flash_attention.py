@@ -28,7 +28,7 @@ from residuals_jax._lib.attention import (
     times_keys,
     weights_gradient,
 )
-from residuals_jax._lib.checks import floating
+from residuals_jax._lib.checks import floating, plain
 from residuals_jax._lib.cotangents import match, sum_to, to_rank
 from residuals_jax._lib.dtypes import to_dtype, wide
 
@@ -320,6 +320,7 @@ def flash_attention(
         q, k, v = q[None], k[None], v[None]
     bias = None if bias is None else floating("bias", bias)
     mask = None if mask is None else jnp.asarray(mask)
+    scale, softcap = plain(scale), plain(softcap)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     check_options(softcap, window)
     q, scale = apart(q, scale)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, integer, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match, to_rank
-from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 from residuals_jax._lib.norms import lifted, sum_to
 
 
@@ -161,5 +161,5 @@ def group_norm(
         if a is not None and a.shape != (x.shape[axis],):
             where = "the second axis" if axis == 1 else f"axis {axis}"
             raise ValueError(f"{name}: expected shape [{x.shape[axis]}], as {where} of x, got {list(a.shape)}")
-    traced, eps = apart(nonnegative("eps", eps))
+    traced, eps = apart(nonnegative("eps", eps, dtype=wider(x)))
     return _group_norm(x, weight, bias, traced, num_groups, axis, eps, likes(x, weight, bias))

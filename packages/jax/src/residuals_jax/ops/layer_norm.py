@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from residuals_jax._lib.checks import Number, apart, floating, joined, nonnegative
 from residuals_jax._lib.cotangents import Like, Likes, likes, match
-from residuals_jax._lib.dtypes import to_dtype, wide
+from residuals_jax._lib.dtypes import to_dtype, wide, wider
 from residuals_jax._lib.norms import checked_axes, lifted, normalized_axes, sum_to
 
 
@@ -112,5 +112,5 @@ def layer_norm(
     weight = None if weight is None else floating("weight", weight)
     bias = None if bias is None else floating("bias", bias)
     axes = checked_axes(x, axis, weight=weight, bias=bias)
-    traced, eps = apart(nonnegative("eps", eps))
+    traced, eps = apart(nonnegative("eps", eps, dtype=wider(x)))
     return _layer_norm(x, weight, bias, traced, axes, eps, likes(x, weight, bias))

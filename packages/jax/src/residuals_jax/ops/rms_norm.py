@@ -113,5 +113,5 @@ def rms_norm(
         raise TypeError(f"offset: expected a Python number, got a tracer, {described(added)}")
     if added and weight is None:
         raise ValueError(f"offset: expected 0 without a weight, got {added}")
-    traced, eps = apart(nonnegative("eps", _epsilon(x, eps)))
+    traced, eps = apart(nonnegative("eps", _epsilon(x, eps), dtype=wider(x)))
     return _rms_norm(x, weight, traced, axes, added, eps)
