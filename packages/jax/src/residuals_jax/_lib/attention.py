@@ -190,11 +190,14 @@ def hide(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) 
 
 # These two are programs of their own for `jax_debug_infs`, which looks at what leaves one: −∞ does not.
 @partial(jax.jit, static_argnames="band")
-def attended(scores: Array, mask: Array | None, band: Band, first: Array | int = 0) -> tuple[Array, Array, Array]:
-    """Each row of scores, of which some are hidden, as e = exp(scores − their maximum), its (..., s, 1) sum, and its
-    (..., s) log-sum-exp.
+def attended(
+    scores: Array, mask: Array | None, band: Band, first: Array | int = 0
+) -> tuple[Array, Array, Array, Array]:
+    """Each row of scores, of which some are hidden, as e = exp(scores − their maximum), and, (..., s, 1), the sum of e,
+    that maximum, and whether no key is attended.
 
-    The weights are e over the sum. In a row without a key they are 0 over 1, and the log-sum-exp is −∞.
+    The weights are e over the sum, and the log-sum-exp is that of the sum plus the maximum. In a row without a key the
+    weights are 0 over 1, and the maximum counts as 0.
     """
     scores = hide(scores, mask, band, first)
     # Any shift gives the same, so the maximum is a constant to the derivative.
@@ -204,7 +207,7 @@ def attended(scores: Array, mask: Array | None, band: Band, first: Array | int =
     total = jnp.sum(e, axis=-1, keepdims=True)
     is_none = total == 0
     total = jnp.where(is_none, 1, total)
-    return e, total, jnp.where(is_none, -jnp.inf, jnp.log(total) + top)[..., 0]
+    return e, total, top, is_none
 
 
 @partial(jax.jit, static_argnames="band")

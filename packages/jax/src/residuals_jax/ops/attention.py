@@ -65,7 +65,7 @@ def fwd(
     scores, tanh = cap(scores_of(q, k, scaling(scale, q)), softcap)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
-    e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
+    e, total, *_ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2], window))
     weights = checkpoint_name(e / total, "attention.weights")
     kept = keep_mask(key, weights.shape, dropout)
     y = times_keys(rounded(drop(weights, kept, dropout), v, q), v)

@@ -168,14 +168,16 @@ def fwd(
 
     def block(first: Array | int, start: Array | int, rows: Rows) -> tuple[Any, None]:
         scores, _ = _scores(rows, scale, softcap)
-        e, total, logsumexp = attended(scores, rows["mask"], band, first - start)
+        e, total, top, is_none = attended(scores, rows["mask"], band, first - start)
         out = times_keys(rounded(e, v, q), rows["v"])
-        return (to_dtype(out / to_rank(total, out.ndim), q.dtype), logsumexp[..., None]), None
+        return (to_dtype(out / to_rank(total, out.ndim), q.dtype), jnp.log(total) + top, is_none), None
 
     arrays = {"q": q, "k": k, "v": v, "bias": bias, "mask": mask}
-    (out, logsumexp), _ = _blockwise(block, arrays, band)
+    (out, logsumexp, is_none), _ = _blockwise(block, arrays, band)
     out = checkpoint_name(out, "flash_attention.out")
-    logsumexp = checkpoint_name(logsumexp[..., 0], "flash_attention.logsumexp")
+    with jax.debug_infs(False):  # −∞ where no key is attended, the one infinity that is meant
+        logsumexp = jnp.where(is_none, -jnp.inf, logsumexp)[..., 0]
+        logsumexp = checkpoint_name(logsumexp, "flash_attention.logsumexp")
     is_narrow = out.dtype != logsumexp.dtype
     return (out, logsumexp), Residuals(q, k, v, bias, mask, None if is_narrow else out, logsumexp)
 

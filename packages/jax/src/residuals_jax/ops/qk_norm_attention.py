@@ -65,7 +65,7 @@ def fwd(
     scores = times_keys(to_rank(wide(scale), q.ndim) * unit_q, unit_k.mT)
     if bias is not None:
         scores = scores + to_rank(wide(bias), scores.ndim)
-    e, total, _ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2]))
+    e, total, *_ = attended(scores, mask, band_of(is_causal, q.shape[-2], k.shape[-2]))
     weights = checkpoint_name(e / total, "qk_norm_attention.weights")
     y = times_keys(rounded(weights, v, q), v)
     return to_dtype(y, q.dtype), Residuals(q, k, v, scale, q_norm, k_norm, to_dtype(weights, q.dtype))
