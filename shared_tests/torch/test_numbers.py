@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm as their_rms_norm
 
 from cases import Case, only
-from residuals_torch import batch_norm, group_norm, layer_norm, rms_norm, scaled
+from residuals_torch import attention, batch_norm, dropout, dropout_remat, group_norm, layer_norm, rms_norm, scaled
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -54,6 +54,12 @@ NUMBERS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "batch_norm eps": lambda x, number: batch_norm(x, training=True, eps=number)[0],
     "batch_norm momentum": running,
 }
+KEY = torch.tensor([1, 2], dtype=torch.uint32)
+RATES: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "dropout rate": lambda x, rate: dropout(x, rate, KEY),
+    "dropout_remat rate": lambda x, rate: dropout_remat(x, rate, KEY),
+    "attention dropout": lambda x, rate: attention(x, x, x, dropout=rate, key=KEY),
+}
 X = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(5))
 
 
@@ -63,15 +69,26 @@ def value_and_gradient(fn: Callable[..., Tensor], x: Tensor, number: Any) -> tup
     return y, torch.autograd.grad(y, x, y.detach().cos())[0] if y.requires_grad else torch.zeros_like(x)
 
 
-@pytest.mark.parametrize("what", NUMBERS)
+@pytest.mark.parametrize("what", NUMBERS | RATES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_number_may_be_a_tensor(what: str, dtype: torch.dtype) -> None:
     """Also one that would have a gradient: it is a constant to the derivative, and is not kept."""
-    fn, learned = NUMBERS[what], torch.tensor(0.3, dtype=dtype, requires_grad=True)
+    fn, learned = (NUMBERS | RATES)[what], torch.tensor(0.3, dtype=dtype, requires_grad=True)
     expected = value_and_gradient(fn, X, learned.item())
     for number in (learned, learned.detach()):
         torch.testing.assert_close(value_and_gradient(fn, X, number), expected, rtol=0, atol=0)
     assert not fn(X, learned).requires_grad
+
+
+@pytest.mark.parametrize("what", RATES)
+def test_a_rate_is_read(what: str) -> None:
+    """It is part of the program: no tensor where the values of tensors are not there."""
+    name = what.split()[1]
+    message = f"^{name}: expected a Python number where tensors cannot be read, as in compiled code, got float32"
+    with pytest.raises(TypeError, match=message):
+        torch.vmap(RATES[what], in_dims=(None, 0))(X, torch.tensor([0.3, 0.6]))
+    with pytest.raises(ValueError, match=f"^{name}: expected a number from 0 to 1, got 2.0$"):
+        RATES[what](X, torch.tensor(2.0))
 
 
 @pytest.mark.parametrize("what", NUMBERS)

@@ -55,6 +55,16 @@ def number(name: str, value: Number, most: float = math.inf) -> Number:
     return nonnegative(name, value.item(), most) if is_ordinary(value) and not is_tracing() else wide(value.detach())
 
 
+def read(name: str, value: Number, most: float = math.inf) -> float:
+    """`value` as `nonnegative` has it; a floating tensor of no axes is read, and TypeError where it cannot be."""
+    if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
+        if not is_ordinary(value) or is_tracing():
+            where = "where tensors cannot be read, as in compiled code"
+            raise TypeError(f"{name}: expected a Python number {where}, got {described(value)}")
+        value = value.item()
+    return nonnegative(name, value, most)
+
+
 def nonnegative(name: str, value: Number, most: float = math.inf) -> float:
     """`value` as a float; TypeError unless it is a Python number, ValueError unless in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, Real):

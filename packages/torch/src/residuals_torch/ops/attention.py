@@ -27,7 +27,7 @@ from residuals_torch._lib.attention import (
 )
 from residuals_torch._lib.bits import pack_bits
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating, is_proxy, nonnegative
+from residuals_torch._lib.checks import Number, floating, is_proxy, read
 from residuals_torch._lib.cotangents import Likes, likes, match, wanted
 from residuals_torch._lib.dropout import drop, drop_again, keep_mask, two_words
 from residuals_torch._lib.dtypes import to_dtype, wide
@@ -183,7 +183,7 @@ def attention(
     scale: Tensor | float | None = None,
     softcap: float | None = None,
     window: int | None = None,
-    dropout: float = 0.0,
+    dropout: Number = 0.0,
     key: Tensor | None = None,
 ) -> Tensor:
     """y = P·v with P = softmax(scale·q·kᵀ + bias), row by row.
@@ -209,7 +209,9 @@ def attention(
             `sliding_window`; else also n − 1 after it. flash-attn, always lower right, has (n − 1, 0) and
             (n − 1, n − 1) for the two. None for no window.
         dropout: the rate at which weights are dropped, from 0 to 1; those that are kept are divided by 1 - rate. It
-            always applies: `dropout=rate if training else 0.0`. A Python number.
+            always applies: `dropout=rate if training else 0.0`. A Python number, or a
+            tensor of no axes that can be read: not in compiled code, nor under vmap. It is a constant to the
+            derivative.
         key: two uint32: it drops weights as the op `dropout` drops elements of a tensor of their shape. None: the
             global generator draws.
 
@@ -257,7 +259,7 @@ def attention(
     bias = None if bias is None else floating("bias", bias)
     check_attention(q, k, v, bias, mask, is_causal, scale)
     check_options(softcap, window)
-    dropout = nonnegative("dropout", dropout, most=1)
+    dropout = read("dropout", dropout, most=1)
     key = None if key is None else two_words("key", key)
     q, k, v, bias = autocasted(q, k, v, bias)
     q, scale = apart(q, scale)

@@ -9,7 +9,7 @@ from torch.overrides import handle_torch_function
 
 from residuals_torch._lib.bits import pack_bits, unpack_bits
 from residuals_torch._lib.blocks import in_blocks
-from residuals_torch._lib.checks import floating, is_proxy, nonnegative
+from residuals_torch._lib.checks import Number, floating, is_proxy, read
 from residuals_torch._lib.dropout import axes, drawn, drop, keep_mask, two_words
 
 
@@ -56,7 +56,7 @@ class Dropout(torch.autograd.Function):
         return dx, None, None, None
 
 
-def dropout(x: Tensor, rate: float, key: Tensor | None = None, *, broadcast: Sequence[int] = ()) -> Tensor:
+def dropout(x: Tensor, rate: Number, key: Tensor | None = None, *, broadcast: Sequence[int] = ()) -> Tensor:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -65,7 +65,8 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None, *, broadcast: Seq
 
     Args:
         x: (...) floating.
-        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, or a tensor of no axes that can be
+            read: not in compiled code, nor under vmap. It is a constant to the derivative.
         key: two uint32: the mask is a function of it and x's shape, the same bit for bit in NumPy, JAX and PyTorch and
             on every device. None: the global generator draws another mask each time.
         broadcast: axes of x along which all elements share one draw: (2, 3) drops whole channels, as `dropout2d` does.
@@ -87,6 +88,6 @@ def dropout(x: Tensor, rate: float, key: Tensor | None = None, *, broadcast: Seq
     """
     if is_proxy(x, key):
         return handle_torch_function(dropout, (x, key), x, rate, key, broadcast=broadcast)
-    x, rate, key = floating("x", x), nonnegative("rate", rate, most=1), None if key is None else two_words("key", key)
+    x, rate, key = floating("x", x), read("rate", rate, most=1), None if key is None else two_words("key", key)
     y, _ = Dropout.apply(x, key, rate, axes("broadcast", broadcast, x.ndim))
     return y

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from residuals_torch._lib.checks import floating, is_proxy, nonnegative
+from residuals_torch._lib.checks import Number, floating, is_proxy, read
 from residuals_torch._lib.dropout import axes, drawn, drop, keep_mask, two_words
 
 
@@ -50,7 +50,7 @@ class DropoutRemat(torch.autograd.Function):
         )
 
 
-def dropout_remat(x: Tensor, rate: float, key: Tensor | None, *, broadcast: Sequence[int] = ()) -> Tensor:
+def dropout_remat(x: Tensor, rate: Number, key: Tensor | None, *, broadcast: Sequence[int] = ()) -> Tensor:
     """y = x·mask/(1 - rate): each element is zero with probability `rate`, else divided by 1 - rate.
 
     The probability is a multiple of 2⁻²³, so that rates nearer to 1 than 1e-6 are rounded.
@@ -59,7 +59,8 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor | None, *, broadcast: Sequ
 
     Args:
         x: (...) floating.
-        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number.
+        rate: from 0, which keeps all, to 1, which keeps nothing; a Python number, or a tensor of no axes that can be
+            read: not in compiled code, nor under vmap. It is a constant to the derivative.
         key: two uint32: the mask is a function of it and x's shape, the same bit for bit in NumPy, JAX and PyTorch and
             on every device. It may be None at the rates 0 and 1, where nothing is drawn.
         broadcast: axes of x along which all elements share one draw: (2, 3) drops whole channels, as `dropout2d` does.
@@ -80,7 +81,7 @@ def dropout_remat(x: Tensor, rate: float, key: Tensor | None, *, broadcast: Sequ
     """
     if is_proxy(x, key):
         return handle_torch_function(dropout_remat, (x, key), x, rate, key, broadcast=broadcast)
-    x, rate = floating("x", x), nonnegative("rate", rate, most=1)
+    x, rate = floating("x", x), read("rate", rate, most=1)
     if key is not None or 0 < rate < 1:
         key = two_words("key", key)
     return DropoutRemat.apply(x, key, rate, axes("broadcast", broadcast, x.ndim))
