@@ -125,6 +125,7 @@ DYNAMIC = {
     "qk_norm_attention": (lambda *qkv: qk_norm_attention(*qkv, scale=3.0), "bhsd bgtd bgte"),
     "relu_bits": (relu_bits, "bsn"),
     "dropout": (lambda x: dropout(x, 0.5, KEY), "bsn"),
+    "attention-dropout": (lambda *qkv: attention(*qkv, dropout=0.5, key=KEY), "bhsd bgtd bgte"),
 }
 
 
@@ -152,3 +153,15 @@ def test_an_exported_axis_may_be_dynamic(op: str, axes: str) -> None:
         g = torch.randn_like(y)
         torch.testing.assert_close(y, expected)
         torch.testing.assert_close(torch.autograd.grad(y, args, g), torch.autograd.grad(expected, args, g))
+
+
+@pytest.mark.parametrize("op", ["relu_bits", "dropout", "attention-dropout"])
+def test_an_exported_axis_that_is_packed_has_any_length(op: str) -> None:
+    """Of one byte or several, full or not."""
+    fn, letters = DYNAMIC[op]
+    dynamic = tuple({i: Dim.AUTO for i, a in enumerate(word) if a in "nt"} for word in letters.split())
+    args = drawn(letters, SIZES | {"n": 20, "t": 20})
+    program = torch.export.export(Module(fn, len(args)), args, dynamic_shapes=dynamic).module()
+    for n in (2, 5, 8, 16, 21):
+        args = drawn(letters, SIZES | {"n": n, "t": n})
+        torch.testing.assert_close(program(*args), fn(*args))
