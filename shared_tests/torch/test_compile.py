@@ -114,6 +114,29 @@ def test_one_compilation_for_all_lengths(op: str, is_causal: bool | str, options
         torch.testing.assert_close(found, value_and_vjp(fn, args, g))
 
 
+@pytest.mark.parametrize("needs", ["qkvb", "v", "kb"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_flash_attention_saves_what_it_says(needs: str, dtype: torch.dtype) -> None:
+    """As the eager one: not the output in narrow dtypes, nor v where it alone needs a gradient."""
+    shapes = {"q": (2, 6, 4), "k": (2, 7, 4), "v": (2, 7, 5), "b": (2, 6, 7)}
+    args = [torch.randn(shape, dtype=dtype).requires_grad_(name in needs) for name, shape in shapes.items()]
+
+    def saved_and_gradients(fn: Any) -> tuple[list[str], list[torch.Tensor]]:
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda a: saved.append(a) or a, lambda a: a):
+            y = fn(*args)
+        gradients = torch.autograd.grad(y.sum(), [a for a in args if a.requires_grad])
+        return sorted(f"{a.dtype}{list(a.shape)}" for a in saved), list(gradients)
+
+    def flash(q: Any, k: Any, v: Any, bias: Any) -> Any:
+        return residuals_torch.flash_attention(q, k, v, bias=bias)
+
+    saved, gradients = saved_and_gradients(torch.compile(flash, fullgraph=True, backend="aot_eager"))
+    expected, expected_gradients = saved_and_gradients(flash)
+    assert saved == expected
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
 @only(dtype="float32", first=True)
 def test_compiled_double_backward_raises(torch_case: Case) -> None:
     args, g = torch_case.args, cotangent(torch_case).requires_grad_()

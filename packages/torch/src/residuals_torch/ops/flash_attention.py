@@ -232,12 +232,8 @@ class FlashAttention(torch.autograd.Function):
         ],
         output: Results,
     ) -> None:
-        (q, k, v, bias, mask, *ctx.static), (out, logsumexp) = inputs, output
-        need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
-        need_scores = need_q or need_k or need_bias
-        need_out = need_scores and out.dtype == logsumexp.dtype
-        saved = Residuals(q, k, v if need_scores else None, bias, mask, out if need_out else None, logsumexp)
-        ctx.save_for_backward(*saved)
+        q, k, v, bias, _, *ctx.static = inputs
+        ctx.save_for_backward(*_saved(ctx, inputs, output))
         ctx.like = likes(q, k, v, bias)
         ctx.set_materialize_grads(False)
 
@@ -252,6 +248,14 @@ class FlashAttention(torch.autograd.Function):
         return *gradients, *[None] * 5
 
 
+def _saved(ctx: Any, inputs: tuple[Any, ...], output: Results) -> Residuals:
+    (q, k, v, bias, mask, *_), (out, logsumexp) = inputs, output
+    need_q, need_k, _, need_bias, *_ = ctx.needs_input_grad
+    need_scores = need_q or need_k or need_bias
+    need_out = need_scores and out.dtype == logsumexp.dtype
+    return Residuals(q, k, v if need_scores else None, bias, mask, out if need_out else None, logsumexp)
+
+
 # The loop over blocks would be unrolled in a compiled program, which then had one length; two operators have any.
 # An operator's argument has one type: there `is_causal` is a word, and "" for False.
 _forward = torch.library.custom_op("residuals_torch::flash_attention", mutates_args=())(FlashAttention.forward)
@@ -261,33 +265,40 @@ _forward = torch.library.custom_op("residuals_torch::flash_attention", mutates_a
 def _backward(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     bias: Tensor | None,
     mask: Tensor | None,
-    out: Tensor,
+    out: Tensor | None,
     logsumexp: Tensor,
     g: Tensor,
     g_logsumexp: Tensor,
+    wanted: list[bool],
+    v_shape: list[int],
+    v_dtype: torch.dtype,
     is_causal: str,
     scale: float | None,
     softcap: float | None,
     window: int | None,
 ) -> list[Tensor]:
-    """The gradients of q, k, v and, if there is one, bias."""
-    residuals = Residuals(q, k, v, bias, mask, out if out.dtype == logsumexp.dtype else None, logsumexp)
+    """The gradients that are wanted, of q, k, v and bias."""
+    residuals = Residuals(q, k, v, bias, mask, out, logsumexp)
+    each = *likes(q, k), Like(torch.Size(v_shape), v_dtype), *likes(bias)
+    like = tuple(one if need else None for one, need in zip(each, wanted, strict=True))
     with without_autocast(q):
-        gradients = bwd(is_causal, scale, softcap, window, residuals, g, g_logsumexp=g_logsumexp)
+        gradients = bwd(is_causal, scale, softcap, window, residuals, g, like, g_logsumexp=g_logsumexp)
     return [d.contiguous() for d in gradients if d is not None]
 
 
-def _saved(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    *arrays, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window = inputs
-    ctx.save_for_backward(*arrays, *output)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+    _, _, v, _, _, *ctx.static = inputs
+    ctx.save_for_backward(*_saved(ctx, inputs, output))
+    ctx.like_v = Like(v.shape, v.dtype)
 
 
 def _gradients(ctx: Any, g: Tensor, g_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = _backward(*ctx.saved_tensors, g, g_logsumexp, ctx.is_causal, ctx.scale, ctx.softcap, ctx.window)
-    return (*gradients, *[None] * (9 - len(gradients)))
+    needs = list(ctx.needs_input_grad[:4])
+    gradients = iter(_backward(*ctx.saved_tensors, g, g_logsumexp, needs, *ctx.like_v, *ctx.static))
+    return *(next(gradients) if need else None for need in needs), *[None] * 5
 
 
 @_forward.register_fake
@@ -299,11 +310,14 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None,
 
 
 @_backward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> list[Tensor]:
-    return [a.new_empty(a.shape) for a in (q, k, v, bias) if a is not None]
+def _(q: Tensor, k: Tensor, v: Tensor | None, bias: Tensor | None, *others: Any) -> list[Tensor]:
+    *_, wanted, v_shape, v_dtype, _, _, _, _ = others
+    of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
+    each = ((q.shape, q.dtype), (k.shape, k.dtype), (v_shape, v_dtype), of_bias)
+    return [q.new_empty(shape, dtype=dtype) for (shape, dtype), need in zip(each, wanted, strict=True) if need]
 
 
-_forward.register_autograd(_gradients, setup_context=_saved)
+_forward.register_autograd(_gradients, setup_context=_save)
 
 
 def flash_attention(
