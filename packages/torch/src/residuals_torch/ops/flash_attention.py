@@ -312,9 +312,9 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None,
 @_backward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor | None, bias: Tensor | None, *others: Any) -> list[Tensor]:
     *_, wanted, v_shape, v_dtype, _, _, _, _ = others
-    of_bias = (None, None) if bias is None else (bias.shape, bias.dtype)
-    each = ((q.shape, q.dtype), (k.shape, k.dtype), (v_shape, v_dtype), of_bias)
-    return [q.new_empty(shape, dtype=dtype) for (shape, dtype), need in zip(each, wanted, strict=True) if need]
+    every = [(q.shape, q.dtype), (k.shape, k.dtype), (v_shape, v_dtype)]
+    every += [] if bias is None else [(bias.shape, bias.dtype)]
+    return [q.new_empty(shape, dtype=dtype) for (shape, dtype), need in zip(every, wanted, strict=False) if need]
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
