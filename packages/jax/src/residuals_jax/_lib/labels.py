@@ -162,7 +162,7 @@ def weight_of(index: Array, class_weight: Array | None) -> Array | None:
         return jnp.ones_like(index, class_weight.dtype)
     # On Explicit mesh axes a gather cannot tell from its operands how the weights of the rows are to be sharded.
     sharding = jax.typeof(index).sharding
-    return class_weight.at[index].get(mode="clip", out_sharding=None if sharding.mesh.empty else sharding)
+    return jnp.asarray(class_weight).at[index].get(mode="clip", out_sharding=None if sharding.mesh.empty else sharding)
 
 
 def row_losses(
