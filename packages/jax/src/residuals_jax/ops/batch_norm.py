@@ -75,7 +75,8 @@ def fwd(
         mean, var = running_mean, wide(kept_var)
         centred = wide(x) - _lift(wide(jax.lax.stop_gradient(mean)), x)
     rstd = checkpoint_name(jax.lax.rsqrt(var + eps), "batch_norm.rstd")
-    mean = checkpoint_name(mean, "batch_norm.mean")
+    if training:  # else it is an input, which has a name
+        mean = checkpoint_name(mean, "batch_norm.mean")
     y = centred * _lift(rstd, x)
     if weight is not None:
         y = y * _lift(wide(weight), x)
