@@ -233,7 +233,8 @@ class FlashAttention(torch.autograd.Function):
         output: Results,
     ) -> None:
         q, k, v, bias, _, *ctx.static = inputs
-        ctx.save_for_backward(*_saved(ctx, inputs, output))
+        saved = _saved(ctx, inputs, output)  # a variable: by its fields an audit knows what they are
+        ctx.save_for_backward(*saved)
         ctx.like = likes(q, k, v, bias)
         ctx.set_materialize_grads(False)
 
