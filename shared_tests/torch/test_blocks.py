@@ -8,13 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._profiler import _EventType as EventType
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import residuals_torch as ours
 from cases import Case, only
 from draws import KEYS
+from residuals_lab.frameworks.torch.programs import peak_bytes
 from residuals_torch._lib import blocks
 from residuals_torch._lib.blocks import in_blocks
 from torch_calls import LAYOUTS, assert_right, cotangent, leaf, value_and_vjp
@@ -55,23 +54,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def peak(fn: Callable[[], Any]) -> int:
-    """The most bytes that are allocated at once while `fn` runs, as the profiler counts them."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        fn()
-    todo, found = list(profiler.profiler.kineto_results.experimental_event_tree()), []
-    while todo:
-        event = todo.pop()
-        todo += event.children
-        if event.tag == EventType.Allocation:
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-    now = most = 0
-    for _, size in sorted(found, key=lambda each: each[0]):
-        now += size
-        most = max(most, now)
-    return most
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("op", TWINS)
@@ -87,7 +69,7 @@ def test_the_peak_is_that_of_pytorch(op: str, dtype: torch.dtype) -> None:
         torch.autograd.grad(y.sum(), x)
 
     (call, twins_call), (chain, twins_chain) = (
-        [peak(lambda fn=fn, layers=layers: run(fn, layers)) for fn in TWINS[op]] for layers in (1, 12)
+        [peak_bytes(lambda fn=fn, layers=layers: run(fn, layers)) for fn in TWINS[op]] for layers in (1, 12)
     )
     assert call <= 1.5 * twins_call
     assert chain <= twins_chain + scratch

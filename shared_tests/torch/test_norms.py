@@ -9,10 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile
 
 from cases import Case
+from residuals_lab.frameworks.torch.programs import peak_bytes
 from residuals_torch import batch_norm, group_norm, layer_norm, rms_norm
 from residuals_torch._lib import norms
 from torch_calls import assert_right, cotangent, subsets, value_and_vjp
@@ -130,20 +129,6 @@ def test_options_are_those_of_pytorch(name: str) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def peak(fn: Callable[[], Any]) -> int:
-    """The bytes that are allocated at once during a call, as the profiler sees them come and go."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        fn()
-    found: list[tuple[int, int]] = []
-    events = list(profiled.profiler.kineto_results.experimental_event_tree())
-    while events:
-        event = events.pop()
-        if event.tag == _EventType.Allocation:
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-        events += event.children
-    return max(itertools.accumulate(size for _, size in sorted(found)))
-
-
 IMAGES = (16, 64, 48, 48)
 NORMS: dict[str, tuple[tuple[int, ...], Norm, Norm]] = {
     "layer_norm": ((2048, 1024), lambda x, w: layer_norm(x, w, w), lambda x, w: F.layer_norm(x, w.shape, w, w)),
@@ -178,5 +163,5 @@ def test_the_peak_is_that_of_pytorchs_own(name: str, dtype: torch.dtype) -> None
         torch.autograd.grad(y.sum(), (x, w))
 
     for layers, share in ((1, 1.5), (12, 1.0)):
-        ours, theirs = (peak(partial(run, norm, layers)) for norm in both)
+        ours, theirs = (peak_bytes(partial(run, norm, layers)) for norm in both)
         assert ours <= share * theirs, f"{layers} layers: {ours / theirs:.3f} of F's"

@@ -12,37 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import getmembers, isclass
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from residuals_torch import ops
 from residuals_torch._lib.blocks import is_plain
-
-OPS = (
-    "attention",
-    "batch_norm",
-    "cross_entropy",
-    "dropout",
-    "dropout_remat",
-    "flash_attention",
-    "geglu",
-    "gelu",
-    "group_norm",
-    "layer_norm",
-    "linear_cross_entropy",
-    "qk_norm_attention",
-    "relu",
-    "relu_bits",
-    "rms_norm",
-    "scaled",
-    "sigmoid",
-    "silu",
-    "softmax",
-    "swiglu",
-    "tanh",
-    "x_sin_x",
-)
 
 _written: dict[Any, tuple[Any, Any]] = {}  # a rule that is fused → its forward and its backward as they are written
 
@@ -62,7 +39,8 @@ def fuse() -> None:
         _compiled(lambda x: x + 1)(torch.zeros(8))
     except Exception as problem:  # of any kind: what is missing, a compiler or a header, shows in many ways
         why = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        warnings.warn(f"residuals_torch.fuse: cannot compile here, the ops stay as they are: {why}", stacklevel=2)
+        message = f"residuals_torch.fuse: cannot compile here, the ops stay as they are: {why}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
         return
     for rule in _rules():
         _written[rule] = rule.forward, rule.backward
@@ -79,8 +57,8 @@ def unfuse() -> None:
 
 def _rules() -> Iterator[Any]:
     """The rule of each op."""
-    for name in OPS:
-        module = import_module(f"residuals_torch.ops.{name}")
+    for found in iter_modules(ops.__path__):
+        module = import_module(f"residuals_torch.ops.{found.name}")
         for _, rule in getmembers(module, isclass):
             if issubclass(rule, torch.autograd.Function) and rule.__module__ == module.__name__:
                 yield rule

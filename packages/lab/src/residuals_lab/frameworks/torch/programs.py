@@ -59,8 +59,10 @@ def _differentiable(result: Any) -> list[Tensor]:
 
 
 def peak_bytes(run: Callable[[], Any], is_gpu: bool = False) -> int:
-    """The most bytes that a run holds at one time, beyond those that are there before, as PyTorch counts them."""
-    run()  # once before: the first call compiles
+    """The most bytes that a run holds at one time, beyond those that are there before, as PyTorch counts them.
+
+    A run that compiles something holds more: let it run once before.
+    """
     if is_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
